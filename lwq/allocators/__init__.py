@@ -1,0 +1,75 @@
+"""Allocators: scores and a budget to bits. One dict, one line a method.
+
+An allocator is a frozen dataclass, called as `allocator(scores, budget)`; it returns unit -> bits.
+"""
+
+from typing import Any
+
+from torch import nn
+
+from lwq import models
+from lwq.allocators.ranked import Levels, TopK
+from lwq.allocators.uniform import Uniform
+from lwq.contracts import Budget, Plan, Scores
+from lwq.errors import InputError
+from lwq.quantizers import QUANTIZERS
+from lwq.strategies import build, spec
+
+ALLOCATORS: dict[str, type] = {"uniform": Uniform, "topk": TopK, "levels": Levels}
+
+__all__ = ["ALLOCATORS", "allocate"]
+
+
+def allocate(
+    scores: Scores,
+    model: nn.Module | None = None,
+    bits: tuple[int, ...] = (4, 2),
+    quantizer: Any = "rtn",
+    allocator: Any = None,
+    *,
+    moved: int | None = None,
+    avg_bits: float | None = None,
+    true_bits: float | None = None,
+    max_bytes: int | None = None,
+) -> Plan:
+    """Turn scores into a Plan under exactly one budget.
+
+    Args:
+        scores: from `lwq.score`, or read from a file.
+        model: the model that was scored, to check that the scores are its own; None trusts the file.
+        bits: the widths to choose from; 0 drops a block, 16 keeps it.
+        quantizer: what will pack the weights (a name, a call in text, an object): true bytes depend on it.
+        allocator: a name in ALLOCATORS, a call in text or an object; by default `topk` for two widths, `levels` for
+            more, `uniform` for one.
+        moved: this many units leave the highest width.
+        avg_bits: nominal bits a weight, at most (the paper's convention).
+        true_bits: stored bits a weight, scales and zeros counted, at most.
+        max_bytes: stored bytes of the whole model, embeddings and head at 16 bits included, at most.
+
+    Raises:
+        InputError: for scores of another model, a width that the quantizer lacks, a shape that does not divide, or a
+            budget out of reach (with the range that can be reached).
+    """
+    layout = scores.layout
+    if model is not None:
+        layout.require(models.layout(model, layout.granularity), "score")
+    limits = {"moved": moved, "avg_bits": avg_bits, "true_bits": true_bits, "max_bytes": max_bytes}
+    given = {key: value for key, value in limits.items() if value is not None}
+    if len(given) != 1:
+        raise InputError(f"give exactly one of {list(limits)}, not {list(given) or 'none'}")
+    ((limit, amount),) = given.items()
+    packer = build(QUANTIZERS, "quantizer", quantizer)
+    budget = Budget(layout, tuple(bits), packer, limit, float(amount))
+    default = {1: "uniform", 2: "topk"}.get(len(bits), "levels")
+    chooser = build(ALLOCATORS, "allocator", allocator or default)
+    chosen = chooser(scores, budget)
+    if not budget.holds(chosen):
+        raise InputError(f"{spec(ALLOCATORS, chooser)} broke the budget: {limit} is {budget.spent(chosen):g}, not {amount:g}")
+    provenance = {
+        "scorer": scores.scorer,
+        "allocator": spec(ALLOCATORS, chooser),
+        "bits": list(budget.widths),
+        "budget": {limit: amount},
+        "calibration": scores.data,
+    }
+    return Plan(chosen, layout, spec(QUANTIZERS, packer), provenance)

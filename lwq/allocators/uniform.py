@@ -1,0 +1,18 @@
+"""The baseline that every mixed plan must beat."""
+
+from dataclasses import dataclass
+
+from lwq.contracts import Budget, Scores
+from lwq.errors import InputError
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """One width for all units: the highest that the budget holds."""
+
+    def __call__(self, scores: Scores, budget: Budget) -> dict[str, int]:
+        for width in budget.widths:
+            bits = dict.fromkeys(scores, width)
+            if budget.holds(bits):
+                return bits
+        raise InputError(f"no single width of {budget.widths} meets {budget.limit}={budget.amount:g}; mix them with 'topk'")

@@ -1,0 +1,180 @@
+"""Apply a plan to a model: quantize what it names, drop what has 0 bits, keep what has 16."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lwq import models
+from lwq.collect import BlockStats, MatrixStats, require_windows, stream
+from lwq.contracts import DROPPED, KEPT, Plan, Shape, dropped
+from lwq.errors import InputError
+from lwq.progress import track
+from lwq.quantizers import QUANTIZERS, Packed
+from lwq.strategies import build
+
+
+def require_fit(quantizer: Any, shapes: Mapping[str, Shape], widths: set[int]) -> None:
+    """Raise InputError, naming the matrix, if a width is not the quantizer's or a shape does not suit it."""
+    if bad := sorted(widths - {DROPPED, KEPT, *quantizer.levels}):
+        raise InputError(f"{type(quantizer).__name__} has no width {bad}; it offers {sorted(quantizer.levels)}, 0 and 16")
+    for name, shape in shapes.items():
+        try:
+            quantizer.nbytes(shape, quantizer.levels[0])
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
+
+
+def quantize_(model: nn.Module, plan: Plan, windows: Tensor | None = None) -> dict[str, float]:
+    """Apply `plan` in place.
+
+    Args:
+        model: the one that the plan was made for, untouched.
+        plan: bits for each unit; its quantizer is built from the text it holds.
+        windows: LongTensor (n, length) of calibration tokens; needed where the quantizer uses statistics.
+
+    Returns:
+        unit -> relative error ‖W − Ŵ‖ / ‖W‖ over its matrices; 0 where nothing changed, 1 where the block was dropped.
+
+    Raises:
+        InputError: before anything changes, for a plan of another model, a width or shape that the quantizer cannot do,
+            or missing windows.
+    """
+    plan.layout.require(models.layout(model, plan.layout.granularity), "plan")
+    quantizer = build(QUANTIZERS, "quantizer", plan.quantizer)
+    bits = matrix_bits(plan)
+    require_fit(quantizer, shapes(plan), set(bits.values()))
+    matrices = models.matrices(model)
+    wanted = {name: {width} - {DROPPED, KEPT} for name, width in bits.items()}
+    squares: dict[str, tuple[float, float]] = {}
+    for name, _, packed in quantized(model, quantizer, wanted, windows):
+        squares[name] = replace_(matrices[name], packed)
+    drop_blocks_(model, plan.bits)
+    return {unit: _relative_error(unit, names, plan, squares) for unit, names in plan.layout.units.items()}
+
+
+def shapes(plan: Plan) -> dict[str, Shape]:
+    return {name: shape for matrices in plan.layout.units.values() for name, shape in matrices.items()}
+
+
+def matrix_bits(plan: Plan) -> dict[str, int]:
+    """Width of each matrix."""
+    return {name: plan.bits[unit] for unit, names in plan.layout.units.items() for name in names}
+
+
+def replace_(matrix: models.Matrix, packed: Packed) -> tuple[float, float]:
+    """Write the dequantized weights into the model; returns (Σ (w − ŵ)², Σ w²)."""
+    weight = matrix.view()
+    before = weight.float().clone()
+    weight.copy_(packed.dequantize().to(weight.device))
+    return float((before - weight.float()).square().sum()), float(before.square().sum())
+
+
+def drop_blocks_(model: nn.Module, bits: Mapping[str, int]) -> None:
+    """Make exactly the blocks whose units all have 0 bits pass their input through.
+
+    Raises InputError where only some units of a block have 0 bits: half a block cannot be skipped.
+    """
+    for block in models.blocks(model):
+        gone = dropped(block, bits)
+        if not gone and any(width == DROPPED and unit.startswith(block + ".") for unit, width in bits.items()):
+            raise InputError(f"{block}: 0 bits for a part of a block; give 0 to all of its units or to none")
+        models.drop_(model, block, gone)
+
+
+def _relative_error(unit: str, names: Mapping[str, Shape], plan: Plan, squares: Mapping[str, tuple[float, float]]) -> float:
+    if plan.bits[unit] in (DROPPED, KEPT):
+        return float(plan.bits[unit] == DROPPED)
+    error, norm = (sum(part) for part in zip(*(squares[name] for name in names), strict=True))
+    return (error / norm) ** 0.5 if norm else 0.0
+
+
+def quantized(
+    model: nn.Module, quantizer: Any, wanted: Mapping[str, set[int]], windows: Tensor | None
+) -> Iterator[tuple[str, int, Packed]]:
+    """(matrix, bits, Packed) for each wanted width of each matrix, from one streamed pass.
+
+    The consumer may write a result into the model at once: with `inputs="full"` the block has run by then, and with
+    `inputs="quantized"` it runs again, so that the next block sees what was written.
+    """
+    matrices = models.matrices(model)
+    of_block: dict[str, list[str]] = defaultdict(list)
+    for block, names in models.units(model, "block").items():
+        of_block[block] += [name for name in names if wanted.get(name)]
+    if not any(of_block.values()):
+        return
+    for stats in _pass(model, quantizer, windows):
+        for name in of_block[stats.name]:
+            weight = matrices[name].view().float()
+            for width in sorted(wanted[name]):
+                yield name, width, quantizer(weight, width, stats.matrices.get(name, MatrixStats()))
+
+
+def _pass(model: nn.Module, quantizer: Any, windows: Tensor | None) -> Iterator[BlockStats]:
+    needs = frozenset(quantizer.needs)
+    label = f"quantize ({type(quantizer).__name__.lower()})"
+    if needs:
+        source = getattr(quantizer, "inputs", "full")
+        return stream(model, require_windows(windows, needs), needs, source, label)
+    return (BlockStats(name) for name in track(list(models.blocks(model)), label))
+
+
+class Bank:
+    """Every matrix at every width that plans ask for, quantized once and kept packed, beside the original weights.
+
+    Memory: one copy of the blocks' weights, and one byte a weight for each width.
+    """
+
+    def __init__(self, model: nn.Module, quantizer: Any, windows: Tensor | None = None):
+        if getattr(quantizer, "inputs", "full") != "full":
+            raise InputError(
+                f"{quantizer}: with inputs={quantizer.inputs!r} a block's result depends on the widths of those before it and "
+                "cannot be reused; sweeps need inputs='full' (quantize_ takes both)"
+            )
+        self.model, self.quantizer, self.windows = model, quantizer, windows
+        self.layout = models.layout(model)
+        self.matrices = models.matrices(model)
+        self.original = {name: matrix.view().clone() for name, matrix in self.matrices.items()}
+        self.packed: dict[tuple[str, int], Packed] = {}
+        self.now = dict.fromkeys(self.matrices, KEPT)
+
+    def apply_(self, plan: Plan) -> None:
+        """Put the model into the state that `plan` describes, from whatever state it is in; only what differs is written."""
+        if plan.layout.fingerprint != self.layout.fingerprint:
+            plan.layout.require(self.layout, "plan")
+        wanted = matrix_bits(plan)
+        self._prepare(wanted)
+        for name, width in wanted.items():
+            if width not in (self.now[name], DROPPED):
+                view = self.matrices[name].view()
+                view.copy_(self.original[name] if width == KEPT else self.packed[name, width].dequantize())
+                self.now[name] = width
+        drop_blocks_(self.model, plan.bits)
+
+    def restore_(self) -> None:
+        """Put the original weights back."""
+        for name, width in self.now.items():
+            if width != KEPT:
+                self.matrices[name].view().copy_(self.original[name])
+                self.now[name] = KEPT
+        for block in models.blocks(self.model):
+            models.drop_(self.model, block, False)
+
+    @torch.no_grad()
+    def _prepare(self, wanted: Mapping[str, int]) -> None:
+        missing = {
+            name: {width} - {DROPPED, KEPT}
+            for name, width in wanted.items()
+            if (name, width) not in self.packed and width not in (DROPPED, KEPT)
+        }
+        if not missing:
+            return
+        require_fit(self.quantizer, {name: self.matrices[name].shape for name in missing}, set(wanted.values()))
+        self.restore_()
+        # whole widths at a time: a pass over the windows costs the same for one matrix as for all
+        widths = set().union(*missing.values())
+        everything = {name: {w for w in widths if (name, w) not in self.packed} for name in self.matrices}
+        for name, width, packed in quantized(self.model, self.quantizer, everything, self.windows):
+            self.packed[name, width] = packed

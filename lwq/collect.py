@@ -1,0 +1,242 @@
+"""One streamed pass over calibration windows: what scorers and quantizers need of each block, and nothing more.
+
+The pass goes block by block. A block's statistics are handed over before the next block runs, so memory holds one
+activation buffer and the statistics of one block. Sums are float32 or better whatever the model's dtype.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lwq import models
+from lwq.errors import InputError
+from lwq.progress import track
+
+NEEDS = frozenset({"gram", "input_norms", "similarity", "hidden_states"})
+BATCH = 4  # windows a forward pass; part of the arithmetic, so it is fixed
+
+
+@dataclass
+class MatrixStats:
+    """What reached one matrix; a statistic that nobody asked for is None, and `require` says so.
+
+    Attributes:
+        tokens: how many input vectors were seen (for an expert, those routed to it).
+        source: "full" or "quantized", the prefix that made the inputs.
+        gram: sum over tokens of x xᵀ, float32 (in_features, in_features); matrices fed by one tensor share it.
+        square_sum: sum over tokens of x², float32 (in_features,); its square root is the norm that AWQ and Wanda use.
+        derived: what a quantizer worked out from these, kept for the other matrices and widths that share them.
+    """
+
+    tokens: int = 0
+    source: str = "full"
+    gram: Tensor | None = None
+    square_sum: Tensor | None = None
+    derived: dict[str, Any] = field(default_factory=dict)
+
+    def require(self, name: str) -> Tensor:
+        value = getattr(self, name)
+        if value is None:
+            raise InputError(f"the statistic {name!r} was not collected; declare it in `needs` and pass calibration windows")
+        return value
+
+    def add(self, x: Tensor, needs: frozenset[str]) -> None:
+        """Add the rows of `x` (tokens, in_features)."""
+        x = x.reshape(-1, x.shape[-1]).float()
+        self.tokens += len(x)
+        if "gram" in needs:
+            self.gram = x.T @ x if self.gram is None else self.gram.addmm_(x.T, x)
+        if "input_norms" in needs:
+            squares = x.square().sum(0)
+            self.square_sum = squares if self.square_sum is None else self.square_sum.add_(squares)
+
+
+@dataclass
+class BlockStats:
+    """What one block did to its calibration windows.
+
+    Attributes:
+        name: of the block.
+        matrices: matrix -> MatrixStats.
+        similarity: cosine between the block's input and output, one value a window, under each reading of the paper:
+            "tokens" (mean of per-token cosines), "flat" (the window as one vector), "mean" (token averages); the last
+            block also has them with the final norm applied to its output ("tokens_normed", …).
+        inputs, outputs: hidden states (windows, length, width), before the final norm; only where "hidden_states" was asked.
+    """
+
+    name: str
+    matrices: dict[str, MatrixStats] = field(default_factory=dict)
+    similarity: dict[str, np.ndarray] = field(default_factory=dict)
+    inputs: Tensor | None = None
+    outputs: Tensor | None = None
+
+
+Stats = Mapping[str, BlockStats]
+
+
+class _Captured(Exception):
+    """Ends a forward pass once the last block's arguments are known: the head need not run."""
+
+
+@dataclass
+class Calls:
+    """How the model calls its blocks: the first block's input, and every block's other arguments, one entry a batch."""
+
+    hidden: list[Tensor]
+    arguments: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]]
+
+    def run(self, block: nn.Module, name: str, batch: int, hidden: Tensor) -> Tensor:
+        """The output hidden states of `block` for the input hidden states `hidden` of one batch."""
+        args, kwargs = self.arguments[name][batch]
+        output = block(hidden, *args, **kwargs)
+        return output[0] if isinstance(output, tuple) else output
+
+
+@torch.no_grad()
+def capture(model: nn.Module, windows: Tensor) -> Calls:
+    """Run everything before the blocks, and note the arguments of each block (they differ per layer in gemma3)."""
+    names = list(models.blocks(model))
+    calls = Calls([], {name: [] for name in names})
+
+    def act(name: str, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        if name == names[0]:
+            calls.hidden.append(hidden)
+        calls.arguments[name].append((args, kwargs))
+        if name == names[-1]:
+            raise _Captured
+        return hidden
+
+    device = next(model.parameters()).device
+    with models.replaced_blocks(model, act):
+        for batch in windows.split(BATCH):
+            try:
+                model(batch.to(device), use_cache=False)
+            except _Captured:
+                continue
+    return calls
+
+
+@torch.no_grad()
+def stream(
+    model: nn.Module, windows: Tensor, needs: frozenset[str], source: str = "full", label: str = "collect"
+) -> Iterator[BlockStats]:
+    """Statistics of each block in turn.
+
+    Args:
+        windows: LongTensor (n, length).
+        needs: any of "gram", "input_norms", "similarity", "hidden_states".
+        source: "full" feeds each block what the untouched model would; "quantized" runs the block again after the
+            consumer has changed its weights, so that the next block sees the quantized prefix.
+        label: of the progress bar.
+
+    Yields:
+        BlockStats, in the order of the forward pass; matrices and similarity filled as asked.
+    """
+    if unknown := needs - NEEDS:
+        raise InputError(f"unknown statistics {sorted(unknown)}; choose from {sorted(NEEDS)}")
+    blocks = models.blocks(model)
+    matrices = models.matrices(model)
+    calls = capture(model, windows)
+    hidden, last = calls.hidden, list(blocks)[-1]
+    for name, block in track(blocks.items(), label, len(blocks)):
+        stats = BlockStats(name)
+        own = {key: matrix for key, matrix in matrices.items() if key.startswith(name + ".")}
+        with _listening(block, own, needs, source, stats.matrices):
+            outputs = [calls.run(block, name, batch, x) for batch, x in enumerate(hidden)]
+        if "similarity" in needs:
+            stats.similarity = similarity(hidden, outputs)
+            norm = models.final_norm(model) if name == last else None
+            if norm is not None:
+                normed = similarity(hidden, [norm(y) for y in outputs])
+                stats.similarity |= {f"{key}_normed": value for key, value in normed.items()}
+        if "hidden_states" in needs:
+            stats.inputs, stats.outputs = torch.cat(hidden), torch.cat(outputs)
+        yield stats
+        if source == "quantized":
+            outputs = [calls.run(block, name, batch, x) for batch, x in enumerate(hidden)]
+        hidden = outputs
+
+
+def collect(model: nn.Module, windows: Tensor | None, needs: frozenset[str]) -> Stats:
+    """`stream` gathered into a mapping, for scorers; without needs, no pass is made and no windows are needed."""
+    if not needs:
+        return {name: BlockStats(name) for name in models.blocks(model)}
+    return {stats.name: stats for stats in stream(model, require_windows(windows, needs), needs)}
+
+
+def require_windows(windows: Tensor | None, needs: frozenset[str]) -> Tensor:
+    if windows is None:
+        raise InputError(f"calibration windows are needed for {sorted(needs)}; pass lwq.windows(text, tokenizer)")
+    return windows
+
+
+def similarity(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> dict[str, np.ndarray]:
+    """cos(x, y) = x·y / (‖x‖ ‖y‖) a window, under the three readings named in BlockStats; float64 (windows,)."""
+    readings: dict[str, Callable[[Tensor], Tensor]] = {
+        "tokens": lambda h: h,
+        "flat": lambda h: h.flatten(1).unsqueeze(1),
+        "mean": lambda h: h.mean(1, keepdim=True),
+    }
+    return {
+        key: np.concatenate([_cosine(read(x.double()), read(y.double())) for x, y in zip(inputs, outputs, strict=True)])
+        for key, read in readings.items()
+    }
+
+
+def _cosine(x: Tensor, y: Tensor) -> np.ndarray:
+    return torch.cosine_similarity(x, y, dim=-1).mean(1).cpu().numpy()
+
+
+@contextmanager
+def _listening(
+    block: nn.Module,
+    matrices: Mapping[str, models.Matrix],
+    needs: frozenset[str],
+    source: str,
+    found: dict[str, MatrixStats],
+) -> Iterator[None]:
+    """Fill `found` from what flows into the matrices' modules; matrices fed by the same tensor share one MatrixStats."""
+    if not needs & {"gram", "input_norms"}:
+        yield
+        return
+    current: list[tuple[Tensor, MatrixStats]] = []  # the tensors of the running batch, and where each is summed
+
+    def linear(key: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            stats = next((stats for tensor, stats in current if tensor is args[0]), None)
+            if stats is None:
+                stats = found.get(key) or MatrixStats(source=source)
+                stats.add(args[0], needs)
+                current.append((args[0], stats))
+            found[key] = stats
+
+        return hook
+
+    def experts(prefix: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            hidden, chosen = [*args, *kwargs.values()][:2]
+            for expert in range(module.num_experts):
+                x = hidden[(chosen == expert).any(-1)]
+                gate_up = x @ matrices[f"{prefix}.gate_up_proj.{expert}"].view().T
+                for key, value in (("gate_up_proj", x), ("down_proj", module._apply_gate(gate_up))):
+                    found.setdefault(f"{prefix}.{key}.{expert}", MatrixStats(source=source)).add(value, needs)
+
+        return hook
+
+    hooks = [block.register_forward_pre_hook(lambda *_: current.clear())]
+    for key, matrix in matrices.items():
+        if matrix.expert is None:
+            hooks.append(matrix.module.register_forward_pre_hook(linear(key)))
+        elif matrix.expert == 0 and matrix.parameter == "gate_up_proj":
+            prefix = key.removesuffix(".gate_up_proj.0")
+            hooks.append(matrix.module.register_forward_pre_hook(experts(prefix), with_kwargs=True))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,87 @@
+"""Differences with intervals: paired bootstrap over windows, retained quality, how far an ordering goes."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from lwq.errors import InputError
+
+RESAMPLES = 9999
+CONFIDENCE = 0.95
+SEED = 0
+
+
+class Interval(NamedTuple):
+    """A value and the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def paired(statistic: Callable[..., np.ndarray], *arrays: np.ndarray) -> Interval:
+    """`statistic(*arrays, axis)` and its percentile bootstrap interval; windows are drawn together across arrays.
+
+    Args:
+        statistic: takes arrays with windows along `axis` and reduces that axis.
+        arrays: one value a window each (windows,), in the same order of windows.
+
+    Raises:
+        InputError: for arrays of different lengths, or fewer than two windows.
+    """
+    lengths = {len(array) for array in arrays}
+    if len(lengths) != 1 or lengths.pop() < 2:
+        raise InputError(f"paired values are needed, two windows or more: lengths {[len(array) for array in arrays]}")
+    value = float(statistic(*arrays, axis=-1))
+    result = stats.bootstrap(
+        arrays,
+        statistic,
+        paired=True,
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(SEED),
+    )
+    ends = result.confidence_interval
+    return Interval(value, float(ends.low), float(ends.high))
+
+
+def retained(reference_nll: np.ndarray, nll: np.ndarray) -> Interval:
+    """Retained quality: reference perplexity / perplexity, so that 0.95 means 5 % worse; 1 for equal losses.
+
+    Both arguments hold one mean NLL (nats per token) a window, on the same windows.
+    """
+    return paired(lambda ref, new, axis: np.exp(ref.mean(axis) - new.mean(axis)), reference_nll, nll)
+
+
+def mean(values: np.ndarray) -> Interval:
+    """The mean over windows."""
+    return paired(lambda v, axis: v.mean(axis), values)
+
+
+def largest_fraction(fractions: np.ndarray, nll: np.ndarray, reference_nll: np.ndarray, threshold: float) -> Interval:
+    """The largest measured fraction moved up to which retained quality never falls below `threshold`.
+
+    Args:
+        fractions: of units moved, ascending (points,).
+        nll: mean NLL of each point on each window (points, windows).
+        reference_nll: of the sweep's reference, the all-high plan (windows,).
+        threshold: of retained quality, such as 0.95.
+
+    Returns:
+        The fraction with its paired-bootstrap interval. It is a measured point: the interval cannot be finer than the steps.
+        0 where the first point moved already falls below.
+    """
+    order = np.argsort(fractions)
+    fractions, nll = np.asarray(fractions)[order], np.asarray(nll)[order]
+
+    def statistic(index: np.ndarray, axis: int) -> np.ndarray:
+        chosen = index.astype(int)
+        quality = np.exp(reference_nll[chosen].mean(axis) - nll[:, chosen].mean(axis=axis if axis < 0 else axis + 1))
+        kept = np.cumprod(quality >= threshold, axis=0).sum(axis=0)
+        return np.where(kept > 0, fractions[np.maximum(kept - 1, 0)], 0.0)
+
+    return paired(statistic, np.arange(len(reference_nll)))

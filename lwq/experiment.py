@@ -1,0 +1,167 @@
+"""One model, one quantizer, one text to calibrate on and one to judge on: score, plan, measure, remember."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor, nn
+
+import lwq
+from lwq import assets, models
+from lwq.allocators import allocate
+from lwq.apply import Bank, require_fit
+from lwq.contracts import KEPT, Losses, Plan, Row, Scores, Size
+from lwq.data import WindowSpec
+from lwq.errors import InputError
+from lwq.evaluate import Reference, evaluate, reference
+from lwq.progress import bar
+from lwq.quantizers import QUANTIZERS
+from lwq.results import Results
+from lwq.scorers import SCORERS, score_all
+from lwq.strategies import build, spec
+
+FORBIDDEN_GROUP = 32  # the carried models were dequantized from groups of 32, which such a grid would reproduce exactly
+
+
+@dataclass
+class Experiment:
+    """Everything that a study's measurements have in common. What is expensive is made when it is first needed.
+
+    Attributes:
+        study: name that stands in the rows.
+        model: a name for `lwq.load`.
+        quantizer: a name, a call in text or an object.
+        calibrate, judge: how windows are drawn; scores and quantizers see the first, judgement the second.
+        results: where measurements are looked up and kept.
+        dtype: of the weights and the arithmetic.
+    """
+
+    study: str
+    model: str
+    quantizer: Any
+    calibrate: WindowSpec
+    judge: WindowSpec
+    results: Results
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        self.quantizer = build(QUANTIZERS, "quantizer", self.quantizer)
+        if self.model in assets.MODELS and getattr(self.quantizer, "group_size", 0) == FORBIDDEN_GROUP:
+            raise InputError(
+                f"group_size={FORBIDDEN_GROUP} on {self.model!r}: its weights come from a file with groups of "
+                f"{FORBIDDEN_GROUP} and would look lossless; use 64"
+            )
+        if self.calibrate.split == self.judge.split:
+            raise InputError(f"calibrating and judging on the same split {self.judge.split!r}; use 'calibrate' and 'judge'")
+
+    @cached_property
+    def loaded(self) -> tuple[nn.Module, Any]:
+        return models.load(self.model, dtype=self.dtype)
+
+    @cached_property
+    def calibration(self) -> Tensor:
+        return self.calibrate.draw(self.loaded[1])
+
+    @cached_property
+    def judging(self) -> Tensor:
+        return self.judge.draw(self.loaded[1])
+
+    @cached_property
+    def bank(self) -> Bank:
+        return Bank(self.loaded[0], self.quantizer, self.calibration)
+
+    @cached_property
+    def reference(self) -> Reference:
+        """The untouched model on the judging windows."""
+        if "bank" in self.__dict__:
+            self.bank.restore_()
+        return reference(self.loaded[0], self.judging)
+
+    def orderings(self, names: Sequence[str], seeds: Sequence[int] = ()) -> dict[str, Scores]:
+        """Label -> Scores, in one pass; `random` stands for one ordering a seed."""
+        if "bank" in self.__dict__:
+            self.bank.restore_()
+        labels = [label for name in names for label in ([f"random(seed={s})" for s in seeds] if name == "random" else [name])]
+        scorers = [build(SCORERS, "scorer", label) for label in labels]
+        windows = self.calibration if any(getattr(scorer, "needs", ()) for scorer in scorers) else None
+        return dict(zip(labels, score_all(self.loaded[0], scorers, windows, str(self.calibrate)), strict=True))
+
+    def sweep(self, orderings: Mapping[str, Scores], high: int, low: int, steps: int) -> pd.DataFrame:
+        """Move blocks from `high` to `low` bits in each ordering and measure `steps` plans on the way, both ends included.
+
+        Beside them: the untouched model ("original") and uniform bits at every width from low to high ("uniform").
+
+        Returns:
+            The rows of this study, model, quantizer and pair of widths, from the results table.
+        """
+        first = next(iter(orderings.values()))
+        require_fit(self.quantizer, {n: s for unit in first.layout.units.values() for n, s in unit.items()}, {high, low})
+        todo = [("original", first, dict.fromkeys(first.layout.units, KEPT))]
+        for width in (width for width in self.quantizer.levels if low <= width <= high):
+            todo.append(("uniform", first, dict.fromkeys(first.layout.units, width)))
+        for label, scores in orderings.items():
+            for moved in points(len(scores), steps):
+                plan = allocate(scores, None, (high, low), self.quantizer, "topk", moved=moved)
+                todo.append((label, scores, dict(plan.bits)))
+        with bar("measure plans", len(todo)) as progress:
+            for label, scores, bits in todo:
+                self.measure(Plan(bits, scores.layout, spec(QUANTIZERS, self.quantizer)), label, scores.scorer, high, low)
+                progress.update()
+        self.results.write()
+        return self.results.table(high=high, low=low, **self._common())
+
+    def measure(self, plan: Plan, ordering: str, scorer: str, high: int, low: int) -> Losses:
+        """Losses of `plan` on the judging windows: looked up, or measured and kept."""
+        size = Size.of(plan.layout, plan.bits, self.quantizer)
+        row = Row(
+            id="",
+            plan=plan.id,
+            fingerprint=plan.layout.fingerprint,
+            high=high,
+            low=low,
+            ordering=ordering,
+            scorer=scorer if ordering not in ("original", "uniform") else ordering,
+            moved=0 if ordering == "original" else sum(width != high for width in plan.bits.values()),
+            units=len(plan.bits),
+            avg_bits=size.avg_bits,
+            true_bits=size.true_bits,
+            plan_bytes=size.plan_bytes,
+            total_bytes=size.total_bytes,
+            version=lwq.__version__,
+            metric="",
+            value=0.0,
+            n=0,
+            **self._common(),
+        )
+        return self.results.measure(row, lambda: self._run(plan))
+
+    def _common(self) -> dict[str, str]:
+        """The columns that all rows of this experiment share."""
+        return {
+            "study": self.study,
+            "model": self.model,
+            "quantizer": spec(QUANTIZERS, self.quantizer),
+            "calibration": str(self.calibrate),
+            "judge": str(self.judge),
+            "dtype": self.dtype,
+        }
+
+    def _run(self, plan: Plan) -> Losses:
+        truth = self.reference
+        self.bank.apply_(plan)
+        return evaluate(self.loaded[0], self.judging, truth)
+
+
+def points(units: int, steps: int) -> list[int]:
+    """`steps` numbers of moved units from 0 to all, as even as whole numbers allow."""
+    if steps < 2:
+        raise InputError(f"steps={steps}; a curve needs its two ends, 2 or more")
+    return sorted({int(point) for point in np.linspace(0, units, steps).round()})
+
+
+def texts(calibrate: str, judge: str, nsamples: int, seqlen: int, windows: int, length: int) -> tuple[WindowSpec, WindowSpec]:
+    """Where a study calibrates and where it judges: two splits that share no document."""
+    return WindowSpec(calibrate, "calibrate", nsamples, seqlen, 0), WindowSpec(judge, "judge", windows, length, 0)

@@ -1,0 +1,349 @@
+"""The one file that knows architectures: load a decoder, find its blocks, matrices and fused groups from structure.
+
+Blocks are the items of the module list that holds most weights. Matrices are the weights of `Linear` and `Conv1D`
+modules inside blocks, and the slices of 3-D expert parameters. Routers, norms and biases stay as they are.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from lwq import assets, toy
+from lwq.contracts import GRANULARITIES, Layout
+from lwq.errors import InputError
+from lwq.strategies import pick
+
+MIN_COVERAGE = 0.95
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A handle on one weight matrix inside a block; it reads and writes (out_features, in_features) in every layout.
+
+    Attributes:
+        name: full name, such as `model.layers.3.mlp.down_proj`, or `….experts.down_proj.7` for slice 7 of a 3-D parameter.
+        module: the module that owns the parameter.
+        parameter: its name there.
+        expert: which slice of a 3-D parameter, or None.
+        transposed: stored as (in, out), as Conv1D does.
+    """
+
+    name: str
+    module: nn.Module
+    parameter: str = "weight"
+    expert: int | None = None
+    transposed: bool = False
+
+    def view(self) -> Tensor:
+        """The live weights as (out, in); writing into the view writes into the model."""
+        weight = getattr(self.module, self.parameter).data
+        weight = weight if self.expert is None else weight[self.expert]
+        return weight.T if self.transposed else weight
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, columns = self.view().shape
+        return int(rows), int(columns)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What one short forward pass tells: how blocks return, and which matrices eat the same tensor."""
+
+    returns_tuple: dict[str, bool]
+    groups: dict[str, list[str]]  # unit of granularity "group" -> names of its matrices
+
+
+_structures: WeakKeyDictionary[nn.Module, Structure] = WeakKeyDictionary()
+
+
+def load(
+    name: str, dtype: str = "float32", device_map: str | None = None, trust_remote_code: bool = False
+) -> tuple[nn.Module, Any]:
+    """A decoder in evaluation mode and its tokenizer.
+
+    Args:
+        name: `toy`, a name in `lwq.assets`, a hub id or a folder (safetensors only).
+        dtype: "float32", "bfloat16" or "float16": of the weights and of all arithmetic.
+        device_map: handed to transformers ("auto" spreads a large model; needs accelerate).
+        trust_remote_code: run code that a hub repository ships; off unless asked for.
+
+    Raises:
+        InputError: for an unknown name, weights that are missing, damaged, NaN or Inf, or a model without blocks.
+    """
+    torch_dtype = pick(DTYPES, "dtype", dtype)
+    if name == "toy":
+        model, tokenizer = toy.model(), toy.tokenizer()
+        model = model.to(torch_dtype)
+    else:
+        model, tokenizer = _pretrained(name, dtype=torch_dtype, device_map=device_map, trust_remote_code=trust_remote_code)
+    model.config.name_or_path = name
+    model.config.use_cache = False  # a cache that one run fills would silently change the next
+    require_finite(model)
+    layout(model)
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def _pretrained(name: str, **options: Any) -> tuple[nn.Module, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, logging
+
+    source = assets.fetch(name) if name in assets.MODELS else name
+    logging.set_verbosity_error()
+    try:
+        with quiet_bars(logging):
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=options["trust_remote_code"])
+            return AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, **options), tokenizer
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"cannot load the model {name!r}: {reason}. Names that need no hub: {['toy', *assets.MODELS]}; otherwise give "
+            "a folder or a hub id with safetensors weights"
+        ) from None
+
+
+@contextmanager
+def quiet_bars(logging: Any) -> Iterator[None]:
+    """Keep transformers' own progress bars out of the way; ours say more."""
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
+
+
+def name(model: nn.Module) -> str:
+    """The name that the model was loaded by."""
+    return str(getattr(model.config, "name_or_path", "") or type(model).__name__)
+
+
+def vocabulary(model: nn.Module) -> int:
+    """Number of tokens that the model can read."""
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
+def require_finite(model: nn.Module) -> None:
+    """Raise InputError naming the first tensor that holds NaN or Inf, how many, and where."""
+    for key, tensor in model.named_parameters():
+        if tensor.is_meta or bool(torch.isfinite(tensor).all()):
+            continue
+        bad = (~torch.isfinite(tensor)).nonzero()
+        raise InputError(
+            f"{key} holds {len(bad)} NaN or Inf values, the first at {bad[0].tolist()}; repair or download it again"
+        )
+
+
+def fingerprint(model: nn.Module) -> str:
+    """16 hex digits of the sha256 over names, types, shapes and values of all parameters."""
+    total = hashlib.sha256()
+    for key, tensor in sorted(model.state_dict(keep_vars=True).items()):
+        total.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return total.hexdigest()[:16]
+
+
+def blocks(model: nn.Module) -> dict[str, nn.Module]:
+    """Name -> decoder block, in the order of the forward pass.
+
+    Raises:
+        InputError: when the model is an encoder-decoder, or has no module list that holds most of its weights.
+    """
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise InputError(f"{name(model)!r} is an encoder-decoder; lwq works on decoders with one list of blocks")
+    lists = {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) and any(True for _ in _weights(module))
+    }
+    outer = {p: m for p, m in lists.items() if not any(p.startswith(other + ".") for other in lists)}
+    if not outer:
+        raise InputError(
+            f"no decoder blocks found in {type(model).__name__}: looked for a torch.nn.ModuleList whose items hold Linear, "
+            f"Conv1D or 3-D expert weights; module lists seen: {sorted(lists) or 'none'}"
+        )
+    path, found = max(outer.items(), key=lambda item: sum(p.numel() for p in item[1].parameters()))
+    return {f"{path}.{index}": block for index, block in enumerate(found)}
+
+
+def _weights(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
+    """(path, owner, parameter name, tensor) of everything in `module` that multiplies activations as a matrix."""
+    from transformers.pytorch_utils import Conv1D
+
+    for path, owner in module.named_modules():
+        if isinstance(owner, nn.Linear | Conv1D):
+            yield path, owner, "weight", owner.weight
+        else:
+            for key, tensor in owner.named_parameters(recurse=False):
+                if tensor.ndim == 3:
+                    yield path, owner, key, tensor
+
+
+def matrices(model: nn.Module) -> dict[str, Matrix]:
+    """Name -> handle on every matrix that a plan can reach, in the order of the modules.
+
+    Raises:
+        InputError: when they are less than 95 % of the blocks' weights (the count says what was missed).
+    """
+    found: dict[str, Matrix] = {}
+    for block_name, block in blocks(model).items():
+        found.update(_matrices_of(block_name, block))
+    inside = sum(p.numel() for block in blocks(model).values() for p in block.parameters())
+    reached = sum(m.shape[0] * m.shape[1] for m in found.values())
+    if reached < MIN_COVERAGE * inside:
+        raise InputError(
+            f"a plan would reach {reached:,} of {inside:,} block weights ({reached / inside:.1%}) of {name(model)!r}, less "
+            f"than {MIN_COVERAGE:.0%}; its matrices are neither Linear, Conv1D nor 3-D expert parameters"
+        )
+    return found
+
+
+def _matrices_of(block_name: str, block: nn.Module) -> Iterator[tuple[str, Matrix]]:
+    weights = list(_weights(block))
+    experts = {path.rpartition(".")[0]: tensor.shape[0] for path, _, _, tensor in weights if tensor.ndim == 3}
+    for path, owner, parameter, tensor in weights:
+        full = f"{block_name}.{path}" if path else block_name
+        if tensor.ndim == 3:
+            if not hasattr(owner, "_apply_gate"):
+                raise InputError(f"{full}.{parameter}: a 3-D parameter of {type(owner).__name__}, an unknown expert layout")
+            for expert in range(tensor.shape[0]):
+                key = f"{full}.{parameter}.{expert}"
+                yield key, Matrix(key, owner, parameter, expert, transposed=owner.is_transposed)
+        elif not _is_router(path, tensor, experts):
+            yield full, Matrix(full, owner, transposed=not isinstance(owner, nn.Linear))
+
+
+def _is_router(path: str, weight: Tensor, experts: dict[str, int]) -> bool:
+    """A matrix beside the experts with one output an expert (or one in all: a gate)."""
+    return weight.shape[0] in (1, experts.get(path.rpartition(".")[0], 1))
+
+
+def units(model: nn.Module, granularity: str = "block") -> dict[str, list[str]]:
+    """Unit -> names of its matrices. Granularity "block", "group" or "matrix"; see `lwq.contracts.Layout`."""
+    pick(dict.fromkeys(GRANULARITIES), "granularity", granularity)
+    if granularity == "matrix":
+        return {key: [key] for key in matrices(model)}
+    if granularity == "group":
+        return structure(model).groups
+    found: dict[str, list[str]] = {block: [] for block in blocks(model)}
+    for key in matrices(model):
+        found[next(block for block in found if key.startswith(block + "."))].append(key)
+    return found
+
+
+def layout(model: nn.Module, granularity: str = "block") -> Layout:
+    """The units, their sizes and the fingerprint of `model`, as plain data."""
+    table = matrices(model)
+    rest = {
+        block_name: sum(p.numel() for p in block.parameters())
+        - sum(m.shape[0] * m.shape[1] for key, m in table.items() if key.startswith(block_name + "."))
+        for block_name, block in blocks(model).items()
+    }
+    in_blocks = sum(p.numel() for block in blocks(model).values() for p in block.parameters())
+    rest[""] = sum(p.numel() for p in model.parameters()) - in_blocks
+    shapes = {unit: {key: table[key].shape for key in keys} for unit, keys in units(model, granularity).items()}
+    return Layout(name(model), fingerprint(model), granularity, shapes, rest)
+
+
+def structure(model: nn.Module) -> Structure:
+    """What a forward pass over two tokens shows; computed once a model."""
+    if model not in _structures:
+        _structures[model] = _trace(model)
+    return _structures[model]
+
+
+@torch.no_grad()
+def _trace(model: nn.Module) -> Structure:
+    returns_tuple: dict[str, bool] = {}
+    source: dict[nn.Module, int] = {}
+    seen: list[Any] = []  # keeps inputs alive, so that no two share an id
+
+    def note_input(module: nn.Module, args: tuple[Any, ...]) -> None:
+        seen.append(args[0])
+        source[module] = id(args[0])
+
+    def note_output(block: str) -> Callable[..., None]:
+        return lambda module, args, output: returns_tuple.update({block: isinstance(output, tuple)})
+
+    table = matrices(model)
+    hooks = [block.register_forward_hook(note_output(key)) for key, block in blocks(model).items()]
+    hooks += [m.register_forward_pre_hook(note_input) for m in dict.fromkeys(m.module for m in table.values())]
+    try:
+        model(torch.zeros(1, 2, dtype=torch.long, device=next(model.parameters()).device), use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return Structure(returns_tuple, _groups(table, source))
+
+
+def _groups(table: dict[str, Matrix], source: dict[nn.Module, int]) -> dict[str, list[str]]:
+    together: dict[Any, list[str]] = {}
+    for key, matrix in table.items():
+        alone = matrix.expert is not None or matrix.module not in source
+        together.setdefault(key if alone else (key.rpartition(".")[0], source[matrix.module]), []).append(key)
+    return {_group_name(keys): keys for keys in together.values()}
+
+
+def _group_name(keys: list[str]) -> str:
+    """`….q_proj`, `….k_proj`, `….v_proj` -> `….qkv`; `….gate_proj`, `….up_proj` -> `….gate_up`; one alone keeps its name."""
+    if len(keys) == 1:
+        return keys[0]
+    parent = keys[0].rpartition(".")[0]
+    roles = [re.sub(r"_?(proj|lin|linear)$", "", key.rpartition(".")[2]) for key in keys]
+    short = all(len(role) == 1 for role in roles)
+    return f"{parent}.{''.join(sorted(roles, key='qkv'.find)) if short else '_'.join(roles)}"
+
+
+Recorder = Callable[[str, Tensor, tuple[Any, ...], dict[str, Any]], Tensor]
+
+
+@contextmanager
+def replaced_blocks(model: nn.Module, act: Recorder) -> Iterator[None]:
+    """Inside, each block calls `act(name, hidden, other args, kwargs) -> hidden` instead of computing.
+
+    The rest of the model (embeddings, masks, positions, final norm, head) runs as it does always.
+    """
+    table = blocks(model)
+    shape = structure(model).returns_tuple
+
+    def stand_in(key: str) -> Callable[..., Any]:
+        def forward(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+            result = act(key, hidden, args, kwargs)
+            return (result, None) if shape[key] else result
+
+        return forward
+
+    before = {key: block.__dict__.get("forward") for key, block in table.items()}
+    for key, block in table.items():
+        block.forward = stand_in(key)  # type: ignore[method-assign]  # an instance attribute, removed below
+    try:
+        yield
+    finally:
+        for key, block in table.items():
+            del block.forward
+            if before[key] is not None:
+                block.forward = before[key]  # type: ignore[method-assign]  # it was dropped before
+
+
+def drop_(model: nn.Module, block_name: str, dropped: bool = True) -> None:
+    """Make a block pass its input through, in place (its position in the list, and its attention type, stay); or undo it."""
+    block = blocks(model)[block_name]
+    returns_tuple = structure(model).returns_tuple[block_name]
+    block.__dict__.pop("forward", None)
+    if dropped:
+        block.forward = lambda hidden, *_, **__: (hidden, None) if returns_tuple else hidden  # type: ignore[method-assign]
+
+
+def final_norm(model: nn.Module) -> nn.Module | None:
+    """The norm between the last block and the head, or None: the last module that runs outside blocks before the head."""
+    head = model.get_output_embeddings()
+    owner = model.get_submodule(next(iter(blocks(model))).rpartition(".")[0].rpartition(".")[0] or "")
+    norms = [child for child in owner.children() if "norm" in type(child).__name__.lower() and child is not head]
+    return norms[-1] if norms else None
+

@@ -1,0 +1,14 @@
+"""Quantizers: one matrix to codes on a grid. One dict, one line a method.
+
+A quantizer is a frozen dataclass with `needs` (statistics), `levels` (widths) and `nbytes(shape, bits)`, called as
+`quantizer(weight, bits, stats)`; it returns a Packed.
+"""
+
+from lwq.quantizers.gptq import GPTQ
+from lwq.quantizers.packed import Packed
+from lwq.quantizers.quanto import Quanto
+from lwq.quantizers.rtn import RTN
+
+QUANTIZERS: dict[str, type] = {"rtn": RTN, "quanto": Quanto, "gptq": GPTQ}
+
+__all__ = ["QUANTIZERS", "Packed"]

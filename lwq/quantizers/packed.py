@@ -1,0 +1,84 @@
+"""A quantized matrix: everything that must be stored, each part with its own width, and its exact size."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+FLOATS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Codes on an affine grid, one scale and one offset for each group of inputs of each output row.
+
+        ŵ = (q − zero) · scale     or, where the offset is a number instead of a code,     ŵ = q · scale − shift
+
+    Attributes:
+        codes: uint8 (out_features, in_features), each below 2^bits.
+        scales: (out_features, groups), in the dtype that is stored.
+        bits: stored bits of a code.
+        zeros: uint8 (out_features, groups), stored in `bits` bits; None where it is 2^(bits − 1) throughout (symmetric).
+        shifts: (out_features, groups), in the dtype that is stored, instead of zeros.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    bits: int
+    zeros: Tensor | None = None
+    shifts: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return int(self.codes.shape[0]), int(self.codes.shape[1])
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The weights that the codes stand for, (out_features, in_features)."""
+        groups = self.scales.shape[1]
+        work = torch.promote_types(self.scales.dtype, torch.float32) if self.shifts is None else self.scales.dtype
+        codes = self.codes.reshape(self.shape[0], groups, -1).to(work)
+        scales = self.scales.to(work).unsqueeze(-1)
+        if self.shifts is not None:
+            values = codes * scales - self.shifts.unsqueeze(-1)
+        elif self.zeros is not None:
+            values = (codes - self.zeros.to(work).unsqueeze(-1)) * scales
+        else:
+            values = (codes - 2 ** (self.bits - 1)) * scales
+        return values.reshape(self.shape).to(dtype)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a file holds: codes and zeros packed bit by bit, scales and shifts as they are."""
+        stored = {"codes": pack(self.codes, self.bits), "scales": self.scales}
+        if self.zeros is not None:
+            stored["zeros"] = pack(self.zeros, self.bits)
+        if self.shifts is not None:
+            stored["shifts"] = self.shifts
+        return stored
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of `tensors()`."""
+        count = packed_bytes(self.codes.numel(), self.bits) + self.scales.nbytes
+        count += 0 if self.zeros is None else packed_bytes(self.zeros.numel(), self.bits)
+        return count + (0 if self.shifts is None else self.shifts.nbytes)
+
+
+def packed_bytes(count: int, bits: int) -> int:
+    """Bytes that `count` codes of `bits` bits take when packed."""
+    return math.ceil(count * bits / 8)
+
+
+def pack(codes: Tensor, bits: int) -> Tensor:
+    """uint8 codes to a dense bit stream, lowest bit first: uint8 (ceil(count · bits / 8),)."""
+    places = torch.arange(bits, dtype=torch.uint8)
+    stream = ((codes.reshape(-1, 1) >> places) & 1).reshape(-1)
+    stream = torch.nn.functional.pad(stream, (0, -len(stream) % 8)).reshape(-1, 8)
+    return (stream << torch.arange(8, dtype=torch.uint8)).sum(1, dtype=torch.uint8)
+
+
+def unpack(stream: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
+    """The inverse of `pack`: uint8 codes of `shape`."""
+    flat = ((stream.reshape(-1, 1) >> torch.arange(8, dtype=torch.uint8)) & 1).reshape(-1)
+    flat = flat[: math.prod(shape) * bits].reshape(-1, bits)
+    return (flat << torch.arange(bits, dtype=torch.uint8)).sum(1, dtype=torch.uint8).reshape(shape)

@@ -1,0 +1,52 @@
+"""Round to nearest: the data-free floor that every other quantizer must beat."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from lwq.collect import MatrixStats
+from lwq.quantizers import grid
+from lwq.quantizers.packed import FLOATS, Packed
+from lwq.strategies import pick
+
+
+@dataclass(frozen=True)
+class RTN:
+    """Each weight goes to the nearest level of its group's min-max grid.
+
+        ŵ = (clamp(round(w / s) + z, 0, 2^b − 1) − z) · s
+
+    Attributes:
+        group_size: input columns that share a scale; −1 for a whole row (per channel).
+        sym: s = max|w| / (2^(b−1) − 1), z = 2^(b−1); otherwise s = (max − min) / (2^b − 1) over the group and 0.
+        scale_dtype: of the stored scales: "float16", "bfloat16" or "float32".
+
+    Rounds half to even. Storage: b bits a weight, one scale a group, and b bits for the zero point unless `sym`.
+    """
+
+    group_size: int = 64
+    sym: bool = False
+    scale_dtype: str = "float16"
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    levels: ClassVar[tuple[int, ...]] = (2, 3, 4, 5, 6, 7, 8)
+
+    def __post_init__(self) -> None:
+        pick(FLOATS, "scale_dtype", self.scale_dtype)
+
+    def __call__(self, weight: Tensor, bits: int, stats: MatrixStats | None = None) -> Packed:
+        rows, groups = weight.shape[0], grid.group_count((weight.shape[0], weight.shape[1]), self.group_size)
+        w = weight.float().reshape(rows, groups, -1)
+        half = 2 ** (bits - 1) - 1 if self.sym else None
+        scale, zero = grid.fit(w, bits, half, FLOATS[self.scale_dtype])
+        codes = grid.nearest(w, scale.unsqueeze(-1), zero.unsqueeze(-1), bits)
+        return Packed(
+            codes=codes.reshape(weight.shape).byte(),
+            scales=scale.to(FLOATS[self.scale_dtype]),
+            bits=bits,
+            zeros=None if self.sym else zero.byte(),
+        )
+
+    def nbytes(self, shape: tuple[int, int], bits: int) -> int:
+        return grid.grid_bytes(shape, bits, self.group_size, self.sym, self.scale_dtype)

@@ -1,0 +1,145 @@
+"""Measurements on disk: one file each while a study runs, two tables of them afterwards. Resume is a look-up."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lwq import paths
+from lwq.contracts import Losses, Row, digest
+from lwq.errors import InputError
+
+TABLE, WINDOWS, TIMINGS = "table.csv", "windows.parquet", "timings.csv"
+ARRAYS = ("nll", "kl", "top1")
+
+
+class Results:
+    """The measurements of one folder: `table.csv` and `windows.parquet`, and the files of runs not yet in them.
+
+    A file `runs/ID.json` is written whole or not at all, and holds the row, the arrays behind it and the seconds it took. Two
+    processes may write into one folder: the same measurement has the same name and the same content.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = paths.writable(folder)
+        self.runs = paths.writable(self.folder / "runs")
+        self.found: dict[str, dict[str, Any]] = {}
+        self._by_plan: dict[tuple[str, ...], str] = {}
+        for record in [*self._tabled(), *map(_read, sorted(self.runs.glob("*.json")))]:
+            self._index(record)
+
+    def measure(self, row: Row, run: Callable[[], Losses]) -> Losses:
+        """The losses of `row`: looked up, shared with another row of the same plan on the same text, or measured by `run`."""
+        import time
+
+        row = replace(row, id=identity(row))
+        if row.id in self.found:
+            return _losses(self.found[row.id])
+        twin = self._by_plan.get(_content(asdict(row)))
+        if twin is not None:
+            losses, seconds = _losses(self.found[twin]), 0.0
+        else:
+            start = time.monotonic()
+            losses, seconds = run(), time.monotonic() - start
+        arrays = {key: getattr(losses, key).tolist() for key in ARRAYS if getattr(losses, key) is not None}
+        record = {"row": asdict(row), "tokens": losses.tokens, "arrays": arrays, "seconds": round(seconds, 3)}
+        path = self.runs / f"{row.id}.json"
+        with paths.replacing(path) as temporary:
+            temporary.write_text(json.dumps(record, allow_nan=False), encoding="utf-8")
+        self._index(record)
+        return losses
+
+    def table(self, **where: Any) -> pd.DataFrame:
+        """Rows of the results table, one a metric, in a fixed order; keep those whose columns equal `where`."""
+        rows = [asdict(row) for record in self.found.values() for row in _rows(record)]
+        frame = pd.DataFrame(rows, columns=list(Row.__dataclass_fields__))
+        for column, value in where.items():
+            frame = frame[frame[column] == value]
+        return frame.sort_values(["study", "model", "quantizer", "high", "low", "ordering", "moved", "id", "metric"], ignore_index=True)
+
+    def windows(self) -> pd.DataFrame:
+        """The arrays behind the rows: id, window, tokens, nll, kl, top1."""
+        parts = [
+            pd.DataFrame({"id": key, "window": range(len(record["arrays"]["nll"])), "tokens": record["tokens"], **record["arrays"]})
+            for key, record in sorted(self.found.items())
+        ]
+        columns = ["id", "window", "tokens", *ARRAYS]
+        return pd.concat(parts, ignore_index=True).reindex(columns=columns) if parts else pd.DataFrame(columns=columns)
+
+    def write(self) -> Path:
+        """Write the two tables, and the seconds beside them in a file of their own; returns the path of table.csv."""
+        table = self.folder / TABLE
+        with paths.replacing(self.folder / WINDOWS) as temporary:
+            self.windows().to_parquet(temporary, index=False)
+        with paths.replacing(table) as temporary:
+            self.table().to_csv(temporary, index=False, lineterminator="\n")
+        seconds = [(key, record["seconds"]) for key, record in sorted(self.found.items()) if record["seconds"] is not None]
+        with paths.replacing(self.folder / TIMINGS) as temporary:
+            pd.DataFrame(seconds, columns=["id", "seconds"]).to_csv(temporary, index=False, lineterminator="\n")
+        return table
+
+    def _index(self, record: dict[str, Any]) -> None:
+        self.found[record["row"]["id"]] = record
+        self._by_plan.setdefault(_content(record["row"]), record["row"]["id"])
+
+    def _tabled(self) -> list[dict[str, Any]]:
+        if not (self.folder / TABLE).is_file():
+            return []
+        table, windows = load(self.folder)
+        arrays = dict(list(windows.groupby("id")))
+        records = []
+        for key, rows in table.groupby("id"):
+            row, part = rows.iloc[0].to_dict(), arrays[key]
+            kept = {name: part[name].tolist() for name in ARRAYS if part[name].notna().all()}
+            records.append({"row": {**row, "id": key}, "tokens": int(part["tokens"].iloc[0]), "arrays": kept, "seconds": None})
+        return records
+
+
+def load(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(table, windows) of a results folder; all that figures and reports need.
+
+    Raises InputError where there are none, or where they do not belong together.
+    """
+    folder = paths.resolve(folder)
+    if not (folder / TABLE).is_file() or not (folder / WINDOWS).is_file():
+        raise InputError(f"no {TABLE} and {WINDOWS} in {folder}; run a study first (lwq study orderings --size quick)")
+    table = pd.read_csv(folder / TABLE, float_precision="round_trip", keep_default_na=False)
+    windows = pd.read_parquet(folder / WINDOWS)
+    if lonely := set(table["id"]) ^ set(windows["id"]):
+        raise InputError(f"{TABLE} and {WINDOWS} in {folder} do not belong together: {sorted(lonely)[:4]} stand in one only")
+    return table, windows
+
+
+def identity(row: Row) -> str:
+    """The id of a row: a hash of everything but the outcome and the package version."""
+    return digest({key: value for key, value in asdict(row).items() if key not in ("id", "version", "metric", "value", "n")})
+
+
+def _content(row: dict[str, Any]) -> tuple[str, ...]:
+    """What decides the losses: the plan (with the weights' fingerprint), the texts and the arithmetic."""
+    return tuple(str(row[key]) for key in ("plan", "calibration", "judge", "dtype"))
+
+
+def _losses(record: dict[str, Any]) -> Losses:
+    arrays = {key: np.array(record["arrays"][key]) if key in record["arrays"] else None for key in ARRAYS}
+    return Losses(tokens=record["tokens"], **arrays)
+
+
+def _rows(record: dict[str, Any]) -> list[Row]:
+    row = Row(**record["row"])
+    losses = _losses(record)
+    return [replace(row, metric=metric, value=value, n=len(losses.nll)) for metric, value in losses.summary().items()]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["row"]["id"] != path.stem:
+            raise ValueError("its id is another")
+        return record
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"the measurement {path} is damaged ({error}); delete it and run the study again") from None

@@ -1,0 +1,77 @@
+"""Orderings to beat: random, by position, and any other scorer turned round."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from lwq import models
+from lwq.collect import Stats
+from lwq.scorers.estimate import Estimate
+
+
+@dataclass(frozen=True)
+class Random:
+    """A seeded random order: importance is a permutation of 0 … units − 1."""
+
+    seed: int = 0
+    granularity: str = "block"
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __call__(self, model: nn.Module, stats: Stats) -> dict[str, float]:
+        units = models.units(model, self.granularity)
+        order = torch.randperm(len(units), generator=torch.Generator().manual_seed(self.seed))
+        return dict(zip(units, order.double().tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class FirstToLast:
+    """The first unit is moved to low bits first: importance grows with depth."""
+
+    granularity: str = "block"
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __call__(self, model: nn.Module, stats: Stats) -> dict[str, float]:
+        return {unit: float(index) for index, unit in enumerate(models.units(model, self.granularity))}
+
+
+@dataclass(frozen=True)
+class LastToFirst:
+    """The last unit is moved to low bits first: importance falls with depth."""
+
+    granularity: str = "block"
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __call__(self, model: nn.Module, stats: Stats) -> dict[str, float]:
+        units = list(models.units(model, self.granularity))
+        return {unit: float(len(units) - 1 - index) for index, unit in enumerate(units)}
+
+
+@dataclass(frozen=True)
+class Reversed:
+    """Another scorer turned round: importance = max + min − importance, so that what came first comes last."""
+
+    scorer: Any
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset(getattr(self.scorer, "needs", ()))
+
+    @property
+    def granularity(self) -> str:
+        return getattr(self.scorer, "granularity", "block")
+
+    def __call__(self, model: nn.Module, stats: Stats) -> dict[str, float]:
+        found = self.scorer(model, stats)
+        ends = max(found.values()) + min(found.values())
+        return {unit: _turned(ends, value) for unit, value in found.items()}
+
+
+def _turned(ends: float, value: float) -> float:
+    turned = Estimate(ends - value)
+    turned.stderr = getattr(value, "stderr", 0.0)
+    return turned
