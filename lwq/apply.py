@@ -138,6 +138,7 @@ class Bank:
         self.matrices = models.matrices(model)
         self.original = {name: matrix.view().clone() for name, matrix in self.matrices.items()}
         self.packed: dict[tuple[str, int], Packed] = {}
+        self.expected: set[int] = set()  # widths that later plans will ask for; made in the same pass as the first
         self.now = dict.fromkeys(self.matrices, KEPT)
 
     def apply_(self, plan: Plan) -> None:
@@ -173,8 +174,8 @@ class Bank:
             return
         require_fit(self.quantizer, {name: self.matrices[name].shape for name in missing}, set(wanted.values()))
         self.restore_()
-        # whole widths at a time: a pass over the windows costs the same for one matrix as for all
-        widths = set().union(*missing.values())
+        # everything that is coming at once: the pass over the windows costs the same
+        widths = self.expected.union(*missing.values()) - {DROPPED, KEPT}
         everything = {name: {w for w in widths if (name, w) not in self.packed} for name in self.matrices}
         for name, width, packed in quantized(self.model, self.quantizer, everything, self.windows):
             self.packed[name, width] = packed

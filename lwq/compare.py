@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 from lwq.errors import InputError
@@ -85,3 +86,32 @@ def largest_fraction(fractions: np.ndarray, nll: np.ndarray, reference_nll: np.n
         return np.where(kept > 0, fractions[np.maximum(kept - 1, 0)], 0.0)
 
     return paired(statistic, np.arange(len(reference_nll)))
+
+
+def limits(table: pd.DataFrame, windows: pd.DataFrame, thresholds: tuple[float, ...] = (0.95, 0.90)) -> pd.DataFrame:
+    """How far each ordering goes: the largest fraction moved that keeps each threshold of retained quality.
+
+    Args:
+        table: rows of one study, model, quantizer and pair of widths.
+        windows: the arrays behind them.
+        thresholds: of retained quality, relative to the all-high plan.
+
+    Returns:
+        Columns ordering, threshold, value, low, high. The random orders stand as one line each, and together as "random":
+        their median, lowest and highest value.
+    """
+    rows = table[table["metric"] == "perplexity"]
+    nll = {key: group["nll"].to_numpy() for key, group in windows.groupby("id")}
+    truth = nll[rows[(rows["ordering"] == "uniform") & (rows["moved"] == 0)].iloc[0]["id"]]
+    found = []
+    for ordering, points in rows[~rows["ordering"].isin(["original", "uniform"])].groupby("ordering", sort=False):
+        fractions = (points["moved"] / points["units"]).to_numpy()
+        losses = np.stack([nll[key] for key in points["id"]])
+        for threshold in thresholds:
+            found.append((ordering, threshold, *largest_fraction(fractions, losses, truth, threshold)))
+    frame = pd.DataFrame(found, columns=["ordering", "threshold", "value", "low", "high"])
+    randoms = frame[frame["ordering"].str.startswith("random")]
+    if len(randoms):
+        together = randoms.groupby("threshold")["value"].agg(value="median", low="min", high="max").reset_index()
+        frame = pd.concat([frame, together.assign(ordering="random")], ignore_index=True)
+    return frame.sort_values(["threshold", "value"], ascending=False, kind="stable", ignore_index=True)

@@ -1,7 +1,8 @@
 """One model, one quantizer, one text to calibrate on and one to judge on: score, plan, measure, remember."""
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -37,6 +38,7 @@ class Experiment:
         calibrate, judge: how windows are drawn; scores and quantizers see the first, judgement the second.
         results: where measurements are looked up and kept.
         dtype: of the weights and the arithmetic.
+        expected: widths that the plans will ask for, quantized in one pass.
     """
 
     study: str
@@ -46,6 +48,7 @@ class Experiment:
     judge: WindowSpec
     results: Results
     dtype: str = "float32"
+    expected: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.quantizer = build(QUANTIZERS, "quantizer", self.quantizer)
@@ -80,11 +83,17 @@ class Experiment:
             self.bank.restore_()
         return reference(self.loaded[0], self.judging)
 
-    def orderings(self, names: Sequence[str], seeds: Sequence[int] = ()) -> dict[str, Scores]:
-        """Label -> Scores, in one pass; `random` stands for one ordering a seed."""
+    def orderings(self, names: str | Sequence[str], seeds: int = 0) -> dict[str, Scores]:
+        """Label -> Scores, in one pass.
+
+        Args:
+            names: scorers as text, a list or one string with commas; `random` stands for `seeds` random orders.
+        """
+        if isinstance(names, str):
+            names = [name.strip() for name in re.split(r",(?![^(]*\))", names)]
         if "bank" in self.__dict__:
             self.bank.restore_()
-        labels = [label for name in names for label in ([f"random(seed={s})" for s in seeds] if name == "random" else [name])]
+        labels = [label for name in names for label in ([f"random(seed={s})" for s in range(seeds)] if name == "random" else [name])]
         scorers = [build(SCORERS, "scorer", label) for label in labels]
         windows = self.calibration if any(getattr(scorer, "needs", ()) for scorer in scorers) else None
         return dict(zip(labels, score_all(self.loaded[0], scorers, windows, str(self.calibrate)), strict=True))
@@ -106,6 +115,7 @@ class Experiment:
             for moved in points(len(scores), steps):
                 plan = allocate(scores, None, (high, low), self.quantizer, "topk", moved=moved)
                 todo.append((label, scores, dict(plan.bits)))
+        self.expected |= {width for _, _, bits in todo for width in bits.values()}
         with bar("measure plans", len(todo)) as progress:
             for label, scores, bits in todo:
                 self.measure(Plan(bits, scores.layout, spec(QUANTIZERS, self.quantizer)), label, scores.scorer, high, low)
@@ -151,6 +161,7 @@ class Experiment:
 
     def _run(self, plan: Plan) -> Losses:
         truth = self.reference
+        self.bank.expected |= self.expected
         self.bank.apply_(plan)
         return evaluate(self.loaded[0], self.judging, truth)
 

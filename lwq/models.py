@@ -85,6 +85,9 @@ def load(
         model = model.to(torch_dtype)
     else:
         model, tokenizer = _pretrained(name, dtype=torch_dtype, device_map=device_map, trust_remote_code=trust_remote_code)
+    context = getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None)
+    if context:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, context)
     model.config.name_or_path = name
     model.config.use_cache = False  # a cache that one run fills would silently change the next
     require_finite(model)

@@ -123,13 +123,14 @@ def _quantize_block(w: Tensor, factor: Tensor, bits: int, start: int, size: int,
 
     w: (in, out), the weights with all compensation so far; scales, zeros: (size, out). Returns codes (size, out).
     """
-    end = start + size
+    end, top = start + size, 2**bits - 1
     columns, inner = w[start:end], factor[start:end, start:end]
     codes, errors = torch.empty_like(columns), torch.empty_like(columns)
-    for i in range(size):
-        codes[i] = grid.nearest(columns[i], scales[i], zeros[i], bits)
-        errors[i] = (columns[i] - (codes[i] - zeros[i]) * scales[i]) / inner[i, i]
-        columns[i + 1 :].addr_(inner[i, i + 1 :], errors[i], alpha=-1)
+    diagonal = inner.diagonal().tolist()
+    for i, (column, code, error, scale, zero) in enumerate(zip(columns, codes, errors, scales, zeros, strict=True)):
+        torch.div(column, scale, out=code).round_().add_(zero).clamp_(0, top)
+        torch.sub(zero, code, out=error).mul_(scale).add_(column).div_(diagonal[i])
+        columns[i + 1 :].addr_(inner[i, i + 1 :], error, alpha=-1)
     w[end:].addmm_(factor[start:end, end:].T, errors, alpha=-1)
     return codes
 

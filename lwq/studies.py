@@ -1,0 +1,158 @@
+"""studies.yaml -> checked parameters -> papermill. A study's notebook runs as well without this file."""
+
+import contextlib
+import hashlib
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lwq import paths
+from lwq.contracts import digest
+from lwq.errors import InputError
+from lwq.strategies import pick
+
+
+@dataclass(frozen=True)
+class Point:
+    """One notebook run.
+
+    Attributes:
+        study: its name in studies.yaml.
+        notebook: the source, never written to.
+        parameters: what papermill injects; every name is declared in the notebook.
+        output: where the executed copy goes.
+    """
+
+    study: str
+    notebook: Path
+    parameters: dict[str, Any]
+    output: Path
+
+
+def catalogue() -> dict[str, Any]:
+    """studies.yaml as data."""
+    return yaml.safe_load(paths.STUDIES.read_text(encoding="utf-8"))
+
+
+def names() -> dict[str, str]:
+    """Study -> what it asks."""
+    return {name: study["about"] for name, study in catalogue()["studies"].items()}
+
+
+def folders(size: str) -> tuple[Path, Path]:
+    """(results, reports) of a size."""
+    entry = pick(catalogue()["sizes"], "size", size)
+    return paths.resolve(entry["results"]), paths.resolve(entry["reports"])
+
+
+def points(study: str, size: str = "smoke", overrides: dict[str, Any] | None = None) -> list[Point]:
+    """The runs of a study at a size, with `overrides` in each; checked, nothing started.
+
+    Raises:
+        InputError: for an unknown study or size, a parameter that the notebook does not declare, a value that is not plain
+            data, or a results folder that cannot be written.
+    """
+    entry = pick(catalogue()["studies"], "study", study)
+    results, reports = folders(size)
+    grid = pick({key: value for key, value in entry.items() if isinstance(value, list)}, f"size of {study}", size)
+    notebook = paths.NOTEBOOKS / entry["notebook"]
+    found = []
+    for chosen in grid:
+        parameters = {"results_dir": str(results), **chosen, **(overrides or {})}
+        check(notebook, parameters)
+        paths.writable(parameters["results_dir"])
+        output = reports / "notebooks" / f"{notebook.stem}-{digest(parameters)}.ipynb"
+        found.append(Point(study, notebook, parameters, output))
+    return found
+
+
+def check(notebook: Path, parameters: dict[str, Any]) -> None:
+    """Raise InputError unless every parameter is declared in the notebook and holds plain data."""
+    import papermill
+
+    declared = papermill.inspect_notebook(str(notebook))
+    for name, value in parameters.items():
+        pick(declared, f"parameter of {notebook.name}", name)
+        if not _plain(value):
+            raise InputError(f"parameter {name}={value!r}: only numbers, text, true/false and lists of them go into a notebook")
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(map(_plain, value))
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def run(point: Point) -> Path:
+    """Execute one point; returns the executed copy.
+
+    The copy appears under its name only when every cell has run. A failed run leaves `….failed.ipynb` beside it, with the
+    error at its top, and raises.
+    """
+    import papermill
+    from filelock import FileLock, Timeout
+    from papermill.exceptions import PapermillExecutionError
+
+    paths.writable(point.output.parent, "reports")
+    partial = point.output.with_suffix(".partial.ipynb")
+    lock = FileLock(point.output.with_suffix(".lock"), timeout=0)
+    try:
+        with lock, _kernel_environment():
+            papermill.execute_notebook(
+                str(point.notebook),
+                str(partial),
+                point.parameters,
+                kernel_name="python3",
+                cwd=str(paths.WORK),
+                progress_bar=False,
+                stderr_file=sys.stderr,  # the notebook's own bars
+            )
+            _publish(partial, point.output)
+    except Timeout:
+        raise InputError(f"{point.output.name} is being run by another process; wait for it, or stop it") from None
+    except PapermillExecutionError as error:
+        failed = point.output.with_suffix(".failed.ipynb")
+        os.replace(partial, failed)
+        raise InputError(f"{point.study} failed in cell {error.exec_count}: {error.ename}: {error.evalue} (see {failed})") from None
+    finally:
+        partial.unlink(missing_ok=True)
+        if not lock.is_locked:
+            with contextlib.suppress(OSError):
+                os.unlink(lock.lock_file)
+    return point.output
+
+
+@contextlib.contextmanager
+def _kernel_environment():
+    """The kernel is this interpreter, whatever kernel specs are installed, and reports no telemetry or debugger hints."""
+    before = {key: os.environ.get(key) for key in ("PYDEVD_DISABLE_FILE_VALIDATION", "MPLBACKEND")}
+    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+    os.environ.pop("MPLBACKEND", None)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+
+
+def _publish(partial: Path, output: Path) -> None:
+    """Keep what a reader wants of an executed notebook: no progress bars, no times, no paths of this machine."""
+    import nbformat
+
+    notebook = nbformat.read(partial, as_version=4)
+    notebook.metadata.pop("papermill", None)
+    for number, cell in enumerate(notebook.cells):
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        cell["id"] = hashlib.sha256(f"{number}{cell.source}".encode()).hexdigest()[:8]
+        if cell.cell_type == "code":
+            cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
+    with paths.replacing(output) as temporary:
+        nbformat.write(notebook, temporary)
