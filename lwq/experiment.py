@@ -176,3 +176,8 @@ def points(units: int, steps: int) -> list[int]:
 def texts(calibrate: str, judge: str, nsamples: int, seqlen: int, windows: int, length: int) -> tuple[WindowSpec, WindowSpec]:
     """Where a study calibrates and where it judges: two splits that share no document."""
     return WindowSpec(calibrate, "calibrate", nsamples, seqlen, 0), WindowSpec(judge, "judge", windows, length, 0)
+
+
+def quantizer(text: Any, **settings: Any) -> Any:
+    """A quantizer from text, with settings on top: `quantizer("gptq", group_size=64)`."""
+    return build(QUANTIZERS, "quantizer", text, **settings)

@@ -1,0 +1,285 @@
+"""The same verbs in the shell. Heavy imports wait until a command runs, so that `lwq --help` answers at once."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lwq.errors import InputError
+
+app = typer.Typer(
+    help="Which layers of a language model can go to fewer bits, how far, and at what cost.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+
+Model = Annotated[str, typer.Argument(help="toy, a name from `lwq list models`, a hub id or a folder")]
+Text = Annotated[str, typer.Option(help="a name from `lwq list texts`, or the path of a UTF-8 file", rich_help_panel="Data")]
+Nsamples = Annotated[int, typer.Option(help="calibration windows", rich_help_panel="Data")]
+Seqlen = Annotated[int, typer.Option(help="tokens a calibration window", rich_help_panel="Data")]
+Windows = Annotated[int, typer.Option(help="judging windows", rich_help_panel="Data")]
+Length = Annotated[int, typer.Option(help="tokens a judging window", rich_help_panel="Data")]
+Seed = Annotated[int, typer.Option(help="of the draw of windows", rich_help_panel="Data")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16", rich_help_panel="Performance")]
+Remote = Annotated[bool, typer.Option(help="run code that a hub repository ships", rich_help_panel="Dangerous")]
+KINDS = ("scorers", "allocators", "quantizers", "models", "texts", "tasks", "studies")
+
+
+def main() -> None:
+    """Entry point. Exit codes: 0 done, 1 failed, 2 bad input (nothing was started), 130 interrupted."""
+    try:
+        app(standalone_mode=True)
+    except InputError as error:
+        print(f"lwq: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("lwq: interrupted; run the same command again and it goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+def show(title: str, columns: list[str], rows: list[list[Any]]) -> None:
+    """A table on standard output; numbers to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        numeric = bool(rows) and isinstance(rows[0][index], int | float)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(f"{cell:,.4g}" if isinstance(cell, float) else f"{cell:,}" if type(cell) is int else str(cell) for cell in row))
+    console = Console()
+    console.print(table) if console.is_terminal else Console(width=160).print(table)
+
+
+def show_size(size: Any) -> None:
+    """Every convention side by side: average bits are never printed alone."""
+    show(
+        "size",
+        ["nominal bits, mean of layers", "nominal bits", "true bits", "bits of the whole model", "plan bytes", "model bytes"],
+        [[size.layer_bits, size.avg_bits, size.true_bits, size.model_bits, size.plan_bytes, size.total_bytes]],
+    )
+
+
+@app.command("list")
+def list_(kind: Annotated[str, typer.Argument(help=" | ".join(KINDS))]) -> None:
+    """What can be asked for, one line each."""
+    from lwq import allocators, assets, data, quantizers, scorers, studies
+    from lwq.strategies import pick
+
+    def first_lines(table: dict[str, type]) -> dict[str, str]:
+        return {name: (cls.__doc__ or "").strip().splitlines()[0] for name, cls in table.items()}
+
+    tables: dict[str, dict[str, str]] = {
+        "scorers": first_lines(scorers.SCORERS),
+        "allocators": first_lines(allocators.ALLOCATORS),
+        "quantizers": first_lines(quantizers.QUANTIZERS),
+        "models": {"toy": "4 random blocks, made in code", **{name: entry.note for name, entry in assets.MODELS.items()}},
+        "texts": {
+            "toy": "seeded grammar, made in code",
+            **{name: entry.note for name, entry in assets.TEXTS.items()},
+            **{name: f"{path} (needs a hub and lwq[hub])" for name, (path, *_) in data.HUB.items()},
+        },
+        "tasks": {name: entry.note for name, entry in assets.TASKS.items()},
+        "studies": studies.names(),
+    }
+    found = pick(tables, "kind", kind)
+    show(kind, ["name", "what it is"], [[name, note] for name, note in found.items()])
+
+
+@app.command()
+def fetch(
+    names: Annotated[list[str], typer.Argument(help="models, texts or tasks")],
+    verify: Annotated[bool, typer.Option(help="hash what is in the cache again")] = False,
+) -> None:
+    """Bring models, texts and tasks into the cache, checked by sha256."""
+    from lwq import assets
+
+    for name in names:
+        print(f"{name}: {assets.fetch(name)}")
+        if verify:
+            assets.verify(name)
+
+
+@app.command()
+def score(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="where the scores go (JSON)", rich_help_panel="Output")] = Path("scores.json"),
+    scorer: Annotated[str, typer.Option(help="a name, or a call such as 'zd(two_sided=True)'")] = "lim",
+    text: Text = "c4",
+    nsamples: Nsamples = 64,
+    seqlen: Seqlen = 512,
+    seed: Seed = 0,
+    dtype: Dtype = "float32",
+    trust_remote_code: Remote = False,
+) -> None:
+    """Score the layers of a model; higher = more important = keeps more bits."""
+    from lwq import models, paths, scorers
+    from lwq.data import WindowSpec
+    from lwq.strategies import build
+
+    target = _target(out)
+    paths.writable(target.parent, "--out")
+    strategy = build(scorers.SCORERS, "scorer", scorer)
+    loaded, tokenizer = models.load(model, dtype, trust_remote_code=trust_remote_code)
+    spec = WindowSpec(text, "calibrate", nsamples, seqlen, seed)
+    windows = spec.draw(tokenizer) if getattr(strategy, "needs", ()) else None
+    scores = scorers.score(loaded, strategy, windows, data=str(spec) if windows is not None else "")
+    scores.save(target)
+    place = {unit: rank for rank, unit in enumerate(scores.order(), start=1)}
+    rows = [[unit, scores[unit], scores.stderr.get(unit, 0.0), place[unit]] for unit in scores]
+    show(f"{scores.scorer} on {model}", ["unit", "importance", "standard error", "moved as number"], rows)
+    print(f"{scores.cost['seconds']} s; written to {target}")
+
+
+@app.command()
+def plan(
+    scores: Annotated[Path, typer.Argument(help="from `lwq score`")],
+    bits: Annotated[str, typer.Option(help="widths to choose from, such as 4,2 or 8,4,2 (0 drops, 16 keeps)")] = "4,2",
+    avg_bits: Annotated[float | None, typer.Option(help="nominal bits a weight, at most", rich_help_panel="Budget")] = None,
+    true_bits: Annotated[float | None, typer.Option(help="stored bits a weight, at most", rich_help_panel="Budget")] = None,
+    max_bytes: Annotated[int | None, typer.Option(help="bytes of the whole model, at most", rich_help_panel="Budget")] = None,
+    moved: Annotated[int | None, typer.Option(help="units that leave the highest width", rich_help_panel="Budget")] = None,
+    quantizer: Annotated[str, typer.Option(help="a name, or a call such as 'gptq(group_size=128)'")] = "gptq",
+    allocator: Annotated[str | None, typer.Option(help="topk, levels or uniform; chosen by the number of widths")] = None,
+    out: Annotated[Path, typer.Option(help="where the plan goes (JSON)", rich_help_panel="Output")] = Path("plan.json"),
+    dry_run: Annotated[bool, typer.Option(help="show the sizes, write nothing", rich_help_panel="Output")] = False,
+) -> None:
+    """Turn scores into bits for each layer under a size budget; no model needed."""
+    from collections import Counter
+
+    from lwq import allocators, paths, quantizers
+    from lwq.contracts import Scores
+    from lwq.strategies import build
+
+    target = _target(out)
+    made = allocators.allocate(
+        Scores.load(scores),
+        None,
+        _widths(bits),
+        quantizer,
+        allocator,
+        moved=moved,
+        avg_bits=avg_bits,
+        true_bits=true_bits,
+        max_bytes=max_bytes,
+    )
+    packer = build(quantizers.QUANTIZERS, "quantizer", made.quantizer)
+    show("plan", ["bits", "units"], [[width, count] for width, count in sorted(Counter(made.bits.values()).items())])
+    show_size(made.size(packer))
+    if dry_run:
+        print("dry run: nothing written")
+        return
+    paths.writable(target.parent, "--out")
+    made.save(target)
+    print(f"written to {target}")
+
+
+@app.command()
+def quantize(
+    model: Model,
+    plan: Annotated[Path, typer.Argument(help="from `lwq plan`")],
+    out: Annotated[Path, typer.Option(help="a new folder", rich_help_panel="Output")],
+    format: Annotated[str, typer.Option(help="fake: dequantized safetensors that transformers loads", rich_help_panel="Output")] = "fake",
+    text: Text = "c4",
+    nsamples: Nsamples = 64,
+    seqlen: Seqlen = 512,
+    seed: Seed = 0,
+    dtype: Dtype = "float32",
+    trust_remote_code: Remote = False,
+) -> None:
+    """Apply a plan to a model and save it."""
+    from lwq import export, models, quantizers
+    from lwq.contracts import Plan
+    from lwq.data import windows
+    from lwq.strategies import build
+
+    made = Plan.load(plan)
+    packer = build(quantizers.QUANTIZERS, "quantizer", made.quantizer)
+    loaded, tokenizer = models.load(model, dtype, trust_remote_code=trust_remote_code)
+    calibration = windows(text, tokenizer, nsamples, seqlen, "calibrate", seed) if packer.needs else None
+    errors = export(loaded, made, _target(out), tokenizer, calibration, format)
+    show("relative error ‖W − Ŵ‖ / ‖W‖", ["unit", "bits", "error"], [[unit, made.bits[unit], e] for unit, e in errors.items()])
+    show_size(made.size(packer))
+    print(f"written to {_target(out)}")
+
+
+@app.command()
+def eval(
+    model: Model,
+    text: Text = "wiki",
+    reference: Annotated[str | None, typer.Option(help="a second model; adds KL and top-1 agreement against it")] = None,
+    windows: Windows = 32,
+    length: Length = 256,
+    seed: Seed = 0,
+    dtype: Dtype = "float32",
+    trust_remote_code: Remote = False,
+) -> None:
+    """Perplexity on the judging split of a text, with a 95 % interval over windows."""
+    import numpy as np
+
+    from lwq import compare, data, models
+    from lwq import evaluate as measure
+    from lwq.evaluate import reference as take_reference
+
+    loaded, tokenizer = models.load(model, dtype, trust_remote_code=trust_remote_code)
+    judging = data.windows(text, tokenizer, windows, length, "judge", seed)
+    truth = take_reference(models.load(reference, dtype, trust_remote_code=trust_remote_code)[0], judging) if reference else None
+    losses = measure(loaded, judging, truth)
+    rows = [["perplexity", *compare.paired(lambda v, axis: np.exp(v.mean(axis)), losses.nll)]]
+    if truth is not None:
+        rows.append(["retained quality", *compare.retained(truth.losses.nll, losses.nll)])
+        rows.append(["KL (nats/token)", *compare.mean(losses.kl)])
+        rows.append(["top-1 agreement", *compare.mean(losses.top1)])
+    show(f"{model} on {text}/judge, {windows} x {length} tokens", ["metric", "value", "low", "high"], rows)
+
+
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(help="from `lwq list studies`")],
+    size: Annotated[str, typer.Option(help="smoke, quick, laptop or paper")] = "smoke",
+    parameter: Annotated[list[str], typer.Option("-p", help="notebook parameter as name=value; the value is read as YAML")] = [],  # noqa: B006
+    dry_run: Annotated[bool, typer.Option(help="check the parameters and print the points, run nothing")] = False,
+) -> None:
+    """Run a study's notebook through papermill; what is measured already is not measured again."""
+    from lwq import studies
+
+    points = studies.points(name, size, dict(_pair(text) for text in parameter))
+    results, _ = studies.folders(size)
+    for number, point in enumerate(points, start=1):
+        shown = ", ".join(f"{key}={value}" for key, value in point.parameters.items() if key != "results_dir")
+        print(f"[{number}/{len(points)}] {name}: {shown or 'defaults of the notebook'}", flush=True)
+        if not dry_run:
+            print(f"      executed copy: {studies.run(point)}", flush=True)
+    print("dry run: nothing was run" if dry_run else f"rows: {results}")
+
+
+@app.command()
+def report(size: Annotated[str, typer.Option(help="whose results: smoke, quick or laptop")] = "laptop") -> None:
+    """Build report.md, report.html and the figures from the results tables; needs no model."""
+    from lwq import report as builder
+    from lwq import studies
+
+    print(f"report: {builder.build(*studies.folders(size))}")
+
+
+def _target(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--bits {text!r}: whole numbers with commas are needed, such as 4,2") from None
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    import yaml
+
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"-p {text!r}: write name=value")
+    return name, yaml.safe_load(value)

@@ -1,0 +1,29 @@
+"""Tiny models and windows that many tests share. What a test changes, it loads for itself."""
+
+import matplotlib
+import pytest
+import torch
+
+matplotlib.use("Agg")
+
+import lwq  # noqa: E402  # after the backend is chosen
+
+
+@pytest.fixture
+def toy():
+    return lwq.load("toy")
+
+
+@pytest.fixture(scope="session")
+def windows():
+    return lwq.windows("toy", lwq.load("toy")[1], n=6, length=48)
+
+
+@pytest.fixture(scope="session")
+def judge():
+    return lwq.windows("toy", lwq.load("toy")[1], n=6, length=48, split="judge")
+
+
+@pytest.fixture
+def weight():
+    return torch.randn(24, 128, generator=torch.Generator().manual_seed(0))

@@ -1,0 +1,99 @@
+"""The streamed pass sees exactly what the model's own forward pass does."""
+
+import architectures
+import numpy as np
+import pytest
+import torch
+
+from lwq import models
+from lwq.collect import MatrixStats, collect, similarity, stream
+from lwq.errors import InputError
+
+
+def hooked(model, x):
+    """Slow twin: inputs and outputs of blocks, and inputs of Linear and Conv1D modules, from one plain forward pass."""
+    blocks, inputs, hooks = {}, {}, []
+    for key, block in models.blocks(model).items():
+        def note(m, args, out, key=key):
+            blocks[key] = (args[0], out[0] if isinstance(out, tuple) else out)
+
+        hooks.append(block.register_forward_hook(note))
+    for key, matrix in models.matrices(model).items():
+        if matrix.expert is None:
+            hooks.append(matrix.module.register_forward_pre_hook(lambda m, args, key=key: inputs.update({key: args[0]})))
+    model(x, use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    return blocks, inputs
+
+
+@pytest.mark.parametrize("name", list(architectures.CONFIGS))
+def test_streamed_equals_hooked(name):
+    model, x = architectures.make(name), architectures.tokens(4)
+    blocks, inputs = hooked(model, x)
+    for stats in stream(model, x, frozenset({"gram", "input_norms", "hidden_states"})):
+        torch.testing.assert_close(stats.inputs, blocks[stats.name][0], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(stats.outputs, blocks[stats.name][1], rtol=1e-5, atol=1e-5)
+        for key, matrix in stats.matrices.items():
+            if ".experts." not in key:
+                flat = inputs[key].reshape(-1, inputs[key].shape[-1]).double()
+                torch.testing.assert_close(matrix.gram.double(), flat.T @ flat, rtol=1e-4, atol=1e-3)
+                torch.testing.assert_close(matrix.square_sum.double(), flat.square().sum(0), rtol=1e-4, atol=1e-3)
+                assert matrix.tokens == len(flat)
+    own = [key for key in models.matrices(model) if key.startswith(stats.name + ".")]
+    assert sorted(stats.matrices) == sorted(own)
+
+
+def test_batches_add_up():
+    model, x = architectures.make("phi"), architectures.tokens(9)  # three batches; q, k, v and fc1 share one input
+    stats = collect(model, x, frozenset({"gram"}))["model.layers.1"].matrices
+    assert stats["model.layers.1.self_attn.q_proj"] is stats["model.layers.1.mlp.fc1"]
+    assert all(matrix.tokens == x.numel() for matrix in stats.values())
+
+
+def test_experts_see_the_tokens_routed_to_them():
+    model, x = architectures.make("mixtral"), architectures.tokens(4)
+    experts = model.model.layers[1].mlp.experts
+    seen = {}
+    hook = experts.register_forward_pre_hook(lambda m, args: seen.update(hidden=args[0], chosen=args[1]))
+    model(x, use_cache=False)
+    hook.remove()
+    stats = collect(model, x, frozenset({"gram"}))["model.layers.1"].matrices
+    for expert in range(4):
+        rows = [h for h, chosen in zip(seen["hidden"], seen["chosen"], strict=True) if expert in chosen]
+        inputs = torch.stack(rows)
+        gate, up = (inputs @ experts.gate_up_proj[expert].T).chunk(2, -1)
+        inner = experts.act_fn(gate) * up
+        for key, value in (("gate_up_proj", inputs), ("down_proj", inner)):
+            found = stats[f"model.layers.1.mlp.experts.{key}.{expert}"]
+            torch.testing.assert_close(found.gram, value.T @ value, rtol=1e-4, atol=1e-3)
+            assert found.tokens == len(rows)
+
+
+def test_quantized_source_feeds_the_changed_prefix():
+    model, x = architectures.make("llama"), architectures.tokens(4)
+    passes = stream(model, x, frozenset({"hidden_states"}), source="quantized")
+    first = next(passes)
+    model.model.layers[0].mlp.down_proj.weight.zero_()
+    second = next(passes)
+    assert not torch.allclose(second.inputs, first.outputs)
+    blocks, _ = hooked(model, x)
+    torch.testing.assert_close(second.inputs, blocks["model.layers.1"][0], rtol=1e-5, atol=1e-5)
+
+
+def test_similarity_of_known_vectors():
+    x = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]])
+    y = torch.tensor([[[1.0, 0.0], [2.0, 0.0]]])
+    found = similarity([x], [y])
+    assert found["tokens"] == pytest.approx([0.5])
+    assert found["flat"] == pytest.approx([1 / 5])
+    assert found["mean"] == pytest.approx([0.5 * 1.5 / (np.hypot(0.5, 1) * 1.5)])
+
+
+def test_what_is_missing_is_an_error():
+    with pytest.raises(InputError, match="'gram' was not collected"):
+        MatrixStats().require("gram")
+    with pytest.raises(InputError, match="unknown statistics"):
+        list(stream(architectures.make("llama"), architectures.tokens(), frozenset({"grams"})))
+    with pytest.raises(InputError, match="calibration windows are needed"):
+        collect(architectures.make("llama"), None, frozenset({"gram"}))
