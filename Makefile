@@ -1,39 +1,54 @@
-# Every target stands behind a ##; `make` alone prints them.
+# `make` alone prints the targets: whatever stands behind ## is shown.
 PYTHON ?= python3
-# Extra options for pip, for instance an index that offers a CPU build of torch: make report PIP_ARGS="--index-url URL"
+# More options for pip. On Linux, PyPI's torch is a CUDA build of several GB; with an index that carries the CPU build:
+#   make report PIP_ARGS="--extra-index-url URL"
 PIP_ARGS ?=
+# More options for pytest: make test PYTEST_ARGS="-k gptq --cov"
+PYTEST_ARGS ?=
 BIN := .venv/bin
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on $(PIP_ARGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help env report test lint studies report-full lab
 
 help: ## print this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 env: .venv/.stamp ## make .venv and install lwq with the versions of constraints.txt
 
+# The stamp holds the folder it was made in: the scripts of a clone that was moved or copied still name the old one.
+ifneq "$(shell cat .venv/.stamp 2>/dev/null)" "$(CURDIR)"
+.PHONY: .venv/.stamp
+endif
 .venv/.stamp: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "lwq needs Python 3.11 or newer; try make PYTHON=python3.12"; exit 2; }
-	@echo "Installing into .venv (the first time it takes 2 to 5 minutes, torch is large) ..."
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -q $(PIP_ARGS) -c constraints.txt -e '.[dev]'
-	@if git rev-parse --git-dir >/dev/null 2>&1; then \
-	  git config filter.nbstripout.clean '$(BIN)/nbstripout'; git config filter.nbstripout.smudge cat; \
-	  git config filter.nbstripout.required false; git config diff.ipynb.textconv '$(BIN)/nbstripout -t'; fi
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "lwq needs Python 3.11 or newer, and '$(PYTHON)' is not; name another: make PYTHON=python3.13"; exit 2; }
+	@if [ -f $@ ] && [ "$$(cat $@)" != "$(CURDIR)" ]; then echo "this folder was moved: making .venv again"; rm -rf .venv; fi
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@echo "Installing lwq and what it needs into .venv: 2 to 4 minutes, longer where torch (0.2 to 3 GB) comes slowly ..."
+	@$(INSTALL) -e '.[test]'
+	@if up=$$(git rev-parse --show-cdup 2>/dev/null) && [ -z "$$up" ]; then \
+	  git config filter.nbstripout.clean '$(BIN)/nbstripout' && git config filter.nbstripout.smudge cat && \
+	  git config diff.ipynb.textconv '$(BIN)/nbstripout -t'; fi
+	@printf '%s' "$(CURDIR)" > $@
+
+.venv/.stamp-dev: .venv/.stamp
+	@echo "Installing ruff, mypy and pre-commit into .venv ..."
+	@$(INSTALL) -e '.[dev]'
 	@touch $@
 
 report: env ## fetch SmolLM2-135M, run the orderings study, write reports/quick/report.html
 	@$(BIN)/lwq study orderings --size quick
 	@$(BIN)/lwq report --size quick
 
-test: env ## run the tests and the notebooks in one pytest run
+test: env ## run the tests and the notebooks, in one pytest run
 	@$(BIN)/python -m pytest tests notebooks --nbval-lax --nbval-cell-timeout=600 $(PYTEST_ARGS)
 
-lint: env ## ruff, mypy, stripped notebooks
+lint: .venv/.stamp-dev ## ruff, mypy, notebooks without outputs
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/nbstripout --verify notebooks/[1-9]*.ipynb notebooks/template.ipynb
+	@$(BIN)/nbstripout --verify $(filter-out notebooks/00_tour.ipynb,$(wildcard notebooks/*.ipynb))
 
 studies: env ## run the laptop-size studies (hours, resumable)
 	@$(BIN)/lwq study orderings --size laptop
@@ -42,4 +57,4 @@ report-full: env ## rebuild the tracked report from results/table.csv
 	@$(BIN)/lwq report --size laptop
 
 lab: env ## open JupyterLab on notebooks/
-	@$(BIN)/jupyter lab --notebook-dir=notebooks
+	@$(BIN)/python -m jupyterlab --ServerApp.root_dir=notebooks $(if $(filter 0,$(shell id -u)),--allow-root)

@@ -1,0 +1,144 @@
+"""Applying plans: exact where nothing changes, refused where the plan does not fit, the same through the bank."""
+
+import architectures
+import pytest
+import torch
+
+import lwq
+from lwq import models
+from lwq.apply import Bank, quantize_
+from lwq.contracts import Plan
+from lwq.quantizers.gptq import GPTQ
+from lwq.quantizers.rtn import RTN
+
+NAMES = list(architectures.CONFIGS)
+
+
+def plan_for(model, widths, quantizer="rtn()", granularity="block"):
+    layout = models.layout(model, granularity)
+    return Plan({unit: widths[i % len(widths)] for i, unit in enumerate(layout.units)}, layout, quantizer)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_quantizes_what_the_plan_names_and_nothing_else(name):
+    model, before = architectures.make(name), architectures.make(name)
+    errors = quantize_(model, plan_for(model, (4, 16, 2)))
+    names, after = list(errors), dict(model.named_parameters())
+    assert errors[names[1]] == 0 < errors[names[0]] < 0.2 < errors[names[2]] < 0.9
+    reached = set(models.matrices(model))
+    for key, value in before.named_parameters():
+        same = torch.equal(value, after[key])
+        quantized = any(m.startswith(key.removesuffix(".weight")) for m in reached) and not key.startswith(names[1] + ".")
+        assert same != (quantized and value.ndim > 1), key
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mixtral"])
+def test_the_written_weights_are_the_packed_ones(name):
+    model, fresh = architectures.make(name), architectures.make(name)
+    quantize_(model, plan_for(model, (3,)))
+    for key, matrix in models.matrices(model).items():
+        assert torch.equal(matrix.view(), RTN()(models.matrices(fresh)[key].view(), 3).dequantize())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sixteen_bits_is_the_model_bit_for_bit_and_zero_drops(name):
+    model, x = architectures.make(name), architectures.tokens(2)
+    truth = model(x).logits
+    assert set(quantize_(model, plan_for(model, (16,))).values()) == {0.0}
+    assert torch.equal(model(x).logits, truth)
+    errors = quantize_(model, plan_for(model, (16, 0, 16)))
+    assert list(errors.values()) == [0.0, 1.0, 0.0]
+    models.drop_(model, list(models.blocks(model))[1], False)
+    assert torch.equal(model(x).logits, truth)
+
+
+@pytest.mark.parametrize("quantizer", ["rtn()", "quanto()", "gptq()", "gptq(act_order=True)"])
+@pytest.mark.parametrize("name", ["llama", "gemma3", "qwen3_moe"])
+def test_the_bank_equals_quantize(name, quantizer):
+    windows = architectures.tokens(8)
+    model, other = architectures.make(name), architectures.make(name)
+    strategy = lwq.QUANTIZERS[quantizer.partition("(")[0]](**({"act_order": True} if "act" in quantizer else {}))
+    bank = Bank(model, strategy, windows)
+    truth = model(windows).logits
+    for widths in [(4, 2, 4), (2, 4, 4), (16, 2, 0), (4, 4, 4)]:
+        bank.apply_(plan_for(other, widths, quantizer))
+        fresh = architectures.make(name)
+        quantize_(fresh, plan_for(fresh, widths, quantizer), windows)
+        assert torch.equal(model(windows).logits, fresh(windows).logits), widths
+    bank.restore_()
+    assert torch.equal(model(windows).logits, truth)
+
+
+def test_the_bank_quantizes_each_width_once():
+    calls = []
+
+    class Counting(RTN):
+        def __call__(self, weight, bits, stats=None):
+            calls.append(bits)
+            return super().__call__(weight, bits, stats)
+
+    model = architectures.make("llama")
+    bank = Bank(model, Counting())
+    bank.expected = {8}
+    for widths in [(4, 2, 2), (2, 4, 8), (8, 8, 4), (4, 2, 2)]:
+        bank.apply_(plan_for(architectures.make("llama"), widths))
+    assert sorted(calls) == sorted([2, 4, 8] * 21)
+
+
+def test_quantized_inputs_depend_on_the_prefix_and_help(toy, windows):
+    model, _ = toy
+    full, _ = lwq.load("toy")
+    quantize_(full, plan_for(full, (2,), "gptq()"), windows)
+    quantize_(model, plan_for(model, (2,), "gptq(inputs='quantized')"), windows)
+    first, last = "model.layers.0.mlp.down_proj", "model.layers.3.mlp.down_proj"
+    a, b = models.matrices(full), models.matrices(model)
+    assert torch.equal(a[first].view(), b[first].view())
+    assert not torch.equal(a[last].view(), b[last].view())
+    with pytest.raises(lwq.InputError, match="sweeps need inputs='full'"):
+        Bank(model, GPTQ(inputs="quantized"), windows)
+
+
+def test_groups_and_matrices(toy):
+    for granularity in ("group", "matrix"):
+        model, _ = lwq.load("toy")
+        errors = quantize_(model, plan_for(model, (8, 2), granularity=granularity))
+        assert errors.keys() == lwq.units(model, granularity).keys()
+    dropped = plan_for(toy[0], (0, 4), granularity="group")
+    with pytest.raises(lwq.InputError, match="0 bits for a part of a block"):
+        quantize_(toy[0], dropped)
+
+
+def test_what_does_not_fit_is_refused_before_anything_changes(toy):
+    model, _ = toy
+    before = models.fingerprint(model)
+    plan = plan_for(model, (4,))
+    with pytest.raises(lwq.InputError, match="model.layers.0.self_attn.q_proj: group_size=48 does not divide 64"):
+        quantize_(model, Plan(plan.bits, plan.layout, "rtn(group_size=48)"))
+    with pytest.raises(lwq.InputError, match=r"Quanto has no width \[3\]; it offers \[2, 4, 8\], 0 and 16"):
+        quantize_(model, Plan(dict.fromkeys(plan.bits, 3), plan.layout, "quanto()"))
+    with pytest.raises(lwq.InputError, match="calibration windows are needed"):
+        quantize_(model, Plan(plan.bits, plan.layout, "gptq()"))
+    assert models.fingerprint(model) == before
+    quantize_(model, plan)
+    with pytest.raises(lwq.InputError, match="made for other weights"):
+        quantize_(model, plan)
+    with pytest.raises(lwq.InputError, match="made for"):
+        Bank(model, RTN()).apply_(plan)
+
+
+def test_export_writes_what_transformers_loads(tmp_path, toy):
+    from transformers import AutoModelForCausalLM
+
+    model, tokenizer = toy
+    plan = plan_for(model, (4, 2))
+    lwq.export(model, plan, tmp_path / "out", tokenizer)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    x = torch.arange(20)[None]
+    assert torch.equal(again(x).logits, model(x).logits)
+    assert Plan.load(tmp_path / "out" / "plan.json") == plan
+    with pytest.raises(lwq.InputError, match="is not empty"):
+        lwq.export(model, plan, tmp_path / "out", tokenizer)
+    with pytest.raises(lwq.InputError, match="dropped"):
+        lwq.export(model, plan_for(model, (4, 0)), tmp_path / "new", tokenizer)
+    with pytest.raises(lwq.InputError, match="unknown format 'gguf'"):
+        lwq.export(model, plan, tmp_path / "new", tokenizer, format="gguf")

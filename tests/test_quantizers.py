@@ -1,0 +1,197 @@
+"""Every quantizer in the dict against one battery; then slow twins, theory and the library it imitates."""
+
+import pytest
+import torch
+
+from lwq import collect
+from lwq.collect import MatrixStats
+from lwq.errors import InputError
+from lwq.quantizers import QUANTIZERS, grid, packed, quanto
+from lwq.quantizers.gptq import GPTQ
+from lwq.quantizers.rtn import RTN
+
+CASES = [(name, bits) for name, cls in QUANTIZERS.items() for bits in cls.levels]
+
+
+def gram_of(columns, tokens=512, seed=1):
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randn(tokens, columns, generator=draw) @ torch.randn(columns, columns, generator=draw) * 0.2
+    stats = MatrixStats()
+    stats.add(x, frozenset({"gram"}))
+    return stats, x
+
+
+def error(weight, found):
+    return float((weight - found.dequantize()).square().sum())
+
+
+@pytest.mark.parametrize(("name", "bits"), CASES)
+def test_stored_tensors_weigh_what_was_promised(name, bits, weight):
+    quantizer = QUANTIZERS[name]()
+    found = quantizer(weight, bits, gram_of(128)[0])
+    assert found.nbytes == quantizer.nbytes((24, 128), bits) == sum(t.nbytes for t in found.tensors().values())
+    assert found.codes.dtype == torch.uint8 and int(found.codes.max()) < 2**bits
+    assert torch.equal(packed.unpack(found.tensors()["codes"], bits, found.shape), found.codes)
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_more_bits_never_mean_more_error(name, weight):
+    quantizer, stats = QUANTIZERS[name](), gram_of(128)[0]
+    errors = [error(weight, quantizer(weight, bits, stats)) for bits in sorted(quantizer.levels)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 1e-3 * float(weight.square().sum())
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_the_same_twice_and_the_input_untouched(name, weight):
+    quantizer, before = QUANTIZERS[name](), weight.clone()
+    once, twice = (quantizer(weight, 4, gram_of(128)[0]).dequantize() for _ in range(2))
+    assert torch.equal(once, twice) and torch.equal(weight, before)
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_zero_and_constant_groups_come_back(name):
+    weight = torch.zeros(4, 128)
+    weight[1], weight[2, 64:] = 0.5, -0.25
+    found = QUANTIZERS[name]()(weight, 4, gram_of(128)[0]).dequantize()
+    torch.testing.assert_close(found, weight, rtol=1e-3, atol=1e-6)
+
+
+# SQNR in dB of round-to-nearest on N(0, 1), by bits (reliability: 20 seeds, sd below 0.04; rows 0.09)
+BANDS = [
+    (False, 32, {2: 7.83, 3: 15.25, 4: 21.86, 5: 28.16, 6: 34.32, 8: 46.47}),
+    (False, 64, {2: 6.81, 3: 14.20, 4: 20.82, 5: 27.13, 6: 33.28, 8: 45.43}),
+    (False, 128, {2: 5.97, 3: 13.33, 4: 19.95, 5: 26.26, 6: 32.42, 8: 44.56}),
+    (True, 128, {2: 2.30, 3: 11.25, 4: 18.61, 5: 25.23, 6: 31.54, 8: 43.79}),
+    (False, -1, {2: 3.30, 3: 10.46, 4: 17.08, 5: 23.39, 6: 29.55, 8: 41.69}),
+    (True, -1, {2: 0.83, 3: 8.71, 4: 16.07, 5: 22.69, 6: 29.00, 8: 41.25}),
+]
+
+
+@pytest.mark.parametrize(("sym", "group", "bands"), BANDS, ids=lambda v: str(v) if not isinstance(v, dict) else "")
+def test_rtn_has_the_signal_to_noise_of_theory(sym, group, bands):
+    weight = torch.randn(128, 4096, generator=torch.Generator().manual_seed(3))
+    for bits, expected in bands.items():
+        found = 10 * torch.log10(weight.square().sum() / error(weight, RTN(group, sym)(weight, bits)))
+        assert float(found) == pytest.approx(expected, abs=0.4 if group == -1 else 0.2)
+
+
+def slow_rtn(weight, bits, group_size):
+    """Loops on the formula: scale from min-max with zero included, kept in float16."""
+    out = weight.clone()
+    for r in range(weight.shape[0]):
+        for g in range(0, weight.shape[1], group_size):
+            block = weight[r, g : g + group_size]
+            low, high = min(0.0, float(block.min())), max(0.0, float(block.max()))
+            scale = float(torch.tensor((high - low) / (2**bits - 1)).half())
+            zero = round(-low / scale)
+            for i, w in enumerate(block.tolist()):
+                out[r, g + i] = (min(max(round(w / scale) + zero, 0), 2**bits - 1) - zero) * scale
+    return out
+
+
+@pytest.mark.parametrize("bits", [2, 3, 5, 8])
+def test_rtn_equals_its_slow_twin(bits, weight):
+    torch.testing.assert_close(RTN(32)(weight, bits).dequantize(), slow_rtn(weight, bits, 32), rtol=1e-5, atol=1e-6)
+
+
+def test_rounding_is_half_to_even():
+    scale, zero = torch.tensor(1.0), torch.tensor(0.0)
+    assert grid.nearest(torch.tensor([0.5, 1.5, 2.5]), scale, zero, 4).tolist() == [0.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("columns", [64, 128, 192, 576, 1000, 256])
+def test_quanto_equals_the_library_bit_for_bit(dtype, columns):
+    library = pytest.importorskip("optimum.quanto", reason="optimum-quanto is in the test extra")
+    weight = torch.randn(16, columns, generator=torch.Generator().manual_seed(columns)).to(dtype)
+    for bits, kind in ((8, library.qint8), (4, library.qint4), (2, library.qint2)):
+        linear = torch.nn.Linear(columns, 16, bias=False, dtype=dtype)
+        linear.weight.data.copy_(weight)
+        module = library.QLinear.from_module(linear, weights=kind)
+        module.freeze()
+        ours = quanto.Quanto(scale_dtype=str(dtype).removeprefix("torch."))(weight, bits)
+        assert torch.equal(ours.dequantize(dtype), module.weight.dequantize()), (bits, columns)
+
+
+def slow_gptq(weight, gram, tokens, bits, group_size, damp=0.01):
+    """The definition, in float64: quantize a column, then change the rest so that the output error is least."""
+    w = weight.double().clone()
+    h = gram.double() * 2 / tokens
+    h += damp * h.diagonal().mean() * torch.eye(len(h), dtype=torch.float64)
+    out = torch.zeros_like(w)
+    for i in range(w.shape[1]):
+        if i % group_size == 0:
+            scale, zero = grid.fit(w[:, i : i + group_size].float(), bits, None, torch.float16)
+        code = ((w[:, i] / scale).round() + zero).clamp(0, 2**bits - 1)
+        out[:, i] = (code - zero) * scale
+        inverse = torch.linalg.inv(h[i:, i:])  # of the columns that are left: no Cholesky shortcut
+        w[:, i:] -= ((w[:, i] - out[:, i]) / inverse[0, 0])[:, None] * inverse[0]
+    return out
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_gptq_equals_its_slow_twin(bits, weight):
+    stats, x = gram_of(128)
+    slow = slow_gptq(weight, stats.gram, stats.tokens, bits, 32).float()
+    fast = GPTQ(group_size=32)(weight, bits, stats).dequantize()
+    assert float((fast != slow).float().mean()) < 0.02  # float32 may tip a weight that lies between two levels
+    output = [float(((weight - found) @ x.T).square().sum()) for found in (slow, fast)]
+    assert output[1] == pytest.approx(output[0], rel=0.01)
+
+
+@pytest.mark.parametrize("settings", [{}, {"act_order": True}, {"sym": True}, {"group_size": -1}, {"group_size": 32}], ids=str)
+def test_gptq_beats_rounding_on_the_outputs(settings, weight):
+    stats, x = gram_of(128)
+    quantizer = GPTQ(**settings)
+    plain = RTN(quantizer.group_size)(weight, 3).dequantize()
+    found = quantizer(weight, 3, stats).dequantize()
+    assert ((weight - found) @ x.T).square().sum() < 0.8 * ((weight - plain) @ x.T).square().sum()
+
+
+def test_gptq_without_correlations_is_rounding(weight):
+    stats = MatrixStats(tokens=2, gram=torch.eye(128))
+    assert torch.equal(GPTQ()(weight, 4, stats).dequantize(), RTN()(weight, 4).dequantize())
+    assert torch.equal(GPTQ(act_order=True)(weight, 4, stats).dequantize(), RTN()(weight, 4).dequantize())
+
+
+def test_gptq_rounds_what_no_input_reaches(weight):
+    stats, _ = gram_of(128)
+    stats.gram[:, 5] = stats.gram[5] = 0
+    assert GPTQ(group_size=-1)(weight, 8, stats).dequantize()[:, 5].abs().max() > 0
+
+
+def test_gptq_group_wider_than_a_block():
+    weight = torch.randn(8, 768, generator=torch.Generator().manual_seed(0))
+    stats, x = gram_of(768, tokens=2048)
+    for size in (384, -1):
+        slow = slow_gptq(weight, stats.gram, stats.tokens, 3, 768 if size == -1 else size).float()
+        fast = GPTQ(group_size=size)(weight, 3, stats).dequantize()
+        ratio = ((weight - fast) @ x.T).square().sum() / ((weight - slow) @ x.T).square().sum()
+        assert float(ratio) == pytest.approx(1, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda w: RTN(48)(w, 4), r"group_size=48 does not divide 128 input columns; choose one of \[-1, 16, 32, 64, 128\]"),
+        (lambda w: RTN()(w * 1e9, 4), "float16 cannot hold"),
+        (lambda w: RTN()(w * 1e-9, 4), "float16 cannot hold"),
+        (lambda w: RTN(scale_dtype="int8"), "unknown scale_dtype"),
+        (lambda w: GPTQ()(w, 4, collect.MatrixStats()), "'gram' was not collected"),
+        (lambda w: GPTQ(inputs="half"), "unknown inputs"),
+        (lambda w: GPTQ(damp_percent=0), "damp_percent=0"),
+        (lambda w: GPTQ()(w, 4, MatrixStats(2, gram=-torch.eye(128))), "singular"),
+    ],
+    ids=range(8),
+)
+def test_errors_name_the_value_and_the_way_out(make, message, weight):
+    with pytest.raises(InputError, match=message):
+        make(weight)
+
+
+def test_enormous_weights_fit_a_wider_scale(weight):
+    for scale_dtype in ("bfloat16", "float32"):
+        found = RTN(scale_dtype=scale_dtype)(weight * 1e9, 8).dequantize()
+        assert torch.isfinite(found).all() and error(weight * 1e9, RTN(scale_dtype=scale_dtype)(weight * 1e9, 8)) > 0
+    assert torch.isfinite(RTN(scale_dtype="float32")(torch.full((1, 64), 3e38), 2).dequantize()).all()

@@ -1,0 +1,139 @@
+"""Every scorer in the dict against one battery; then LIM and ZD against their formulas."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+import lwq
+from lwq import models
+from lwq.scorers import SCORERS, score_all
+
+SPECS = [name if name != "reversed" else "reversed(lim)" for name in SCORERS]
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_one_finite_score_a_unit_and_the_same_twice(spec, toy, windows):
+    first, second = (lwq.score(toy[0], spec, windows) for _ in range(2))
+    assert list(first) == list(lwq.units(toy[0])) and len(first) == 4
+    assert first.importance == second.importance
+    assert lwq.score(toy[0], first.scorer, windows).importance == first.importance  # its text builds it again
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_reversed_moves_in_the_opposite_order(spec, toy, windows):
+    assert lwq.score(toy[0], f"reversed({spec})", windows).order() == lwq.score(toy[0], spec, windows).order()[::-1]
+
+
+def test_lim_equals_the_model_s_own_hidden_states(toy, windows):
+    """Hugging Face's hidden_states hold the last block after the final norm: only that block may differ, and does."""
+    model, _ = toy
+    states = model(windows, output_hidden_states=True).hidden_states
+    cosines = [1 - torch.cosine_similarity(x.double(), y.double(), dim=-1).mean() for x, y in zip(states, states[1:], strict=False)]
+    plain, trap = lwq.score(model, "lim", windows), lwq.score(model, "lim(final_norm=True)", windows)
+    names = list(plain)
+    for name, cosine in zip(names, cosines, strict=True):
+        assert trap[name] == pytest.approx(float(cosine), rel=1e-4)
+    assert [plain[n] == trap[n] for n in names] == [True, True, True, False]
+
+
+def test_lim_readings_differ_and_are_sampled(toy, windows):
+    found = [lwq.score(toy[0], f"lim(average={a!r})", windows) for a in ("tokens", "flat", "mean")]
+    assert len({tuple(f.importance.values()) for f in found}) == 3
+    assert all(error > 0 for error in found[0].stderr.values())
+    half = lwq.score(toy[0], "lim", windows[:1])
+    assert set(half.stderr.values()) == {0.0}
+
+
+def test_lim_of_a_block_that_does_nothing_is_zero(toy, windows):
+    block = toy[0].model.layers[2]
+    block.self_attn.o_proj.weight.zero_()
+    block.mlp.down_proj.weight.zero_()
+    assert lwq.score(toy[0], "lim", windows)["model.layers.2"] == pytest.approx(0, abs=1e-12)
+
+
+def slow_zd(values, two_sided):
+    mean = sum(values) / len(values)
+    std = (sum((v - mean) ** 2 for v in values) / (len(values) - 1)) ** 0.5
+    return sum((abs(v - mean) if two_sided else v - mean) > std for v in values) / len(values)
+
+
+@pytest.mark.parametrize("two_sided", [False, True])
+def test_zd_equals_its_slow_twin(two_sided, toy):
+    names = [m for key, m in models.matrices(toy[0]).items() if key.startswith("model.layers.1.")]
+    flat = [v for m in names for v in m.view().flatten().double().tolist()]
+    found = lwq.score(toy[0], f"zd(two_sided={two_sided})")["model.layers.1"]
+    assert found == pytest.approx(1 - slow_zd(flat, two_sided), abs=1e-9)
+    each = [slow_zd(m.view().flatten().double().tolist(), two_sided) for m in names]
+    found = lwq.score(toy[0], f"zd(two_sided={two_sided}, pool='matrix')")["model.layers.1"]
+    assert found == pytest.approx(1 - sum(each) / len(each), abs=1e-9)
+
+
+def test_zd_direction_and_gaussian_share(toy):
+    plain, turned = lwq.score(toy[0], "zd"), lwq.score(toy[0], "zd(larger_is_important=True)")
+    assert plain.order() == turned.order()[::-1]
+    assert 1 - plain["model.layers.0"] == pytest.approx(0.1587, abs=0.01)
+    assert 1 - lwq.score(toy[0], "zd(two_sided=True)")["model.layers.0"] == pytest.approx(0.3173, abs=0.01)
+
+
+def test_orders_by_position_and_by_seed(toy):
+    blocks = list(lwq.units(toy[0]))
+    assert lwq.score(toy[0], "first_to_last").order() == blocks
+    assert lwq.score(toy[0], "last_to_first").order() == blocks[::-1]
+    assert len({tuple(lwq.score(toy[0], "random", seed=s).order()) for s in range(8)}) > 3
+
+
+@pytest.mark.parametrize("granularity", ["group", "matrix"])
+@pytest.mark.parametrize("name", ["zd", "random", "first_to_last", "last_to_first"])
+def test_finer_units(name, granularity, toy):
+    scores = lwq.score(toy[0], name, granularity=granularity)
+    assert list(scores) == list(lwq.units(toy[0], granularity))
+
+
+def test_many_scorers_share_one_pass(toy, windows, monkeypatch):
+    from lwq import collect
+
+    calls = []
+    capture = collect.capture
+    monkeypatch.setattr(collect, "capture", lambda *a: calls.append(1) or capture(*a))
+    score_all(toy[0], ["lim", "zd", "reversed(lim)", "lim(average='flat')"], windows)
+    assert len(calls) == 1
+
+
+@dataclass(frozen=True)
+class Growth:
+    """A user's own scorer: five lines."""
+
+    needs = frozenset({"hidden_states"})
+
+    def __call__(self, model, stats):
+        return {name: float((s.outputs - s.inputs).norm() / s.inputs.norm()) for name, s in stats.items()}
+
+
+def test_a_user_s_own_scorer(toy, windows):
+    scores = lwq.score(toy[0], Growth(), windows)
+    assert scores.scorer == "Growth()" and all(v > 0 for v in scores.importance.values())
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("limm", r"unknown scorer 'limm' \(did you mean 'lim'\?\); choose one of \['first_to_last'"),
+        ("lim(averages='flat')", r"its settings are \['average', 'final_norm'\]"),
+        ("lim(average='median')", "choose one of"),
+        ("zd(pool='row')", "choose one of"),
+        ("lim(", "not a name or a call"),
+        ("lim.x", "not a name or a call"),
+        ("zd(two_sided=1+x)", "not a literal"),
+    ],
+)
+def test_bad_text_says_what_exists(spec, message, toy, windows):
+    with pytest.raises(lwq.InputError, match=message):
+        lwq.score(toy[0], spec, windows)
+
+
+def test_a_score_that_is_not_a_number_names_its_unit(toy):
+    with pytest.raises(lwq.InputError, match="the score of model.layers.1 is nan"):
+        lwq.score(toy[0], lambda model, stats: {unit: float("nan") if unit.endswith("1") else 1.0 for unit in stats})
+    with pytest.raises(lwq.InputError, match="one score for each unit"):
+        lwq.score(toy[0], lambda model, stats: {"model.layers.9": 1.0})
