@@ -28,8 +28,8 @@ endif
 	@echo "Installing lwq and what it needs into .venv: 2 to 4 minutes, longer where torch (0.2 to 3 GB) comes slowly ..."
 	@$(INSTALL) -e '.[test]'
 	@if up=$$(git rev-parse --show-cdup 2>/dev/null) && [ -z "$$up" ]; then \
-	  git config filter.nbstripout.clean '$(BIN)/nbstripout' && git config filter.nbstripout.smudge cat && \
-	  git config diff.ipynb.textconv '$(BIN)/nbstripout -t'; fi
+	  git config filter.nbstripout.clean '$(BIN)/nbstripout --keep-id' && git config filter.nbstripout.smudge cat && \
+	  git config diff.ipynb.textconv '$(BIN)/nbstripout --keep-id -t'; fi
 	@printf '%s' "$(CURDIR)" > $@
 
 .venv/.stamp-dev: .venv/.stamp
@@ -48,7 +48,7 @@ lint: .venv/.stamp-dev ## ruff, mypy, notebooks without outputs
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/nbstripout --verify $(filter-out notebooks/00_tour.ipynb,$(wildcard notebooks/*.ipynb))
+	@$(BIN)/nbstripout --keep-id --verify $(filter-out notebooks/00_tour.ipynb,$(wildcard notebooks/*.ipynb))
 
 studies: env ## run the laptop-size studies (hours, resumable)
 	@$(BIN)/lwq study orderings --size laptop

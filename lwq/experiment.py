@@ -93,7 +93,9 @@ class Experiment:
             names = [name.strip() for name in re.split(r",(?![^(]*\))", names)]
         if "bank" in self.__dict__:
             self.bank.restore_()
-        labels = [label for name in names for label in ([f"random(seed={s})" for s in range(seeds)] if name == "random" else [name])]
+        labels = [
+            label for name in names for label in ([f"random(seed={s})" for s in range(seeds)] if name == "random" else [name])
+        ]
         scorers = [build(SCORERS, "scorer", label) for label in labels]
         windows = self.calibration if any(getattr(scorer, "needs", ()) for scorer in scorers) else None
         return dict(zip(labels, score_all(self.loaded[0], scorers, windows, str(self.calibrate)), strict=True))

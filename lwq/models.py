@@ -138,9 +138,7 @@ def require_finite(model: nn.Module) -> None:
         if tensor.is_meta or bool(torch.isfinite(tensor).all()):
             continue
         bad = (~torch.isfinite(tensor)).nonzero()
-        raise InputError(
-            f"{key} holds {len(bad)} NaN or Inf values, the first at {bad[0].tolist()}; repair or download it again"
-        )
+        raise InputError(f"{key} holds {len(bad)} NaN or Inf values, the first at {bad[0].tolist()}; repair or download it again")
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -349,4 +347,3 @@ def final_norm(model: nn.Module) -> nn.Module | None:
     owner = model.get_submodule(next(iter(blocks(model))).rpartition(".")[0].rpartition(".")[0] or "")
     norms = [child for child in owner.children() if "norm" in type(child).__name__.lower() and child is not head]
     return norms[-1] if norms else None
-

@@ -76,7 +76,9 @@ def _sweep(table: pd.DataFrame, windows: pd.DataFrame, target: Path) -> dict[str
     first = table.iloc[0]
     limits = compare.limits(table, windows)
     perplexity = table[table["metric"] == "perplexity"]
-    slug = re.sub(r"[^a-z0-9]+", "-", f"{first['model']}-{first['quantizer'].partition('(')[0]}-{first['high']}-{first['low']}".lower())
+    slug = re.sub(
+        r"[^a-z0-9]+", "-", f"{first['model']}-{first['quantizer'].partition('(')[0]}-{first['high']}-{first['low']}".lower()
+    )
     drawn = [
         ("retained_curve", figures.retained_curve(table, windows), "Retained quality against blocks moved, with 95 % intervals."),
         ("curves", figures.curves(table), "Perplexity, KL and agreement against blocks moved and against true bits."),
@@ -94,7 +96,9 @@ def _sweep(table: pd.DataFrame, windows: pd.DataFrame, target: Path) -> dict[str
         "step": min(b - a for a, b in zip(moved, moved[1:], strict=False)) / first["units"],
         "original": perplexity.loc[perplexity["ordering"] == "original", "value"].iloc[0],
         "all_high": figures.all_high(perplexity)["value"],
-        "all_low": perplexity.loc[(perplexity["ordering"] == "uniform") & (perplexity["avg_bits"] == first["low"]), "value"].iloc[0],
+        "all_low": perplexity.loc[(perplexity["ordering"] == "uniform") & (perplexity["avg_bits"] == first["low"]), "value"].iloc[
+            0
+        ],
         "rest_bytes": int(first["total_bytes"] - first["plan_bytes"]),
         "rows": f"model {first['model']}, {first['high']} to {first['low']} bits",
         "limits": _limits(limits),

@@ -59,12 +59,16 @@ class Results:
         frame = pd.DataFrame(rows, columns=list(Row.__dataclass_fields__))
         for column, value in where.items():
             frame = frame[frame[column] == value]
-        return frame.sort_values(["study", "model", "quantizer", "high", "low", "ordering", "moved", "id", "metric"], ignore_index=True)
+        return frame.sort_values(
+            ["study", "model", "quantizer", "high", "low", "ordering", "moved", "id", "metric"], ignore_index=True
+        )
 
     def windows(self) -> pd.DataFrame:
         """The arrays behind the rows: id, window, tokens, nll, kl, top1."""
         parts = [
-            pd.DataFrame({"id": key, "window": range(len(record["arrays"]["nll"])), "tokens": record["tokens"], **record["arrays"]})
+            pd.DataFrame(
+                {"id": key, "window": range(len(record["arrays"]["nll"])), "tokens": record["tokens"], **record["arrays"]}
+            )
             for key, record in sorted(self.found.items())
         ]
         columns = ["id", "window", "tokens", *ARRAYS]
@@ -107,7 +111,7 @@ def load(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     folder = paths.resolve(folder)
     if not (folder / TABLE).is_file() or not (folder / WINDOWS).is_file():
         raise InputError(f"no {TABLE} and {WINDOWS} in {folder}; run a study first (lwq study orderings --size quick)")
-    table = pd.read_csv(folder / TABLE, float_precision="round_trip", keep_default_na=False)
+    table = pd.read_csv(folder / TABLE, keep_default_na=False)
     windows = pd.read_parquet(folder / WINDOWS)
     if lonely := set(table["id"]) ^ set(windows["id"]):
         raise InputError(f"{TABLE} and {WINDOWS} in {folder} do not belong together: {sorted(lonely)[:4]} stand in one only")

@@ -117,7 +117,9 @@ def run(point: Point) -> Path:
     except PapermillExecutionError as error:
         failed = point.output.with_suffix(".failed.ipynb")
         os.replace(partial, failed)
-        raise InputError(f"{point.study} failed in cell {error.exec_count}: {error.ename}: {error.evalue} (see {failed})") from None
+        raise InputError(
+            f"{point.study} failed in cell {error.exec_count}: {error.ename}: {error.evalue} (see {failed})"
+        ) from None
     finally:
         partial.unlink(missing_ok=True)
         if not lock.is_locked:

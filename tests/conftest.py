@@ -8,6 +8,8 @@ matplotlib.use("Agg")
 
 import lwq  # noqa: E402  # after the backend is chosen
 
+torch.set_num_threads(1)  # tiny models: a second thread costs more than it brings
+
 
 @pytest.fixture
 def toy():

@@ -14,6 +14,7 @@ def hooked(model, x):
     """Slow twin: inputs and outputs of blocks, and inputs of Linear and Conv1D modules, from one plain forward pass."""
     blocks, inputs, hooks = {}, {}, []
     for key, block in models.blocks(model).items():
+
         def note(m, args, out, key=key):
             blocks[key] = (args[0], out[0] if isinstance(out, tuple) else out)
 

@@ -63,12 +63,7 @@ def test_each_pin_is_exact_and_stands_once():
 def test_each_dependency_has_its_reason():
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     table = text.partition("## Each dependency, and why")[2]
-    named = {
-        name
-        for line in table.splitlines()
-        if line.startswith("|")
-        for name in re.findall(r"[\w-]+", line.split("|")[1])
-    }
+    named = {name for line in table.splitlines() if line.startswith("|") for name in re.findall(r"[\w-]+", line.split("|")[1])}
     optional = [Requirement(text) for extra in EXTRAS.values() for text in extra]
     wanted = {need.name for need in [*DECLARED, *optional]} - {"lwq"}
     assert wanted == named - {"package", "---", *EXTRAS}
@@ -110,4 +105,4 @@ def test_notebook_defines_nothing(path):
 @pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.name != TOUR], ids=lambda path: path.name)
 def test_notebook_is_stored_without_outputs(path):
     dirty = [cell for cell in code_cells(stored(path)) if cell["outputs"] or cell["execution_count"] is not None]
-    assert not dirty, f"run: nbstripout notebooks/{path.name}"
+    assert not dirty, f"run: nbstripout --keep-id notebooks/{path.name}"

@@ -29,7 +29,9 @@ def test_lim_equals_the_model_s_own_hidden_states(toy, windows):
     """Hugging Face's hidden_states hold the last block after the final norm: only that block may differ, and does."""
     model, _ = toy
     states = model(windows, output_hidden_states=True).hidden_states
-    cosines = [1 - torch.cosine_similarity(x.double(), y.double(), dim=-1).mean() for x, y in zip(states, states[1:], strict=False)]
+    cosines = [
+        1 - torch.cosine_similarity(x.double(), y.double(), dim=-1).mean() for x, y in zip(states, states[1:], strict=False)
+    ]
     plain, trap = lwq.score(model, "lim", windows), lwq.score(model, "lim(final_norm=True)", windows)
     names = list(plain)
     for name, cosine in zip(names, cosines, strict=True):

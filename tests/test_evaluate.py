@@ -1,0 +1,78 @@
+"""Losses equal a plain loop; the reference is the same whichever way it is kept."""
+
+import architectures
+import numpy as np
+import pytest
+import torch
+
+import lwq
+from lwq.contracts import Plan
+from lwq.evaluate import evaluate, reference
+
+NAMES = list(architectures.CONFIGS)
+
+
+def plain_perplexity(model, windows):
+    """What a reader would write with transformers alone: the library's own loss, one window at a time."""
+    losses = [float(model(input_ids=w[None], labels=w[None]).loss) for w in windows]
+    return float(np.exp(np.mean(losses)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_perplexity_equals_a_plain_loop(name):
+    model, x = architectures.make(name), architectures.tokens(7)
+    assert evaluate(model, x).perplexity == pytest.approx(plain_perplexity(model, x), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_reference_kept_as_hidden_states_is_the_same(name):
+    model, x = architectures.make(name), architectures.tokens(5)
+    full, lean = reference(model, x), reference(model, x, memory=0)
+    assert full.log_probs and not full.hidden and lean.hidden and not lean.log_probs
+    plan = Plan(dict.fromkeys(lwq.units(model), 3), lwq.models.layout(model), "rtn()")
+    lwq.quantize_(model, plan)
+    a, b = evaluate(model, x, full), evaluate(model, x, lean)
+    np.testing.assert_allclose(a.kl, b.kl, rtol=1e-4, atol=1e-6)
+    assert np.array_equal(a.nll, b.nll) and (a.kl > 0).all()
+
+
+def test_kl_and_agreement_by_hand(toy, judge):
+    model, _ = toy
+    truth = reference(model, judge)
+    before = torch.log_softmax(model(judge).logits[:, :-1].double(), -1)
+    model.model.layers[1].mlp.down_proj.weight.mul_(0.5)
+    after = torch.log_softmax(model(judge).logits[:, :-1].double(), -1)
+    found = evaluate(model, judge, truth)
+    np.testing.assert_allclose(found.kl, (before.exp() * (before - after)).sum(-1).mean(-1), rtol=1e-4)
+    np.testing.assert_allclose(found.top1, (before.argmax(-1) == after.argmax(-1)).double().mean(-1))
+    assert found.summary() == {"perplexity": found.perplexity, "kl": found.mean_kl, "top1": found.agreement}
+
+
+def test_a_model_is_its_own_reference(toy, judge):
+    truth = reference(toy[0], judge)
+    same = evaluate(toy[0], judge, truth)
+    assert (same.kl == 0).all() and (same.top1 == 1).all() and np.array_equal(same.nll, truth.losses.nll)
+
+
+@pytest.mark.assets
+def test_perplexity_of_a_real_model_equals_a_plain_loop():
+    model, tokenizer = lwq.load("smollm2-135m")
+    windows = lwq.windows("wiki", tokenizer, n=4, length=128, split="judge")
+    assert evaluate(model, windows).perplexity == pytest.approx(plain_perplexity(model, windows), rel=1e-5)
+
+
+def test_bad_windows_are_refused(toy, judge):
+    model, _ = toy
+    with pytest.raises(lwq.InputError, match="longer than the model's context of 512"):
+        evaluate(model, torch.zeros(1, 513, dtype=torch.long))
+    with pytest.raises(lwq.InputError, match="nothing to score"):
+        evaluate(model, judge[:, :1])
+    with pytest.raises(lwq.InputError, match="token id 999 is outside the vocabulary of 257"):
+        evaluate(model, judge.clone().fill_(999))
+    with pytest.raises(lwq.InputError, match="taken on other windows"):
+        evaluate(model, judge[:2], reference(model, judge[2:4]))
+    with pytest.raises(lwq.InputError, match="need a reference"):
+        _ = evaluate(model, judge).mean_kl
+    model.model.norm.weight.fill_(float("nan"))
+    with pytest.raises(lwq.InputError, match="answers with NaN or Inf on window 0"):
+        evaluate(model, judge)

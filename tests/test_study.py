@@ -1,0 +1,208 @@
+"""A study from measurement to page: resume, tables, figures, report, papermill, and what goes wrong."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+import lwq
+from lwq import compare, experiment, figures, paths, report, results, studies
+
+TEXTS = experiment.texts("toy", "toy", 4, 48, 6, 48)
+ORDERINGS = "lim, zd, reversed(lim), zd(two_sided=True, pool='matrix'), random"
+
+
+def run(folder, steps=3):
+    study = experiment.Experiment("orderings", "toy", "gptq", *TEXTS, lwq.Results(folder))
+    return study, study.sweep(study.orderings(ORDERINGS, 2), 4, 2, steps)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    _, table = run(folder)
+    return folder, table
+
+
+def test_rows_say_everything(done):
+    _, table = done
+    assert set(table["metric"]) == {"perplexity", "kl", "top1"}
+    assert table.groupby("ordering")["moved"].unique()["lim"].tolist() == [0, 2, 4]
+    assert set(table["ordering"]) >= {"original", "uniform", "lim", "random(seed=0)", "random(seed=1)"}
+    original = table[table["ordering"] == "original"].set_index("metric")["value"]
+    assert original["kl"] == 0 and original["top1"] == 1
+    assert (table["true_bits"] >= table["avg_bits"]).all() and (table["n"] == 6).all()
+    assert table["scorer"][table["ordering"] == "lim"].iloc[0] == "lim(average='tokens', final_norm=False)"
+
+
+def test_a_second_run_measures_nothing_and_writes_the_same_bytes(done, monkeypatch):
+    folder, table = done
+    before = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.glob("*.*")}
+    monkeypatch.setattr(experiment, "evaluate", lambda *a: pytest.fail("measured again"))
+    monkeypatch.setattr(experiment, "Bank", lambda *a: pytest.fail("quantized again"))
+    _, again = run(folder)
+    pd.testing.assert_frame_equal(table, again)
+    assert before == {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.glob("*.*")}
+
+
+def test_two_fresh_runs_give_the_same_tables(done, tmp_path):
+    run(tmp_path)
+    for name in (results.TABLE, results.WINDOWS):
+        assert (tmp_path / name).read_bytes() == (done[0] / name).read_bytes()
+
+
+def test_the_tables_alone_are_enough_to_resume(done, tmp_path, monkeypatch):
+    for name in (results.TABLE, results.WINDOWS):
+        shutil.copy(done[0] / name, tmp_path)
+    monkeypatch.setattr(experiment, "evaluate", lambda *a: pytest.fail("measured again"))
+    _, table = run(tmp_path)
+    pd.testing.assert_frame_equal(table, done[1])
+
+
+def test_an_interrupted_study_keeps_what_it_measured(tmp_path, monkeypatch):
+    real, calls = experiment.evaluate, []
+
+    def stop_at_third(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(experiment, "evaluate", stop_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    kept = sorted((tmp_path / "runs").iterdir())
+    assert len(kept) == 2 and all(json.loads(p.read_text())["row"]["id"] == p.stem for p in kept)
+    run(tmp_path)
+    assert len(calls) == 3 + (len({r["row"]["plan"] for r in lwq.Results(tmp_path).found.values()}) - 2)
+
+
+def test_equal_plans_share_one_measurement(tmp_path, monkeypatch):
+    calls, real = [], experiment.evaluate
+    monkeypatch.setattr(experiment, "evaluate", lambda *a: calls.append(1) or real(*a))
+    _, table = run(tmp_path)
+    assert len(calls) == table["plan"].nunique() < table["id"].nunique()
+
+
+def test_damage_is_named(done, tmp_path):
+    shutil.copytree(done[0], tmp_path / "r")
+    victim = next((tmp_path / "r" / "runs").iterdir())
+    victim.write_text("{")
+    with pytest.raises(lwq.InputError, match="is damaged"):
+        lwq.Results(tmp_path / "r")
+    with pytest.raises(lwq.InputError, match="no table.csv and windows.parquet"):
+        results.load(tmp_path)
+    windows = pd.read_parquet(tmp_path / "r" / results.WINDOWS)
+    windows[windows["id"] != windows["id"].iloc[0]].to_parquet(tmp_path / "r" / results.WINDOWS)
+    with pytest.raises(lwq.InputError, match="do not belong together"):
+        results.load(tmp_path / "r")
+
+
+def test_the_same_text_for_both_is_refused(tmp_path):
+    with pytest.raises(lwq.InputError, match="same split"):
+        experiment.Experiment("x", "toy", "rtn", TEXTS[0], TEXTS[0], lwq.Results(tmp_path))
+    with pytest.raises(lwq.InputError, match="would look lossless; use 64"):
+        experiment.Experiment("x", "smollm2-135m", "rtn(group_size=32)", *TEXTS, lwq.Results(tmp_path))
+    with pytest.raises(lwq.InputError, match="steps=1"):
+        experiment.points(4, 1)
+    assert experiment.points(30, 8) == [0, 4, 9, 13, 17, 21, 26, 30]
+    assert experiment.quantizer("gptq", group_size=32).group_size == 32
+
+
+def test_every_figure_draws_and_labels_its_axes(done):
+    folder, table = done
+    _, windows = results.load(folder)
+    made = [
+        figures.curves(table),
+        figures.retained_curve(table, windows),
+        figures.thresholds(compare.limits(table, windows)),
+        figures.strip({name: lwq.score(lwq.load("toy")[0], name) for name in ("zd", "random")}),
+        figures.plans({"a": {"x": 4, "y": 2}, "b": {"x": 4, "y": 4}}),
+        figures.plans({"a": {"x": 4, "y": 4}}),
+    ]
+    for figure in made:
+        axes = [axis for axis in figure.axes if axis.get_label() != "<colorbar>"]
+        assert any(axis.get_xlabel() for axis in axes)
+        figure.canvas.draw()
+    assert not plt.get_fignums(), "figures belong to the caller, not to pyplot"
+
+
+def test_the_report_is_built_from_the_tables_alone(done, tmp_path):
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n"
+        f"from lwq import report; print(report.build({str(done[0])!r}, {str(tmp_path)!r}))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=paths.WORK)
+    text, page = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
+    table = pd.read_csv(done[0] / results.TABLE)
+    original = table.loc[(table["ordering"] == "original") & (table["metric"] == "perplexity"), "value"].iloc[0]
+    assert f"{original:.2f}" in text and "25-50 %" in text
+    assert "data:image/png;base64," in page and "<img" in page and "http-equiv" not in page and 'src="figures' not in page
+    assert report.built_from(tmp_path / "report.md") == hashlib.sha256((done[0] / results.TABLE).read_bytes()).hexdigest()
+    first = {p: p.read_bytes() for p in tmp_path.rglob("*.*")}
+    report.build(done[0], tmp_path)
+    assert all(p.read_bytes() == content for p, content in first.items()), "the same tables give the same bytes"
+    assert not any(np.isnan(v) for v in table["value"])
+
+
+def test_the_tracked_report_was_built_from_the_tracked_table():
+    tracked = paths.RESULTS / results.TABLE
+    if not tracked.is_file():
+        assert not (paths.REPORTS / "report.md").exists(), "a report without its table"
+        return
+    assert report.built_from(paths.REPORTS / "report.md") == hashlib.sha256(tracked.read_bytes()).hexdigest()
+
+
+def test_parameters_are_checked_before_anything_runs(tmp_path):
+    with pytest.raises(lwq.InputError, match=r"unknown parameter of 10_orderings.ipynb 'bitz'"):
+        studies.points("orderings", "smoke", {"bitz": 4})
+    with pytest.raises(lwq.InputError, match="only numbers, text"):
+        studies.points("orderings", "smoke", {"high": np.int64(4)})
+    with pytest.raises(lwq.InputError, match="unknown study 'ordering'.*did you mean 'orderings'"):
+        studies.points("ordering")
+    with pytest.raises(lwq.InputError, match="unknown size"):
+        studies.points("orderings", "huge")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(lwq.InputError, match="cannot write into .*file.*results_dir"):
+        studies.points("orderings", "smoke", {"results_dir": str(tmp_path / "file")})
+
+
+@pytest.mark.parametrize("size", ["smoke", "quick", "laptop"])
+def test_every_size_of_every_study_passes_the_check(size):
+    for name in studies.names():
+        for point in studies.points(name, size, {"results_dir": str(paths.RESULTS / "smoke")}):
+            assert point.notebook.is_file()
+
+
+def small_point(tmp_path, **overrides):
+    parameters = {"orderings": ["lim", "random"], "seeds": 1, "steps": 2, "results_dir": str(tmp_path / "r"), **overrides}
+    return studies.Point("orderings", paths.NOTEBOOKS / "10_orderings.ipynb", parameters, tmp_path / "out" / "run.ipynb")
+
+
+def test_a_study_runs_through_papermill_and_leaves_no_times_behind(tmp_path):
+    output = studies.run(small_point(tmp_path))
+    text = output.read_text()
+    assert "image/png" in text and "stderr" not in text and "papermill" not in json.loads(text)["metadata"]
+    assert (tmp_path / "r" / results.TABLE).is_file()
+    assert sorted(p.name for p in output.parent.iterdir()) == ["run.ipynb"]
+
+
+def test_a_failed_study_is_never_taken_for_a_result(tmp_path):
+    point = small_point(tmp_path, quantizer="gptqq")
+    with pytest.raises(lwq.InputError, match="orderings failed in cell .*unknown quantizer 'gptqq'"):
+        studies.run(point)
+    assert not point.output.exists() and point.output.with_suffix(".failed.ipynb").exists()
+
+
+def test_plain_papermill_works_from_any_folder(tmp_path):
+    command = [sys.executable, "-m", "papermill", str(paths.NOTEBOOKS / "template.ipynb"), str(tmp_path / "out.ipynb")]
+    subprocess.run([*command, "-p", "results_dir", str(tmp_path / "r")], check=True, cwd=tmp_path, capture_output=True)
+    assert (tmp_path / "r" / results.TABLE).is_file()
+    assert Path(tmp_path / "out.ipynb").is_file()
