@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from lwq.data import windows
     from lwq.errors import InputError
     from lwq.evaluate import Reference, evaluate, reference
+    from lwq.experiment import Experiment
     from lwq.export import export
     from lwq.models import load, units
     from lwq.quantizers import QUANTIZERS, Packed
     from lwq.results import Results
     from lwq.scorers import SCORERS, Estimate, score
-    from lwq.experiment import Experiment
 
 __version__ = "0.1.0"
 

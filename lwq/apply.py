@@ -56,6 +56,7 @@ def quantize_(model: nn.Module, plan: Plan, windows: Tensor | None = None) -> di
 
 
 def shapes(plan: Plan) -> dict[str, Shape]:
+    """Shape of each matrix."""
     return {name: shape for matrices in plan.layout.units.values() for name, shape in matrices.items()}
 
 

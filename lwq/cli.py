@@ -156,11 +156,11 @@ def plan(
     from lwq.contracts import Scores
     from lwq.strategies import build
 
-    target = _target(out)
+    target, widths = _target(out), _widths(bits)
     made = allocators.allocate(
         Scores.load(scores),
         None,
-        _widths(bits),
+        widths,
         quantizer,
         allocator,
         moved=moved,
@@ -233,7 +233,7 @@ def eval(
     truth = take_reference(models.load(reference, dtype, trust_remote_code=trust_remote_code)[0], judging) if reference else None
     losses = measure(loaded, judging, truth)
     rows = [["perplexity", *compare.paired(lambda v, axis: np.exp(v.mean(axis)), losses.nll)]]
-    if truth is not None:
+    if truth is not None and losses.kl is not None and losses.top1 is not None:
         rows.append(["retained quality", *compare.retained(truth.losses.nll, losses.nll)])
         rows.append(["KL (nats/token)", *compare.mean(losses.kl)])
         rows.append(["top-1 agreement", *compare.mean(losses.top1)])

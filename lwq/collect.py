@@ -170,6 +170,7 @@ def collect(model: nn.Module, windows: Tensor | None, needs: frozenset[str]) -> 
 
 
 def require_windows(windows: Tensor | None, needs: frozenset[str]) -> Tensor:
+    """`windows`, or an InputError that says what they are needed for."""
     if windows is None:
         raise InputError(f"calibration windows are needed for {sorted(needs)}; pass lwq.windows(text, tokenizer)")
     return windows
@@ -218,7 +219,7 @@ def _listening(
         return hook
 
     def experts(prefix: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             hidden, chosen = [*args, *kwargs.values()][:2]
             for expert in range(module.num_experts):
                 x = hidden[(chosen == expert).any(-1)]

@@ -88,6 +88,11 @@ def largest_fraction(fractions: np.ndarray, nll: np.ndarray, reference_nll: np.n
     return paired(statistic, np.arange(len(reference_nll)))
 
 
+def nll_by_id(windows: pd.DataFrame) -> dict[str, np.ndarray]:
+    """id -> mean NLL of each window, from windows.parquet."""
+    return {str(key): group["nll"].to_numpy() for key, group in windows.groupby("id")}
+
+
 def limits(table: pd.DataFrame, windows: pd.DataFrame, thresholds: tuple[float, ...] = (0.95, 0.90)) -> pd.DataFrame:
     """How far each ordering goes: the largest fraction moved that keeps each threshold of retained quality.
 
@@ -101,7 +106,7 @@ def limits(table: pd.DataFrame, windows: pd.DataFrame, thresholds: tuple[float, 
         their median, lowest and highest value.
     """
     rows = table[table["metric"] == "perplexity"]
-    nll = {key: group["nll"].to_numpy() for key, group in windows.groupby("id")}
+    nll = nll_by_id(windows)
     truth = nll[rows[(rows["ordering"] == "uniform") & (rows["moved"] == 0)].iloc[0]["id"]]
     found = []
     for ordering, points in rows[~rows["ordering"].isin(["original", "uniform"])].groupby("ordering", sort=False):

@@ -296,7 +296,7 @@ class Plan:
         if wrong := sorted(self.bits.keys() ^ self.layout.units.keys()):
             raise InputError(f"a plan has one width for each unit of {self.layout.model!r}; missing or unknown: {wrong[:6]}")
         for unit, width in self.bits.items():
-            if not isinstance(width, int) or not (width == DROPPED or 1 <= width <= 8 or width == KEPT):
+            if not isinstance(width, int) or not (width in (DROPPED, KEPT) or 1 <= width <= 8):
                 raise InputError(f"{unit}: a width of {width!r} bits; plans hold 0 (drop), 1 to 8, or 16 (keep)")
 
     @property

@@ -119,6 +119,7 @@ def read(path: Path) -> str:
 
 
 def lines(text: str) -> list[str]:
+    """One document a line."""
     return text.split("\n")
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from lwq import paths
 from lwq.apply import quantize_
@@ -15,7 +15,7 @@ FORMATS = {"fake": "dequantized weights in plain safetensors: the numbers of the
 
 
 def export(
-    model: nn.Module, plan: Plan, folder: str | Path, tokenizer: Any, windows: Tensor | None = None, format: str = "fake"
+    model: Any, plan: Plan, folder: str | Path, tokenizer: Any, windows: Tensor | None = None, format: str = "fake"
 ) -> dict[str, float]:
     """Quantize `model` in place and save it with its tokenizer and `plan.json`.
 

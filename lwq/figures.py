@@ -35,6 +35,7 @@ def label(ordering: str) -> str:
 
 
 def is_random(ordering: pd.Series) -> pd.Series:
+    """Which rows belong to random orders."""
     return ordering.str.startswith("random")
 
 
@@ -201,7 +202,7 @@ def retained_curve(table: pd.DataFrame, windows: pd.DataFrame) -> Figure:
     figure, axes = _figure(9.5, 4.6)
     axis = axes[0][0]
     part = _points(table, "perplexity")
-    nll = {key: group["nll"].to_numpy() for key, group in windows.groupby("id")}
+    nll = compare.nll_by_id(windows)
     truth = nll[all_high(part)["id"]]
     quality = part.assign(value=[np.exp(truth.mean() - nll[key].mean()) for key in part["id"]])
     _band(axis, quality[is_random(quality["ordering"])], "fraction")

@@ -65,9 +65,7 @@ class Structure:
 _structures: WeakKeyDictionary[nn.Module, Structure] = WeakKeyDictionary()
 
 
-def load(
-    name: str, dtype: str = "float32", device_map: str | None = None, trust_remote_code: bool = False
-) -> tuple[nn.Module, Any]:
+def load(name: str, dtype: str = "float32", device_map: str | None = None, trust_remote_code: bool = False) -> tuple[Any, Any]:
     """A decoder in evaluation mode and its tokenizer.
 
     Args:
@@ -81,8 +79,7 @@ def load(
     """
     torch_dtype = pick(DTYPES, "dtype", dtype)
     if name == "toy":
-        model, tokenizer = toy.model(), toy.tokenizer()
-        model = model.to(torch_dtype)
+        model, tokenizer = toy.model().to(torch_dtype), toy.tokenizer()
     else:
         model, tokenizer = _pretrained(name, dtype=torch_dtype, device_map=device_map, trust_remote_code=trust_remote_code)
     context = getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None)
@@ -95,7 +92,7 @@ def load(
     return model.eval().requires_grad_(False), tokenizer
 
 
-def _pretrained(name: str, **options: Any) -> tuple[nn.Module, Any]:
+def _pretrained(name: str, **options: Any) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer, logging
 
     source = assets.fetch(name) if name in assets.MODELS else name
@@ -127,7 +124,7 @@ def name(model: nn.Module) -> str:
     return str(getattr(model.config, "name_or_path", "") or type(model).__name__)
 
 
-def vocabulary(model: nn.Module) -> int:
+def vocabulary(model: Any) -> int:
     """Number of tokens that the model can read."""
     return int(model.get_input_embeddings().weight.shape[0])
 
@@ -215,7 +212,7 @@ def _matrices_of(block_name: str, block: nn.Module) -> Iterator[tuple[str, Matri
                 raise InputError(f"{full}.{parameter}: a 3-D parameter of {type(owner).__name__}, an unknown expert layout")
             for expert in range(tensor.shape[0]):
                 key = f"{full}.{parameter}.{expert}"
-                yield key, Matrix(key, owner, parameter, expert, transposed=owner.is_transposed)
+                yield key, Matrix(key, owner, parameter, expert, transposed=bool(owner.is_transposed))
         elif not _is_router(path, tensor, experts):
             yield full, Matrix(full, owner, transposed=not isinstance(owner, nn.Linear))
 
@@ -322,14 +319,14 @@ def replaced_blocks(model: nn.Module, act: Recorder) -> Iterator[None]:
 
     before = {key: block.__dict__.get("forward") for key, block in table.items()}
     for key, block in table.items():
-        block.forward = stand_in(key)  # type: ignore[method-assign]  # an instance attribute, removed below
+        block.forward = stand_in(key)  # an instance attribute, removed below
     try:
         yield
     finally:
         for key, block in table.items():
             del block.forward
-            if before[key] is not None:
-                block.forward = before[key]  # type: ignore[method-assign]  # it was dropped before
+            if (dropped := before[key]) is not None:
+                block.forward = dropped
 
 
 def drop_(model: nn.Module, block_name: str, dropped: bool = True) -> None:
@@ -338,10 +335,10 @@ def drop_(model: nn.Module, block_name: str, dropped: bool = True) -> None:
     returns_tuple = structure(model).returns_tuple[block_name]
     block.__dict__.pop("forward", None)
     if dropped:
-        block.forward = lambda hidden, *_, **__: (hidden, None) if returns_tuple else hidden  # type: ignore[method-assign]
+        block.forward = lambda hidden, *_, **__: (hidden, None) if returns_tuple else hidden
 
 
-def final_norm(model: nn.Module) -> nn.Module | None:
+def final_norm(model: Any) -> nn.Module | None:
     """The norm between the last block and the head, or None: the last module that runs outside blocks before the head."""
     head = model.get_output_embeddings()
     owner = model.get_submodule(next(iter(blocks(model))).rpartition(".")[0].rpartition(".")[0] or "")

@@ -1,7 +1,7 @@
 """Progress bars, in one place: tqdm on standard error, with an estimate, quiet for work under half a second."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -17,7 +17,7 @@ def bar(label: str, total: int | None = None, **options: Any) -> tqdm:
 
 def track(items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
     """Iterate over `items` behind a bar."""
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     with bar(label, total) as progress:
         for item in items:

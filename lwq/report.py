@@ -123,7 +123,7 @@ def _points(table: pd.DataFrame, windows: pd.DataFrame) -> Iterator[dict[str, An
     """One row an ordering at the measured points nearest to a quarter and a half, and the uniform plans."""
     wide = table.pivot_table(index="id", columns="metric", values="value")
     rows = table[table["metric"] == "perplexity"].set_index("id")
-    nll = {key: group["nll"].to_numpy() for key, group in windows.groupby("id")}
+    nll = compare.nll_by_id(windows)
     truth = nll[figures.all_high(rows.reset_index())["id"]]
     mixed = rows[~rows["ordering"].isin(["original", "uniform"])]
     for share in (0.25, 0.5):
@@ -134,11 +134,10 @@ def _points(table: pd.DataFrame, windows: pd.DataFrame) -> Iterator[dict[str, An
         yield {**_point(str(key), row, wide, truth, nll), "label": f"uniform {row['avg_bits']:.0f} bits"}
 
 
-def _point(key: str, row: pd.Series, wide: pd.DataFrame, truth: Any, nll: dict[str, Any]) -> dict[str, Any]:
+def _point(key: str, row: pd.Series, wide: pd.DataFrame, truth: Any, nll: Any) -> dict[str, Any]:
     quality = compare.retained(truth, nll[key])
     return {
-        **row.to_dict(),
-        **wide.loc[key].to_dict(),
+        **{str(name): value for name, value in [*row.items(), *wide.loc[key].items()]},
         "label": figures.label(row["ordering"]),
         "retained": f"{quality.value:.3f} [{quality.low:.3f}, {quality.high:.3f}]",
     }
@@ -147,8 +146,10 @@ def _point(key: str, row: pd.Series, wide: pd.DataFrame, truth: Any, nll: dict[s
 def _lead(table: pd.DataFrame) -> str:
     names = ", ".join(sorted(table["model"].unique()))
     return (
-        f"`lwq` scores the blocks of a language model, moves the least important to fewer bits, and measures what it costs. Models: {names}. "
-        f"Measurements: {table['id'].nunique()}. It follows *Layer-Wise Quantization* (arXiv:2406.17415), whose authors released no code."
+        f"`lwq` scores the blocks of a language model, moves the least important to fewer bits, and measures what "
+        f"it costs. Models: {names}. "
+        f"Measurements: {table['id'].nunique()}. It follows *Layer-Wise Quantization* "
+        "(arXiv:2406.17415), whose authors released no code."
     )
 
 

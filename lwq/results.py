@@ -129,8 +129,8 @@ def _content(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _losses(record: dict[str, Any]) -> Losses:
-    arrays = {key: np.array(record["arrays"][key]) if key in record["arrays"] else None for key in ARRAYS}
-    return Losses(tokens=record["tokens"], **arrays)
+    arrays = {key: np.array(values) for key, values in record["arrays"].items()}
+    return Losses(arrays["nll"], arrays.get("kl"), arrays.get("top1"), record["tokens"])
 
 
 def _rows(record: dict[str, Any]) -> list[Row]:

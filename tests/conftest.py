@@ -6,7 +6,7 @@ import torch
 
 matplotlib.use("Agg")
 
-import lwq  # noqa: E402  # after the backend is chosen
+import lwq
 
 torch.set_num_threads(1)  # tiny models: a second thread costs more than it brings
 

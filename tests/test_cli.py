@@ -53,7 +53,10 @@ def shell(*arguments):
 
 def test_help_is_quick_and_needs_no_torch():
     start = time.monotonic()
-    code = "import sys; sys.modules['torch'] = sys.modules['pandas'] = None\nfrom lwq.cli import main\nsys.argv = ['lwq', '--help']\nmain()"
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['pandas'] = None\n"
+        "from lwq.cli import main; sys.argv = ['lwq', '--help']; main()"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0 and "quantize" in result.stdout
     assert time.monotonic() - start < 3

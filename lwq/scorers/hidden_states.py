@@ -40,7 +40,7 @@ class LIM:
             raise InputError(f"lim: average={self.average!r}; choose one of {AVERAGES}")
 
     def __call__(self, model: nn.Module, stats: Stats) -> dict[str, float]:
-        found = {}
+        found: dict[str, float] = {}
         for name, block in stats.items():
             normed = f"{self.average}_normed"
             key = normed if self.final_norm and normed in block.similarity else self.average
