@@ -94,7 +94,7 @@ def evaluate(model: nn.Module, windows: Tensor, reference: Reference | None = No
         raise InputError("the reference was taken on other windows; take both on the same ones")
     truth = iter(_reference_log_probs(model, reference)) if reference else None
     nll, kl, top1 = [], [], []
-    for window, log_q in zip(windows, track(log_probabilities(model, windows), label, len(windows)), strict=True):
+    for window, log_q in zip(windows, track(log_probabilities(model, windows), label, len(windows), leave=False), strict=True):
         nll.append(_nll(log_q, window))
         if truth is not None:
             log_p = next(truth)

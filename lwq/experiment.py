@@ -1,5 +1,6 @@
 """One model, one quantizer, one text to calibrate on and one to judge on: score, plan, measure, remember."""
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -123,7 +124,7 @@ class Experiment:
                 self.measure(Plan(bits, scores.layout, spec(QUANTIZERS, self.quantizer)), label, scores.scorer, high, low)
                 progress.update()
         self.results.write()
-        return self.results.table(high=high, low=low, **self._common())
+        return self.results.table(high=high, low=low, **self._common)
 
     def measure(self, plan: Plan, ordering: str, scorer: str, high: int, low: int) -> Losses:
         """Losses of `plan` on the judging windows: looked up, or measured and kept."""
@@ -146,18 +147,19 @@ class Experiment:
             metric="",
             value=0.0,
             n=0,
-            **self._common(),
+            **self._common,
         )
         return self.results.measure(row, lambda: self._run(plan))
 
+    @cached_property
     def _common(self) -> dict[str, str]:
         """The columns that all rows of this experiment share."""
         return {
             "study": self.study,
             "model": self.model,
             "quantizer": spec(QUANTIZERS, self.quantizer),
-            "calibration": str(self.calibrate),
-            "judge": str(self.judge),
+            "calibration": f"{self.calibrate} #{token_digest(self.calibration)}",
+            "judge": f"{self.judge} #{token_digest(self.judging)}",
             "dtype": self.dtype,
         }
 
@@ -166,6 +168,11 @@ class Experiment:
         self.bank.expected |= self.expected
         self.bank.apply_(plan)
         return evaluate(self.loaded[0], self.judging, truth)
+
+
+def token_digest(windows: Tensor) -> str:
+    """8 hex digits of the tokens themselves, so that a text that changed under its name is another text."""
+    return hashlib.sha256(windows.numpy().tobytes()).hexdigest()[:8]
 
 
 def points(units: int, steps: int) -> list[int]:

@@ -24,6 +24,7 @@ STYLES = {
 }
 OTHERS = ("#000000", "-.", "D")
 RANDOM, UNIFORM = "#999999", "#000000"
+WIDTHS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 16)
 METRICS = {"perplexity": "perplexity / reference", "kl": "KL divergence (nats/token)", "top1": "top-1 agreement"}
 PAPER = {"our ordering": (0.25, 0.50), "no specific ordering": (0.05, 0.10)}
 LABELS = {"lim": "LIM", "zd": "ZD", "reversed(lim)": "LIM reversed", "reversed(zd)": "ZD reversed"}
@@ -70,10 +71,10 @@ def curves(table: pd.DataFrame) -> Figure:
                 axis.set_yscale("log")
         axes[row][0].set_ylabel(name)
     axes[-1][0].set_xlabel("blocks moved to low bits")
-    axes[-1][0].xaxis.set_major_formatter(PercentFormatter(1.0))
     axes[-1][1].set_xlabel("true bits per weight (scales and zeros counted)")
-    for axis in axes[:, 1]:
-        axis.invert_xaxis()
+    for left, right in axes:
+        left.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        right.invert_xaxis()
     handles, names = axes[0][1].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(_title(table))
@@ -135,7 +136,7 @@ def thresholds(limits: pd.DataFrame) -> Figure:
             axis.plot([row["low"], row["high"]], [position] * 2, color=color, lw=2.5)
             axis.plot(row["value"], position, marker, color=color, ms=7)
         axis.set(title=f"at least {level:.0%} retained quality", xlabel="blocks moved", xlim=(-0.02, 1.02))
-        axis.xaxis.set_major_formatter(PercentFormatter(1.0))
+        axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axis.set_yticks(range(len(names)), [label(name) for name in names])
     handles, texts = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, texts, loc="outside lower center", ncols=2, frameon=False)
@@ -180,12 +181,12 @@ def plans(bits: Mapping[str, Mapping[str, int]]) -> Figure:
         bits: label -> (unit -> width), all over the same units.
     """
     table = pd.DataFrame({name: list(plan.values()) for name, plan in bits.items()}).T
-    widths = sorted({width for plan in bits.values() for width in plan.values()})
-    codes = table.apply(lambda row: row.map(widths.index))
+    codes = table.apply(lambda row: row.map(WIDTHS.index))
     figure, axes = _figure(max(6.0, 1.6 + 0.28 * table.shape[1]), 0.9 + 0.36 * len(table))
     axis = axes[0][0]
-    colors = sns.color_palette("cividis_r", len(widths)) if len(widths) > 1 else ["#dddddd"]
-    sns.heatmap(codes, ax=axis, cmap=colors, annot=table, fmt="d", annot_kws={"size": 7}, linewidths=0.8, cbar=False)
+    colors = sns.color_palette("cividis_r", len(WIDTHS))  # one colour a width, the same in every figure
+    look = {"annot_kws": {"size": 7}, "linewidths": 0.8, "cbar": False}
+    sns.heatmap(codes, ax=axis, cmap=colors, vmin=0, vmax=len(WIDTHS) - 1, annot=table, fmt="d", **look)
     axis.set(xlabel="block (first to last); the number is its bit width", ylabel="")
     axis.tick_params(axis="y", rotation=0)
     axis.tick_params(axis="x", rotation=0, labelsize=7)
@@ -217,7 +218,7 @@ def retained_curve(table: pd.DataFrame, windows: pd.DataFrame) -> Figure:
         axis.axhline(level, color="#555555", lw=0.8, ls=(0, (4, 3)))
         axis.annotate(f"{level:.0%}", (1.0, level), xycoords=("axes fraction", "data"), fontsize=7, va="center")
     axis.set(xlabel="blocks moved to low bits", ylabel="retained quality", title=_title(table))
-    axis.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axis.set_ylim(0, max(1.05, quality["value"].max() * 1.03))
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
     return figure

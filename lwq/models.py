@@ -88,7 +88,7 @@ def load(name: str, dtype: str = "float32", device_map: str | None = None, trust
     model.config.name_or_path = name
     model.config.use_cache = False  # a cache that one run fills would silently change the next
     require_finite(model)
-    layout(model)
+    matrices(model)  # refuses a model without blocks, or one that a plan would hardly reach
     return model.eval().requires_grad_(False), tokenizer
 
 

@@ -15,11 +15,11 @@ def bar(label: str, total: int | None = None, **options: Any) -> tqdm:
     return tqdm(total=total, desc=label, delay=0.5, mininterval=every, dynamic_ncols=True, file=sys.stderr, **options)
 
 
-def track(items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
-    """Iterate over `items` behind a bar."""
+def track(items: Iterable[Item], label: str, total: int | None = None, leave: bool = True) -> Iterator[Item]:
+    """Iterate over `items` behind a bar, which goes away at the end unless `leave`."""
     if total is None and isinstance(items, Sized):
         total = len(items)
-    with bar(label, total) as progress:
+    with bar(label, total, leave=leave) as progress:
         for item in items:
             yield item
             progress.update()

@@ -206,3 +206,14 @@ def test_plain_papermill_works_from_any_folder(tmp_path):
     subprocess.run([*command, "-p", "results_dir", str(tmp_path / "r")], check=True, cwd=tmp_path, capture_output=True)
     assert (tmp_path / "r" / results.TABLE).is_file()
     assert Path(tmp_path / "out.ipynb").is_file()
+
+
+def test_a_text_that_changed_under_its_name_is_measured_again(tmp_path):
+    path = tmp_path / "mine.txt"
+    tables = []
+    for word in ("one", "two"):
+        path.write_text("\n\n".join(f"{word} {i} " * 300 for i in range(30)))
+        specs = experiment.texts(str(path), str(path), 2, 48, 2, 48)
+        study = experiment.Experiment("x", "toy", "rtn", *specs, lwq.Results(tmp_path / "r"))
+        tables.append(study.sweep(study.orderings(["zd"]), 4, 2, 2))
+    assert not set(tables[0]["id"]) & set(tables[1]["id"])
