@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,10 @@ import pandas as pd
 from torch import Tensor, nn
 
 import lwq
-from lwq import assets, models
+from lwq import assets, models, paths
 from lwq.allocators import allocate
 from lwq.apply import Bank, require_fit
-from lwq.contracts import KEPT, Losses, Plan, Row, Scores, Size
+from lwq.contracts import KEPT, Losses, Plan, Row, Scores, Size, digest
 from lwq.data import WindowSpec
 from lwq.errors import InputError
 from lwq.evaluate import Reference, evaluate, reference
@@ -97,9 +98,21 @@ class Experiment:
         labels = [
             label for name in names for label in ([f"random(seed={s})" for s in range(seeds)] if name == "random" else [name])
         ]
-        scorers = [build(SCORERS, "scorer", label) for label in labels]
-        windows = self.calibration if any(getattr(scorer, "needs", ()) for scorer in scorers) else None
-        return dict(zip(labels, score_all(self.loaded[0], scorers, windows, str(self.calibrate)), strict=True))
+        built = {label: build(SCORERS, "scorer", label) for label in labels}
+        fingerprint = models.fingerprint(self.loaded[0])
+        files = {label: self._scores_file(scorer, fingerprint) for label, scorer in built.items()}
+        if missing := [label for label, path in files.items() if not path.is_file()]:
+            windows = self.calibration if any(getattr(built[label], "needs", ()) for label in missing) else None
+            found = score_all(self.loaded[0], [built[label] for label in missing], windows, self._common["calibration"])
+            for label, scores in zip(missing, found, strict=True):
+                with paths.replacing(files[label]) as temporary:
+                    scores.save(temporary)
+        return {label: Scores.load(path) for label, path in files.items()}
+
+    def _scores_file(self, scorer: Any, fingerprint: str) -> Path:
+        """Where a scorer's result for these weights and this calibration text is kept."""
+        key = digest([spec(SCORERS, scorer), fingerprint, self._common["calibration"], self.dtype])
+        return paths.writable(self.results.folder / "scores") / f"{key}.json"
 
     def sweep(self, orderings: Mapping[str, Scores], high: int, low: int, steps: int) -> pd.DataFrame:
         """Move blocks from `high` to `low` bits in each ordering and measure `steps` plans on the way, both ends included.

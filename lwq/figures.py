@@ -1,6 +1,7 @@
 """Results table -> Figure, one function a figure. Nothing is read, saved or measured here."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -40,11 +41,11 @@ def is_random(ordering: pd.Series) -> pd.Series:
     return ordering.str.startswith("random")
 
 
-def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: object) -> tuple[Figure, np.ndarray]:
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, np.ndarray]:
     sns.set_theme(style="whitegrid", context="paper", font="DejaVu Sans")
     mpl.rcParams["svg.hashsalt"] = "lwq"  # the same table gives the same bytes
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, **options)  # type: ignore[call-overload]
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def curves(table: pd.DataFrame) -> Figure:
