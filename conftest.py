@@ -9,9 +9,6 @@ from functools import cache
 
 import pytest
 
-with contextlib.suppress(ImportError):
-    import setuptools  # noqa: F401  # before anything imports the old distutils: quanto's extensions refuse it afterwards
-
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")

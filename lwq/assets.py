@@ -383,11 +383,16 @@ def _wheel_files(wheels: list[Wheel], work: Path, result: int) -> dict[Wheel, Pa
     return files
 
 
+def _has_pip() -> bool:
+    """Whether this environment has pip. Not by `find_spec`: setuptools answers that by dropping its distutils for good."""
+    return any(True for _ in importlib.metadata.distributions(name="pip"))
+
+
 def _pip_download(wheels: list[Wheel], work: Path, own: Path) -> dict[Wheel, Path]:
     """`pip download` in a subprocess; it is silent in a pipe, so the bar is drawn from the files that grow."""
     names = ", ".join(wheel.filename for wheel in wheels)
     by_hand = f"copy {names} into {own}"
-    if importlib.util.find_spec("pip") is None:
+    if not _has_pip():
         raise InputError(f"downloads need pip, which {sys.executable} lacks: run `python -m ensurepip`, or {by_hand}")
     folder, log = work / "download", work / "pip.log"
     folder.mkdir()

