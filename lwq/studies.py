@@ -130,7 +130,7 @@ def run(point: Point) -> Path:
 
 @contextlib.contextmanager
 def _kernel_environment():
-    """The kernel is this interpreter, whatever kernel specs are installed, and reports no telemetry or debugger hints."""
+    """The kernel starts without debugger hints, and draws inline whatever backend the caller chose."""
     before = {key: os.environ.get(key) for key in ("PYDEVD_DISABLE_FILE_VALIDATION", "MPLBACKEND")}
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
     os.environ.pop("MPLBACKEND", None)

