@@ -1,7 +1,6 @@
 """Apply a plan to a model: quantize what it names, drop what has 0 bits, keep what has 16."""
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -49,7 +48,7 @@ def quantize_(model: nn.Module, plan: Plan, windows: Tensor | None = None) -> di
     matrices = models.matrices(model)
     wanted = {name: {width} - {DROPPED, KEPT} for name, width in bits.items()}
     squares: dict[str, tuple[float, float]] = {}
-    for name, _, packed in quantized(model, quantizer, wanted, windows):
+    for name, _, packed in quantized(model, quantizer, wanted, windows, save=True):
         squares[name] = replace_(matrices[name], packed)
     drop_blocks_(model, plan.bits)
     return {unit: _relative_error(unit, names, plan, squares) for unit, names in plan.layout.units.items()}
@@ -93,7 +92,7 @@ def _relative_error(unit: str, names: Mapping[str, Shape], plan: Plan, squares: 
 
 
 def quantized(
-    model: nn.Module, quantizer: Any, wanted: Mapping[str, set[int]], windows: Tensor | None
+    model: nn.Module, quantizer: Any, wanted: Mapping[str, set[int]], windows: Tensor | None, save: bool = False
 ) -> Iterator[tuple[str, int, Packed]]:
     """(matrix, bits, Packed) for each wanted width of each matrix, from one streamed pass.
 
@@ -101,25 +100,27 @@ def quantized(
     `inputs="quantized"` it runs again, so that the next block sees what was written.
     """
     matrices = models.matrices(model)
-    of_block: dict[str, list[str]] = defaultdict(list)
-    for block, names in models.units(model, "block").items():
-        of_block[block] += [name for name in names if wanted.get(name)]
-    if not any(of_block.values()):
+    wanted = {name: widths for name, widths in wanted.items() if widths}
+    if not wanted:
         return
-    for stats in _pass(model, quantizer, windows):
-        for name in of_block[stats.name]:
-            weight = matrices[name].view().float()
-            for width in sorted(wanted[name]):
-                yield name, width, quantizer(weight, width, stats.matrices.get(name, MatrixStats()))
+    names_of = models.units(model, "block")
+    for stats in _pass(model, quantizer, wanted, windows, save):
+        for name in names_of[stats.name]:
+            for width in sorted(wanted.get(name, ())):
+                yield name, width, quantizer(matrices[name].view().float(), width, stats.matrices.get(name, MatrixStats()))
+        stats.matrices.clear()  # before the next block's are summed
 
 
-def _pass(model: nn.Module, quantizer: Any, windows: Tensor | None) -> Iterator[BlockStats]:
+def _pass(model: nn.Module, quantizer: Any, wanted: Collection[str], windows: Tensor | None, save: bool) -> Iterator[BlockStats]:
     needs = frozenset(quantizer.needs)
     label = f"quantize ({type(quantizer).__name__.lower()})"
     if needs:
         source = getattr(quantizer, "inputs", "full")
-        return stream(model, require_windows(windows, needs), needs, source, label)
-    return (BlockStats(name) for name in track(list(models.blocks(model)), label))
+        yield from stream(model, require_windows(windows, needs), needs, source, label, wanted, save=save)
+        return
+    for block in track(list(models.blocks(model)), label):
+        with models.resident(model, block, save):
+            yield BlockStats(block)
 
 
 class Bank:

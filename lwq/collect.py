@@ -1,10 +1,13 @@
 """One streamed pass over calibration windows: what scorers and quantizers need of each block, and nothing more.
 
 The pass goes block by block. A block's statistics are handed over before the next block runs, so memory holds one
-activation buffer and the statistics of one block. Sums are float32 or better whatever the model's dtype.
+activation buffer (windows · length · width numbers; two where inputs and outputs are compared) and the statistics of one
+block, and of a model from `load(..., stream=True)` the weights of one block. Sums are float32 or better whatever the
+model's dtype.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +22,7 @@ from lwq.progress import track
 
 NEEDS = frozenset({"gram", "input_norms", "similarity", "hidden_states"})
 BATCH = 4  # windows a forward pass; part of the arithmetic, so it is fixed
+PANEL = 512  # columns of a Gram matrix that are summed at once; what lies below its diagonal is mirrored, not computed
 
 
 @dataclass
@@ -28,8 +32,9 @@ class MatrixStats:
     Attributes:
         tokens: how many input vectors were seen (for an expert, those routed to it).
         source: "full" or "quantized", the prefix that made the inputs.
-        gram: sum over tokens of x xᵀ, float32 (in_features, in_features); matrices fed by one tensor share it.
-        square_sum: sum over tokens of x², float32 (in_features,); its square root is the norm that AWQ and Wanda use.
+        gram: sum over tokens of t x xᵀ, float32 (in_features, in_features), with t the token's weight, 1 where none was
+            given; matrices fed by one tensor share it. Its upper triangle is summed; `require` hands out all of it.
+        square_sum: sum over tokens of t x², float32 (in_features,); its square root is the norm that AWQ and Wanda use.
         derived: what a quantizer worked out from these, kept for the other matrices and widths that share them.
     """
 
@@ -43,17 +48,36 @@ class MatrixStats:
         value = getattr(self, name)
         if value is None:
             raise InputError(f"the statistic {name!r} was not collected; declare it in `needs` and pass calibration windows")
+        if name == "gram" and "mirrored" not in self.derived:
+            _mirror_(value)
+            self.derived["mirrored"] = True
         return value
 
-    def add(self, x: Tensor, needs: frozenset[str]) -> None:
-        """Add the rows of `x` (tokens, in_features)."""
+    def add(self, x: Tensor, needs: frozenset[str], token_weights: Tensor | None = None) -> None:
+        """Add the rows of `x` (tokens, in_features), each with its weight of `token_weights` (tokens,)."""
         x = x.reshape(-1, x.shape[-1]).float()
         self.tokens += len(x)
+        weighted = x if token_weights is None else x * token_weights.reshape(-1, 1).to(x)
         if "gram" in needs:
-            self.gram = x.T @ x if self.gram is None else self.gram.addmm_(x.T, x)
+            if self.gram is None:
+                self.gram = x.new_zeros(x.shape[-1], x.shape[-1])
+            for columns in panels(x.shape[-1]):
+                self.gram[columns, columns.start :].addmm_(weighted[:, columns].T, x[:, columns.start :])
         if "input_norms" in needs:
-            squares = x.square().sum(0)
+            squares = (weighted * x).sum(0)
             self.square_sum = squares if self.square_sum is None else self.square_sum.add_(squares)
+
+
+def panels(width: int) -> Iterator[slice]:
+    """0 … width in even slices of at most PANEL."""
+    size = math.ceil(width / math.ceil(width / PANEL))
+    yield from (slice(start, min(start + size, width)) for start in range(0, width, size))
+
+
+def _mirror_(gram: Tensor) -> None:
+    """Copy what stands above the diagonal panels below them."""
+    for columns in panels(len(gram)):
+        gram[columns.stop :, columns] = gram[columns, columns.stop :].T
 
 
 @dataclass
@@ -111,7 +135,7 @@ def capture(model: nn.Module, windows: Tensor) -> Calls:
             raise _Captured
         return hidden
 
-    device = next(model.parameters()).device
+    device = models.device(model)
     with models.replaced_blocks(model, act):
         for batch in windows.split(BATCH):
             try:
@@ -123,7 +147,14 @@ def capture(model: nn.Module, windows: Tensor) -> Calls:
 
 @torch.no_grad()
 def stream(
-    model: nn.Module, windows: Tensor, needs: frozenset[str], source: str = "full", label: str = "collect"
+    model: nn.Module,
+    windows: Tensor,
+    needs: frozenset[str],
+    source: str = "full",
+    label: str = "collect",
+    wanted: Collection[str] | None = None,
+    token_weights: Tensor | None = None,
+    save: bool = False,
 ) -> Iterator[BlockStats]:
     """Statistics of each block in turn.
 
@@ -133,40 +164,68 @@ def stream(
         source: "full" feeds each block what the untouched model would; "quantized" runs the block again after the
             consumer has changed its weights, so that the next block sees the quantized prefix.
         label: of the progress bar.
+        wanted: the matrices whose statistics are needed; None for all. The pass ends with the last of their blocks.
+        token_weights: (n, length), what each token counts in "gram" and "input_norms"; None for 1.
+        save: keep what the consumer writes into a block (matters to a model from `load(..., stream=True)` only).
 
     Yields:
-        BlockStats, in the order of the forward pass; matrices and similarity filled as asked.
+        BlockStats, in the order of the forward pass; matrices and similarity filled as asked. The block's weights are in
+        memory until the next is asked for.
     """
+    if token_weights is not None and token_weights.shape != windows.shape:
+        raise InputError(
+            f"token_weights are {tuple(token_weights.shape)} and the windows {tuple(windows.shape)}; they must agree"
+        )
     if unknown := needs - NEEDS:
         raise InputError(f"unknown statistics {sorted(unknown)}; choose from {sorted(NEEDS)}")
     blocks = models.blocks(model)
-    matrices = models.matrices(model)
+    matrices = {key: matrix for key, matrix in models.matrices(model).items() if wanted is None or key in wanted}
+    names = list(blocks) if wanted is None else _until_last(list(blocks), matrices)
     calls = capture(model, windows)
-    hidden, last = calls.hidden, list(blocks)[-1]
-    for name, block in track(blocks.items(), label, len(blocks)):
-        stats = BlockStats(name)
+    hidden = calls.hidden
+    weights = None if token_weights is None else token_weights.split(BATCH)
+    compared = bool(needs & {"similarity", "hidden_states"}) or source == "quantized"
+    for name in track(names, label):
+        stats, block = BlockStats(name), blocks[name]
         own = {key: matrix for key, matrix in matrices.items() if key.startswith(name + ".")}
-        with _listening(block, own, needs, source, stats.matrices):
-            outputs = [calls.run(block, name, batch, x) for batch, x in enumerate(hidden)]
-        if "similarity" in needs:
-            stats.similarity = similarity(hidden, outputs)
-            norm = models.final_norm(model) if name == last else None
-            if norm is not None:
-                normed = similarity(hidden, [norm(y) for y in outputs])
-                stats.similarity |= {f"{key}_normed": value for key, value in normed.items()}
-        if "hidden_states" in needs:
-            stats.inputs, stats.outputs = torch.cat(hidden), torch.cat(outputs)
-        yield stats
-        if source == "quantized":
-            outputs = [calls.run(block, name, batch, x) for batch, x in enumerate(hidden)]
+        with models.resident(model, name, save):
+            outputs = list(hidden) if compared else hidden  # in place where nobody looks at the inputs again
+            with _listening(block, own, needs, source, stats.matrices, weights):
+                for batch, x in enumerate(hidden):
+                    outputs[batch] = calls.run(block, name, batch, x)
+            if "similarity" in needs:
+                stats.similarity = _similarities(model, hidden, outputs, last=name == list(blocks)[-1])
+            if "hidden_states" in needs:
+                stats.inputs, stats.outputs = torch.cat(hidden), torch.cat(outputs)
+            yield stats
+            if source == "quantized":
+                outputs = [calls.run(block, name, batch, x) for batch, x in enumerate(hidden)]
         hidden = outputs
 
 
-def collect(model: nn.Module, windows: Tensor | None, needs: frozenset[str]) -> Stats:
+def _until_last(blocks: list[str], matrices: Collection[str]) -> list[str]:
+    """The blocks up to the last one that holds any of `matrices`."""
+    holding = [i for i, block in enumerate(blocks) if any(key.startswith(block + ".") for key in matrices)]
+    return blocks[: max(holding, default=-1) + 1]
+
+
+def _similarities(model: nn.Module, hidden: list[Tensor], outputs: list[Tensor], last: bool) -> dict[str, np.ndarray]:
+    found = similarity(hidden, outputs)
+    norm = models.final_norm(model) if last else None
+    if norm is not None:
+        normed = similarity(hidden, [norm(y) for y in outputs])
+        found |= {f"{key}_normed": value for key, value in normed.items()}
+    return found
+
+
+def collect(
+    model: nn.Module, windows: Tensor | None, needs: frozenset[str], token_weights: Tensor | None = None
+) -> dict[str, BlockStats]:
     """`stream` gathered into a mapping, for scorers; without needs, no pass is made and no windows are needed."""
     if not needs:
         return {name: BlockStats(name) for name in models.blocks(model)}
-    return {stats.name: stats for stats in stream(model, require_windows(windows, needs), needs)}
+    found = stream(model, require_windows(windows, needs), needs, token_weights=token_weights)
+    return {stats.name: stats for stats in found}
 
 
 def require_windows(windows: Tensor | None, needs: frozenset[str]) -> Tensor:
@@ -200,19 +259,32 @@ def _listening(
     needs: frozenset[str],
     source: str,
     found: dict[str, MatrixStats],
+    weights: Sequence[Tensor] | None = None,
 ) -> Iterator[None]:
-    """Fill `found` from what flows into the matrices' modules; matrices fed by the same tensor share one MatrixStats."""
+    """Fill `found` from what flows into the matrices' modules; matrices fed by the same tensor share one MatrixStats.
+
+    `weights` holds the token weights of each batch, in the order in which `block` is called.
+    """
     if not needs & {"gram", "input_norms"}:
         yield
         return
     current: list[tuple[Tensor, MatrixStats]] = []  # the tensors of the running batch, and where each is summed
+    batch = -1
+
+    def start(*_: Any) -> None:
+        nonlocal batch
+        current.clear()
+        batch += 1
+
+    def token_weights() -> Tensor | None:
+        return None if weights is None else weights[batch].reshape(-1)
 
     def linear(key: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
             stats = next((stats for tensor, stats in current if tensor is args[0]), None)
             if stats is None:
                 stats = found.get(key) or MatrixStats(source=source)
-                stats.add(args[0], needs)
+                stats.add(args[0], needs, token_weights())
                 current.append((args[0], stats))
             found[key] = stats
 
@@ -222,14 +294,16 @@ def _listening(
         def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             hidden, chosen = [*args, *kwargs.values()][:2]
             for expert in range(module.num_experts):
-                x = hidden[(chosen == expert).any(-1)]
+                routed = (chosen == expert).any(-1)
+                x, w = hidden[routed], token_weights()
+                w = None if w is None else w.to(routed.device)[routed]
                 gate_up = x @ matrices[f"{prefix}.gate_up_proj.{expert}"].view().T
                 for key, value in (("gate_up_proj", x), ("down_proj", module._apply_gate(gate_up))):
-                    found.setdefault(f"{prefix}.{key}.{expert}", MatrixStats(source=source)).add(value, needs)
+                    found.setdefault(f"{prefix}.{key}.{expert}", MatrixStats(source=source)).add(value, needs, w)
 
         return hook
 
-    hooks = [block.register_forward_pre_hook(lambda *_: current.clear())]
+    hooks = [block.register_forward_pre_hook(start)]
     for key, matrix in matrices.items():
         if matrix.expert is None:
             hooks.append(matrix.module.register_forward_pre_hook(linear(key)))

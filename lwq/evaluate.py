@@ -40,7 +40,7 @@ def batches(windows: Tensor) -> Iterator[Tensor]:
 
 def log_probabilities(model: nn.Module, windows: Tensor) -> Iterator[Tensor]:
     """Log-probabilities of the next token, one window after the other: float32 (length − 1, vocabulary)."""
-    device = next(model.parameters()).device
+    device = models.device(model)
     for batch in batches(windows):
         for logits in model(batch.to(device), use_cache=False).logits:
             yield torch.log_softmax(logits[:-1].float(), dim=-1)

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lwq import paths
+from lwq import models, paths
 from lwq.apply import quantize_
 from lwq.contracts import DROPPED, Plan
 from lwq.errors import InputError
@@ -39,7 +39,8 @@ def export(
         raise InputError(f"{target} is not empty; choose a new folder")
     paths.writable(target, "--out")
     errors = quantize_(model, plan, windows)
-    model.save_pretrained(target)
+    kept = models.streamed(model)
+    (kept or model).save_pretrained(target)
     tokenizer.save_pretrained(target)
     plan.save(target / "plan.json")
     return errors

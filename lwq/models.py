@@ -7,7 +7,7 @@ modules inside blocks, and the slices of 3-D expert parameters. Routers, norms a
 import hashlib
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -15,9 +15,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from lwq import assets, toy
+from lwq import assets, offload, toy
 from lwq.contracts import GRANULARITIES, Layout
 from lwq.errors import InputError
+from lwq.progress import quiet_transformers, track
 from lwq.strategies import pick
 
 MIN_COVERAGE = 0.95
@@ -43,15 +44,24 @@ class Matrix:
     transposed: bool = False
 
     def view(self) -> Tensor:
-        """The live weights as (out, in); writing into the view writes into the model."""
-        weight = getattr(self.module, self.parameter).data
-        weight = weight if self.expert is None else weight[self.expert]
-        return weight.T if self.transposed else weight
+        """The live weights as (out, in); writing into the view writes into the model.
+
+        Raises InputError where the model was loaded with `stream=True` and the block is not in memory.
+        """
+        weight = self._oriented()
+        if weight.is_meta:
+            raise InputError(f"{self.name} is on disk (stream=True); read it inside `with lwq.models.resident(model, block):`")
+        return weight
 
     @property
     def shape(self) -> tuple[int, int]:
-        rows, columns = self.view().shape
+        rows, columns = self._oriented().shape
         return int(rows), int(columns)
+
+    def _oriented(self) -> Tensor:
+        weight = getattr(self.module, self.parameter).data
+        weight = weight if self.expert is None else weight[self.expert]
+        return weight.T if self.transposed else weight
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,9 @@ class Structure:
 _structures: WeakKeyDictionary[nn.Module, Structure] = WeakKeyDictionary()
 
 
-def load(name: str, dtype: str = "float32", device_map: str | None = None, trust_remote_code: bool = False) -> tuple[Any, Any]:
+def load(
+    name: str, dtype: str = "float32", device_map: str | None = None, trust_remote_code: bool = False, stream: bool = False
+) -> tuple[Any, Any]:
     """A decoder in evaluation mode and its tokenizer.
 
     Args:
@@ -73,13 +85,20 @@ def load(name: str, dtype: str = "float32", device_map: str | None = None, trust
         dtype: "float32", "bfloat16" or "float16": of the weights and of all arithmetic.
         device_map: handed to transformers ("auto" spreads a large model; needs accelerate).
         trust_remote_code: run code that a hub repository ships; off unless asked for.
+        stream: keep the weights on disk: each block is read when it is called and let go after, so that memory holds one
+            block (and what was computed). The same interface, slower; weights are read inside `lwq.models.resident`.
+            With it, `device_map` is the one device that blocks go to.
 
     Raises:
         InputError: for an unknown name, weights that are missing, damaged, NaN or Inf, or a model without blocks.
     """
     torch_dtype = pick(DTYPES, "dtype", dtype)
     if name == "toy":
+        if stream:
+            raise InputError("the model 'toy' is made in memory; stream=True needs a checkpoint (a folder or a hub id)")
         model, tokenizer = toy.model().to(torch_dtype), toy.tokenizer()
+    elif stream:
+        model, tokenizer = _streamed(name, torch_dtype, device_map or "cpu", trust_remote_code)
     else:
         model, tokenizer = _pretrained(name, dtype=torch_dtype, device_map=device_map, trust_remote_code=trust_remote_code)
     context = getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None)
@@ -93,30 +112,39 @@ def load(name: str, dtype: str = "float32", device_map: str | None = None, trust
 
 
 def _pretrained(name: str, **options: Any) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer, logging
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source = assets.fetch(name) if name in assets.MODELS else name
-    logging.set_verbosity_error()
+    with _loading(name):
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=options["trust_remote_code"])
+        return AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, **options), tokenizer
+
+
+def _streamed(name: str, dtype: torch.dtype, device: str, trust_remote_code: bool) -> tuple[Any, Any]:
+    from transformers import AutoTokenizer
+
+    with _loading(name):
+        source = offload.local(assets.fetch(name) if name in assets.MODELS else name)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        model = offload.skeleton(source, dtype, trust_remote_code)
+        model._offload = offload.Offload(model, source, blocks(model), device)
+    return model, tokenizer
+
+
+@contextmanager
+def _loading(name: str) -> Iterator[None]:
+    """What transformers raises, in our words."""
     try:
-        with quiet_bars(logging):
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=options["trust_remote_code"])
-            return AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, **options), tokenizer
+        with quiet_transformers():
+            yield
     except (OSError, ValueError, KeyError) as error:
+        if isinstance(error, InputError):
+            raise
         reason = " ".join(str(error).split())[:300]
         raise InputError(
             f"cannot load the model {name!r}: {reason}. Names that need no hub: {['toy', *assets.MODELS]}; otherwise give "
             "a folder or a hub id with safetensors weights"
         ) from None
-
-
-@contextmanager
-def quiet_bars(logging: Any) -> Iterator[None]:
-    """Keep transformers' own progress bars out of the way; ours say more."""
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.enable_progress_bar()
 
 
 def name(model: nn.Module) -> str:
@@ -129,9 +157,31 @@ def vocabulary(model: Any) -> int:
     return int(model.get_input_embeddings().weight.shape[0])
 
 
+def resident(model: nn.Module, name: str, save: bool = False) -> AbstractContextManager[None]:
+    """Inside, the weights of the block that `name` is, or is inside of, are in memory; `save` keeps what was changed.
+
+    Only a model from `load(..., stream=True)` needs it; any other is in memory anyway.
+    """
+    kept = streamed(model)
+    return kept.resident(name, save) if kept else nullcontext()
+
+
+def streamed(model: nn.Module) -> offload.Offload | None:
+    """Where the weights of a model from `load(..., stream=True)` are; None for any other."""
+    return getattr(model, "_offload", None)
+
+
+def device(model: nn.Module) -> torch.device:
+    """Where token ids go."""
+    kept = streamed(model)
+    return kept.device if kept else next(model.parameters()).device
+
+
 def require_finite(model: nn.Module) -> None:
     """Raise InputError naming the first tensor that holds NaN or Inf, how many, and where."""
-    for key, tensor in model.named_parameters():
+    kept = streamed(model)
+    tensors = track(kept.state(), "check weights", len(model.state_dict())) if kept else model.named_parameters()
+    for key, tensor in tensors:
         if tensor.is_meta or bool(torch.isfinite(tensor).all()):
             continue
         bad = (~torch.isfinite(tensor)).nonzero()
@@ -141,7 +191,8 @@ def require_finite(model: nn.Module) -> None:
 def fingerprint(model: nn.Module) -> str:
     """16 hex digits of the sha256 over names, types, shapes and values of all parameters."""
     total = hashlib.sha256()
-    for key, tensor in sorted(model.state_dict(keep_vars=True).items()):
+    kept = streamed(model)
+    for key, tensor in kept.state() if kept else sorted(model.state_dict(keep_vars=True).items()):
         total.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
         total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return total.hexdigest()[:16]
@@ -273,7 +324,7 @@ def _trace(model: nn.Module) -> Structure:
     hooks = [block.register_forward_hook(note_output(key)) for key, block in blocks(model).items()]
     hooks += [m.register_forward_pre_hook(note_input) for m in dict.fromkeys(m.module for m in table.values())]
     try:
-        model(torch.zeros(1, 2, dtype=torch.long, device=next(model.parameters()).device), use_cache=False)
+        model(torch.zeros(1, 2, dtype=torch.long, device=device(model)), use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()

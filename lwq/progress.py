@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -23,3 +24,18 @@ def track(items: Iterable[Item], label: str, total: int | None = None, leave: bo
         for item in items:
             yield item
             progress.update()
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' own progress bars and warnings out of the way; ours say more."""
+    from transformers import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -87,7 +87,8 @@ class GPTQ:
             diagonal = gram.diagonal()
             diagonal[diagonal == 0] = 1.0
             order = torch.argsort(diagonal, descending=True, stable=True) if self.act_order else torch.arange(len(gram))
-            gram = gram[order][:, order]
+            if self.act_order:
+                gram = gram[order][:, order]
             gram.diagonal().add_(self.damp_percent * gram.diagonal().mean())
             stats.derived[key] = order, _inverse_factor(gram, self.damp_percent)
         return stats.derived[key]
@@ -136,9 +137,11 @@ def _quantize_block(w: Tensor, factor: Tensor, bits: int, start: int, size: int,
 
 
 def _inverse_factor(gram: Tensor, damp_percent: float) -> Tensor:
-    """Upper Cholesky factor U of gram⁻¹ = Uᵀ U."""
+    """Upper Cholesky factor U of gram⁻¹ = Uᵀ U; written over `gram`."""
     try:
-        return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(gram)), upper=True)
+        torch.linalg.cholesky(gram, out=gram)
+        torch.cholesky_inverse(gram, out=gram)
+        return torch.linalg.cholesky(gram, upper=True, out=gram)
     except torch.linalg.LinAlgError:
         raise InputError(
             f"gptq: the inputs' second moment is singular with damp_percent={damp_percent}; raise it (0.1), or give more windows"

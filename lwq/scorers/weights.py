@@ -47,9 +47,10 @@ class ZD:
         matrices = models.matrices(model)
         found = {}
         for unit, names in models.units(model, self.granularity).items():
-            flat = [matrices[name].view().reshape(-1) for name in names]
-            pools = [torch.cat(flat)] if self.pool == "block" else flat
-            share = sum(self._share(pool) for pool in pools) / len(pools)
+            with models.resident(model, unit):
+                flat = [matrices[name].view().reshape(-1) for name in names]
+                pools = [torch.cat(flat)] if self.pool == "block" else flat
+                share = sum(self._share(pool) for pool in pools) / len(pools)
             found[unit] = share if self.larger_is_important else 1 - share
         return found
 
