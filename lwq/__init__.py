@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lwq.allocators import ALLOCATORS, allocate
-    from lwq.apply import Bank, quantize_
+    from lwq.apply import quantize_
+    from lwq.bank import Bank
     from lwq.compare import Interval, largest_fraction, retained
     from lwq.contracts import Budget, Costs, Layout, Losses, Plan, Row, Scores, Size
     from lwq.data import windows
@@ -22,12 +23,15 @@ if TYPE_CHECKING:
     from lwq.quantizers import QUANTIZERS, Packed
     from lwq.results import Results
     from lwq.scorers import SCORERS, Estimate, score
+    from lwq.store import Store
+    from lwq.sweep import Sweep
 
 __version__ = "0.1.0"
 
 _HOME = {
     "lwq.allocators": ["ALLOCATORS", "allocate"],
-    "lwq.apply": ["Bank", "quantize_"],
+    "lwq.apply": ["quantize_"],
+    "lwq.bank": ["Bank"],
     "lwq.compare": ["Interval", "largest_fraction", "retained"],
     "lwq.contracts": ["Budget", "Costs", "Layout", "Losses", "Plan", "Row", "Scores", "Size"],
     "lwq.data": ["windows"],
@@ -39,6 +43,8 @@ _HOME = {
     "lwq.results": ["Results"],
     "lwq.scorers": ["SCORERS", "Estimate", "score"],
     "lwq.experiment": ["Experiment"],
+    "lwq.store": ["Store"],
+    "lwq.sweep": ["Sweep"],
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
@@ -62,6 +68,8 @@ __all__ = [
     "Scores",
     "Experiment",
     "Size",
+    "Store",
+    "Sweep",
     "allocate",
     "evaluate",
     "export",

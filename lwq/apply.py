@@ -1,14 +1,13 @@
 """Apply a plan to a model: quantize what it names, drop what has 0 bits, keep what has 16."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lwq import models
 from lwq.collect import BlockStats, MatrixStats, require_windows, stream
-from lwq.contracts import DROPPED, KEPT, Plan, Shape, dropped
+from lwq.contracts import DROPPED, KEPT, Plan, Shape, dropped, inside
 from lwq.errors import InputError
 from lwq.progress import track
 from lwq.quantizers import QUANTIZERS, Packed
@@ -45,6 +44,7 @@ def quantize_(model: nn.Module, plan: Plan, windows: Tensor | None = None) -> di
     quantizer = build(QUANTIZERS, "quantizer", plan.quantizer)
     bits = matrix_bits(plan)
     require_fit(quantizer, shapes(plan), set(bits.values()))
+    require_whole_drops(models.blocks(model), plan.bits)
     matrices = models.matrices(model)
     wanted = {name: {width} - {DROPPED, KEPT} for name, width in bits.items()}
     squares: dict[str, tuple[float, float]] = {}
@@ -73,15 +73,17 @@ def replace_(matrix: models.Matrix, packed: Packed) -> tuple[float, float]:
 
 
 def drop_blocks_(model: nn.Module, bits: Mapping[str, int]) -> None:
-    """Make exactly the blocks whose units all have 0 bits pass their input through.
-
-    Raises InputError where only some units of a block have 0 bits: half a block cannot be skipped.
-    """
+    """Make exactly the blocks whose units all have 0 bits pass their input through."""
     for block in models.blocks(model):
-        gone = dropped(block, bits)
-        if not gone and any(width == DROPPED and unit.startswith(block + ".") for unit, width in bits.items()):
+        models.drop_(model, block, dropped(block, bits))
+
+
+def require_whole_drops(blocks: Iterable[str], bits: Mapping[str, int]) -> None:
+    """Raise InputError where only some units of a block have 0 bits: half a block cannot be skipped."""
+    for block in blocks:
+        partly = any(width == DROPPED and inside(unit, block) for unit, width in bits.items())
+        if partly and not dropped(block, bits):
             raise InputError(f"{block}: 0 bits for a part of a block; give 0 to all of its units or to none")
-        models.drop_(model, block, gone)
 
 
 def _relative_error(unit: str, names: Mapping[str, Shape], plan: Plan, squares: Mapping[str, tuple[float, float]]) -> float:
@@ -121,63 +123,3 @@ def _pass(model: nn.Module, quantizer: Any, wanted: Collection[str], windows: Te
     for block in track(list(models.blocks(model)), label):
         with models.resident(model, block, save):
             yield BlockStats(block)
-
-
-class Bank:
-    """Every matrix at every width that plans ask for, quantized once and kept packed, beside the original weights.
-
-    Memory: one copy of the blocks' weights, and one byte a weight for each width.
-    """
-
-    def __init__(self, model: nn.Module, quantizer: Any, windows: Tensor | None = None):
-        if getattr(quantizer, "inputs", "full") != "full":
-            raise InputError(
-                f"{quantizer}: with inputs={quantizer.inputs!r} a block's result depends on the widths of those before it and "
-                "cannot be reused; sweeps need inputs='full' (quantize_ takes both)"
-            )
-        self.model, self.quantizer, self.windows = model, quantizer, windows
-        self.layout = models.layout(model)
-        self.matrices = models.matrices(model)
-        self.original = {name: matrix.view().clone() for name, matrix in self.matrices.items()}
-        self.packed: dict[tuple[str, int], Packed] = {}
-        self.expected: set[int] = set()  # widths that later plans will ask for; made in the same pass as the first
-        self.now = dict.fromkeys(self.matrices, KEPT)
-
-    def apply_(self, plan: Plan) -> None:
-        """Put the model into the state that `plan` describes, from whatever state it is in; only what differs is written."""
-        if plan.layout.fingerprint != self.layout.fingerprint:
-            plan.layout.require(self.layout, "plan")
-        wanted = matrix_bits(plan)
-        self._prepare(wanted)
-        for name, width in wanted.items():
-            if width not in (self.now[name], DROPPED):
-                view = self.matrices[name].view()
-                view.copy_(self.original[name] if width == KEPT else self.packed[name, width].dequantize())
-                self.now[name] = width
-        drop_blocks_(self.model, plan.bits)
-
-    def restore_(self) -> None:
-        """Put the original weights back."""
-        for name, width in self.now.items():
-            if width != KEPT:
-                self.matrices[name].view().copy_(self.original[name])
-                self.now[name] = KEPT
-        for block in models.blocks(self.model):
-            models.drop_(self.model, block, False)
-
-    @torch.no_grad()
-    def _prepare(self, wanted: Mapping[str, int]) -> None:
-        missing = {
-            name: {width} - {DROPPED, KEPT}
-            for name, width in wanted.items()
-            if (name, width) not in self.packed and width not in (DROPPED, KEPT)
-        }
-        if not missing:
-            return
-        require_fit(self.quantizer, {name: self.matrices[name].shape for name in missing}, set(wanted.values()))
-        self.restore_()
-        # everything that is coming at once: the pass over the windows costs the same
-        widths = self.expected.union(*missing.values()) - {DROPPED, KEPT}
-        everything = {name: {w for w in widths if (name, w) not in self.packed} for name in self.matrices}
-        for name, width, packed in quantized(self.model, self.quantizer, everything, self.windows):
-            self.packed[name, width] = packed

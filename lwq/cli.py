@@ -23,6 +23,7 @@ Windows = Annotated[int, typer.Option(help="judging windows", rich_help_panel="D
 Length = Annotated[int, typer.Option(help="tokens a judging window", rich_help_panel="Data")]
 Seed = Annotated[int, typer.Option(help="of the draw of windows", rich_help_panel="Data")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16", rich_help_panel="Performance")]
+Stream = Annotated[bool, typer.Option(help="keep the weights on disk, one block in memory", rich_help_panel="Performance")]
 Remote = Annotated[bool, typer.Option(help="run code that a hub repository ships", rich_help_panel="Dangerous")]
 KINDS = ("scorers", "allocators", "quantizers", "models", "texts", "tasks", "studies")
 
@@ -115,6 +116,7 @@ def score(
     seqlen: Seqlen = 512,
     seed: Seed = 0,
     dtype: Dtype = "float32",
+    stream: Stream = False,
     trust_remote_code: Remote = False,
 ) -> None:
     """Score the layers of a model; higher = more important = keeps more bits."""
@@ -125,7 +127,7 @@ def score(
     target = _target(out)
     paths.writable(target.parent, "--out")
     strategy = build(scorers.SCORERS, "scorer", scorer)
-    loaded, tokenizer = models.load(model, dtype, trust_remote_code=trust_remote_code)
+    loaded, tokenizer = models.load(model, dtype, trust_remote_code=trust_remote_code, stream=stream)
     spec = WindowSpec(text, "calibrate", nsamples, seqlen, seed)
     windows = spec.draw(tokenizer) if getattr(strategy, "needs", ()) else None
     scores = scorers.score(loaded, strategy, windows, data=str(spec) if windows is not None else "")
@@ -192,6 +194,7 @@ def quantize(
     seqlen: Seqlen = 512,
     seed: Seed = 0,
     dtype: Dtype = "float32",
+    stream: Stream = False,
     trust_remote_code: Remote = False,
 ) -> None:
     """Apply a plan to a model and save it."""
@@ -202,7 +205,7 @@ def quantize(
 
     made = Plan.load(plan)
     packer = build(quantizers.QUANTIZERS, "quantizer", made.quantizer)
-    loaded, tokenizer = models.load(model, dtype, trust_remote_code=trust_remote_code)
+    loaded, tokenizer = models.load(model, dtype, trust_remote_code=trust_remote_code, stream=stream)
     calibration = windows(text, tokenizer, nsamples, seqlen, "calibrate", seed) if packer.needs else None
     errors = export(loaded, made, _target(out), tokenizer, calibration, format)
     show("relative error ‖W − Ŵ‖ / ‖W‖", ["unit", "bits", "error"], [[unit, made.bits[unit], e] for unit, e in errors.items()])
@@ -219,6 +222,7 @@ def eval(
     length: Length = 256,
     seed: Seed = 0,
     dtype: Dtype = "float32",
+    stream: Stream = False,
     trust_remote_code: Remote = False,
 ) -> None:
     """Perplexity on the judging split of a text, with a 95 % interval over windows."""
@@ -228,9 +232,13 @@ def eval(
     from lwq import evaluate as measure
     from lwq.evaluate import reference as take_reference
 
-    loaded, tokenizer = models.load(model, dtype, trust_remote_code=trust_remote_code)
+    loaded, tokenizer = models.load(model, dtype, trust_remote_code=trust_remote_code, stream=stream)
     judging = data.windows(text, tokenizer, windows, length, "judge", seed)
-    truth = take_reference(models.load(reference, dtype, trust_remote_code=trust_remote_code)[0], judging) if reference else None
+    truth = (
+        take_reference(models.load(reference, dtype, trust_remote_code=trust_remote_code, stream=stream)[0], judging)
+        if reference
+        else None
+    )
     losses = measure(loaded, judging, truth)
     rows = [["perplexity", *compare.paired(lambda v, axis: np.exp(v.mean(axis)), losses.nll)]]
     if truth is not None and losses.kl is not None and losses.top1 is not None:
@@ -246,18 +254,33 @@ def study(
     size: Annotated[str, typer.Option(help="smoke, quick, laptop or paper")] = "smoke",
     parameter: Annotated[list[str], typer.Option("-p", help="notebook parameter as name=value; the value is read as YAML")] = [],  # noqa: B006
     dry_run: Annotated[bool, typer.Option(help="check the parameters and print the points, run nothing")] = False,
+    jobs: Annotated[
+        int,
+        typer.Option(help="points at once in processes that share the cores; 0: one for 4 cores", rich_help_panel="Performance"),
+    ] = 0,
+    dask: Annotated[
+        str | None, typer.Option(help="address of a Dask scheduler, such as tcp://host:8786", rich_help_panel="Performance")
+    ] = None,
 ) -> None:
     """Run a study's notebook through papermill; what is measured already is not measured again."""
-    from lwq import studies
+    from lwq import pool, studies
+    from lwq.results import Results
 
     points = studies.points(name, size, dict(_pair(text) for text in parameter))
-    results, _ = studies.folders(size)
+    count = pool.jobs(len(points), jobs)
     for number, point in enumerate(points, start=1):
         shown = ", ".join(f"{key}={value}" for key, value in point.parameters.items() if key != "results_dir")
         print(f"[{number}/{len(points)}] {name}: {shown or 'defaults of the notebook'}", flush=True)
-        if not dry_run:
+        if not (dry_run or dask or count > 1):
             print(f"      executed copy: {studies.run(point)}", flush=True)
-    print("dry run: nothing was run" if dry_run else f"rows: {results}")
+    if dry_run:
+        print("dry run: nothing was run")
+        return
+    if dask or count > 1:
+        for copy in pool.on_cluster(points, dask) if dask else pool.in_processes(points, count):
+            print(f"      executed copy: {copy}", flush=True)
+    tables = {str(Results(folder).write()) for folder in {point.parameters["results_dir"] for point in points}}
+    print(f"rows: {', '.join(sorted(tables))}")
 
 
 @app.command()

@@ -122,8 +122,11 @@ class Calls:
 
 
 @torch.no_grad()
-def capture(model: nn.Module, windows: Tensor) -> Calls:
-    """Run everything before the blocks, and note the arguments of each block (they differ per layer in gemma3)."""
+def capture(model: nn.Module, windows: Tensor, batch_size: int = BATCH) -> Calls:
+    """Run everything before the blocks, and note the arguments of each block (they differ per layer in gemma3).
+
+    No key-value cache is among them: a cache that one run fills would silently change the next.
+    """
     names = list(models.blocks(model))
     calls = Calls([], {name: [] for name in names})
 
@@ -137,7 +140,7 @@ def capture(model: nn.Module, windows: Tensor) -> Calls:
 
     device = models.device(model)
     with models.replaced_blocks(model, act):
-        for batch in windows.split(BATCH):
+        for batch in windows.split(batch_size):
             try:
                 model(batch.to(device), use_cache=False)
             except _Captured:

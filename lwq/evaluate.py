@@ -1,6 +1,6 @@
 """How good is a model on text: perplexity, KL to a reference, top-1 agreement; one value a window."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from lwq.errors import InputError
 from lwq.progress import track
 
 TOKENS = 1024  # tokens a forward pass; part of the arithmetic, so it is fixed
+NUMBERS = 1 << 19  # logits that are turned into losses at once: a few arrays of them stay in a processor's cache
 MEMORY = 2 << 30  # bytes of reference log-probabilities that are kept; above it only hidden states are
 
 
@@ -24,7 +25,7 @@ class Reference:
         windows: the judging windows, LongTensor (n, length).
         losses: of the reference itself (KL 0, agreement 1).
         log_probs: log-probabilities of each window, float32 (length − 1, vocabulary); empty where they take too much memory.
-        hidden: otherwise the last block's output of each window (1, length, width); the head is run again.
+        hidden: otherwise the last block's output of each forward pass (windows, length, width); the head is run again.
     """
 
     windows: Tensor
@@ -38,12 +39,21 @@ def batches(windows: Tensor) -> Iterator[Tensor]:
     yield from windows.split(max(1, TOKENS // windows.shape[1]))
 
 
-def log_probabilities(model: nn.Module, windows: Tensor) -> Iterator[Tensor]:
-    """Log-probabilities of the next token, one window after the other: float32 (length − 1, vocabulary)."""
-    device = models.device(model)
+def logits(model: nn.Module, windows: Tensor) -> Iterator[Tensor]:
+    """Logits of the next token, one window after the other: (length − 1, vocabulary)."""
     for batch in batches(windows):
-        for logits in model(batch.to(device), use_cache=False).logits:
-            yield torch.log_softmax(logits[:-1].float(), dim=-1)
+        for window in model(batch.to(models.device(model)), use_cache=False).logits:
+            yield window[:-1]
+
+
+def head(model: nn.Module, windows: Tensor, hidden: Sequence[Tensor]) -> Iterator[Tensor]:
+    """`logits`, from the last block's outputs: everything that follows the blocks runs as it does always."""
+    last = list(models.blocks(model))[-1]
+    for batch, states in zip(batches(windows), hidden, strict=True):
+        with models.replaced_blocks(model, lambda name, x, *_, kept=states: kept if name == last else x):
+            found = model(batch.to(states.device), use_cache=False).logits
+        for window in found:
+            yield window[:-1]
 
 
 @torch.inference_mode()
@@ -60,9 +70,10 @@ def reference(model: nn.Module, windows: Tensor, memory: int = MEMORY) -> Refere
     fits = n * (length - 1) * models.vocabulary(model) * 4 <= memory
     log_probs, hidden, nll = [], [], []
     last = list(models.blocks(model).values())[-1]
-    hook = None if fits else last.register_forward_hook(lambda module, args, out: hidden.extend(_states(out).split(1)))
+    hook = None if fits else last.register_forward_hook(lambda module, args, out: hidden.append(_states(out)))
     try:
-        for window, log_p in zip(windows, track(log_probabilities(model, windows), "reference", n), strict=True):
+        for window, found in zip(windows, track(logits(model, windows), "reference", n), strict=True):
+            log_p = torch.log_softmax(found.float(), dim=-1)
             nll.append(_nll(log_p, window))
             if fits:
                 log_probs.append(log_p)
@@ -89,20 +100,41 @@ def evaluate(model: nn.Module, windows: Tensor, reference: Reference | None = No
         InputError: for windows longer than the context, ids outside the vocabulary, a reference on other windows, or a model
             that answers with NaN or Inf.
     """
-    require_windows_fit(model, windows)
-    if reference is not None and not torch.equal(reference.windows, windows):
-        raise InputError("the reference was taken on other windows; take both on the same ones")
+    require_windows_fit(model, windows, reference)
+    return measured(model, windows, track(logits(model, windows), label, len(windows), leave=False), reference)
+
+
+def measured(model: nn.Module, windows: Tensor, found: Iterable[Tensor], reference: Reference | None) -> Losses:
+    """Losses of logits, one tensor a window; the arguments and errors are those of `evaluate`."""
     truth = iter(_reference_log_probs(model, reference)) if reference else None
-    nll, kl, top1 = [], [], []
-    for window, log_q in zip(windows, track(log_probabilities(model, windows), label, len(windows), leave=False), strict=True):
-        nll.append(_nll(log_q, window))
-        if truth is not None:
-            log_p = next(truth)
-            kl.append(float((log_p.exp() * (log_p - log_q)).sum(-1).double().mean()))
-            top1.append(float((log_p.argmax(-1) == log_q.argmax(-1)).double().mean()))
+    nll: list[float] = []
+    kl: list[float] = []
+    top1: list[float] = []
+    for window, answer in zip(windows, found, strict=True):
+        if truth is None:
+            nll.append(_nll(torch.log_softmax(answer.float(), dim=-1), window))
+            continue
+        means = _against(next(truth), answer, window)
+        for values, mean in zip((nll, kl, top1), means, strict=True):
+            values.append(mean)
     if not np.isfinite(nll).all():
         raise InputError(f"{models.name(model)!r} answers with NaN or Inf on window {int(np.argmin(np.isfinite(nll)))}")
     return Losses(np.array(nll), np.array(kl) if truth else None, np.array(top1) if truth else None, windows.shape[1] - 1)
+
+
+def _against(log_p: Tensor, answer: Tensor, window: Tensor) -> tuple[float, float, float]:
+    """Mean NLL, KL and top-1 agreement of one window, a few rows at a time: the arrays in between stay in the cache.
+
+    log_p, answer: (length − 1, vocabulary); window: (length,).
+    """
+    rows = max(1, NUMBERS // answer.shape[-1])
+    nll, kl, top1 = [], [], []
+    for p, logits, token in zip(log_p.split(rows), answer.split(rows), window[1:].to(answer.device).split(rows), strict=True):
+        q = torch.log_softmax(logits.float(), dim=-1)
+        nll.append(-q.gather(-1, token[:, None])[:, 0])
+        top1.append(p.argmax(-1) == q.argmax(-1))
+        kl.append(torch.sub(p, q, out=q).mul_(p.exp()).sum(-1))
+    return tuple(float(torch.cat(values).double().mean()) for values in (nll, kl, top1))  # type: ignore[return-value]
 
 
 def _nll(log_probs: Tensor, window: Tensor) -> float:
@@ -118,15 +150,14 @@ def _reference_log_probs(model: nn.Module, reference: Reference) -> Iterator[Ten
     if reference.log_probs:
         yield from reference.log_probs
         return
-    last = list(models.blocks(model))[-1]
-    for window, hidden in zip(reference.windows, reference.hidden, strict=True):
-        with models.replaced_blocks(model, lambda name, x, *_, kept=hidden: kept if name == last else x):
-            logits = model(window[None].to(hidden.device), use_cache=False).logits[0]
-        yield torch.log_softmax(logits[:-1].float(), dim=-1)
+    for answer in head(model, reference.windows, reference.hidden):
+        yield torch.log_softmax(answer.float(), dim=-1)
 
 
-def require_windows_fit(model: nn.Module, windows: Tensor) -> None:
-    """Raise InputError for windows that the model cannot read, before any forward pass."""
+def require_windows_fit(model: nn.Module, windows: Tensor, reference: Reference | None = None) -> None:
+    """Raise InputError for windows that the model cannot read, or that `reference` was not taken on."""
+    if reference is not None and not torch.equal(reference.windows, windows):
+        raise InputError("the reference was taken on other windows; take both on the same ones")
     context = getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None)
     if context and windows.shape[1] > context:
         raise InputError(f"windows of {windows.shape[1]} tokens are longer than the model's context of {context}")

@@ -2,8 +2,9 @@
 
 import hashlib
 import re
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,17 @@ from torch import Tensor, nn
 import lwq
 from lwq import assets, models, paths
 from lwq.allocators import allocate
-from lwq.apply import Bank, require_fit
-from lwq.contracts import KEPT, Losses, Plan, Row, Scores, Size, digest
+from lwq.bank import Bank
+from lwq.contracts import KEPT, Plan, Row, Scores, Size, digest
 from lwq.data import WindowSpec
 from lwq.errors import InputError
-from lwq.evaluate import Reference, evaluate, reference
-from lwq.progress import bar
+from lwq.evaluate import Reference, reference
 from lwq.quantizers import QUANTIZERS
 from lwq.results import Results
 from lwq.scorers import SCORERS, score_all
+from lwq.store import Store
 from lwq.strategies import build, spec
+from lwq.sweep import Sweep
 
 FORBIDDEN_GROUP = 32  # the carried models were dequantized from groups of 32, which such a grid would reproduce exactly
 
@@ -39,8 +41,7 @@ class Experiment:
         quantizer: a name, a call in text or an object.
         calibrate, judge: how windows are drawn; scores and quantizers see the first, judgement the second.
         results: where measurements are looked up and kept.
-        dtype: of the weights and the arithmetic.
-        expected: widths that the plans will ask for, quantized in one pass.
+        dtype: of the weights and the arithmetic; with any other than float32 the ends of a sweep are measured in float32 too.
     """
 
     study: str
@@ -50,7 +51,6 @@ class Experiment:
     judge: WindowSpec
     results: Results
     dtype: str = "float32"
-    expected: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.quantizer = build(QUANTIZERS, "quantizer", self.quantizer)
@@ -76,7 +76,7 @@ class Experiment:
 
     @cached_property
     def bank(self) -> Bank:
-        return Bank(self.loaded[0], self.quantizer, self.calibration)
+        return Bank(self.loaded[0], self.quantizer, self.calibration, Store())
 
     @cached_property
     def reference(self) -> Reference:
@@ -84,6 +84,12 @@ class Experiment:
         if "bank" in self.__dict__:
             self.bank.restore_()
         return reference(self.loaded[0], self.judging)
+
+    @cached_property
+    def engine(self) -> Sweep:
+        """Measures plans on the judging windows."""
+        truth = self.reference
+        return Sweep(self.loaded[0], self.judging, self.bank, truth)
 
     def orderings(self, names: str | Sequence[str], seeds: int = 0) -> dict[str, Scores]:
         """Label -> Scores, in one pass.
@@ -123,24 +129,48 @@ class Experiment:
             The rows of this study, model, quantizer and pair of widths, from the results table.
         """
         first = next(iter(orderings.values()))
-        require_fit(self.quantizer, {n: s for unit in first.layout.units.values() for n, s in unit.items()}, {high, low})
-        todo = [("original", first, dict.fromkeys(first.layout.units, KEPT))]
-        for width in (width for width in self.quantizer.levels if low <= width <= high):
-            todo.append(("uniform", first, dict.fromkeys(first.layout.units, width)))
+        todo = self._ends(first, high, low)
         for label, scores in orderings.items():
             for moved in points(len(scores), steps):
                 plan = allocate(scores, None, (high, low), self.quantizer, "topk", moved=moved)
-                todo.append((label, scores, dict(plan.bits)))
-        self.expected |= {width for _, _, bits in todo for width in bits.values()}
-        with bar("measure plans", len(todo)) as progress:
-            for label, scores, bits in todo:
-                self.measure(Plan(bits, scores.layout, spec(QUANTIZERS, self.quantizer)), label, scores.scorer, high, low)
-                progress.update()
+                todo.append(self._row(dict(plan.bits), label, scores, high, low))
+        self.measure(todo)
+        if self.dtype != "float32":
+            self._measure_deviation(high, low)
         self.results.write()
         return self.results.table(high=high, low=low, **self._common)
 
-    def measure(self, plan: Plan, ordering: str, scorer: str, high: int, low: int) -> Losses:
-        """Losses of `plan` on the judging windows: looked up, or measured and kept."""
+    def measure(self, todo: Sequence[tuple[Row, Plan]]) -> None:
+        """Measure what the results lack, each plan once, and keep it under its rows."""
+        left: dict[str, list[tuple[Row, Plan]]] = {}
+        for row, plan in todo:
+            if self.results.find(row) is None:
+                left.setdefault(plan.id, []).append((row, plan))
+        if not left:
+            return
+        found = self.engine.measure([entries[0][1] for entries in left.values()])
+        start = time.monotonic()
+        for plan, losses in found:
+            for row, _ in left[plan.id]:
+                self.results.keep(row, losses, time.monotonic() - start)
+                start = time.monotonic()
+
+    def _ends(self, scores: Scores, high: int, low: int) -> list[tuple[Row, Plan]]:
+        """The untouched model, and uniform bits at every width from low to high."""
+        units = scores.layout.units
+        widths = [width for width in self.quantizer.levels if low <= width <= high]
+        return [
+            self._row(dict.fromkeys(units, KEPT), "original", scores, high, low),
+            *(self._row(dict.fromkeys(units, width), "uniform", scores, high, low) for width in widths),
+        ]
+
+    def _measure_deviation(self, high: int, low: int) -> None:
+        """The ends of the sweep once more in float32: how far is this dtype off?"""
+        other = replace(self, dtype="float32")
+        other.measure(other._ends(score_all(other.loaded[0], ["first_to_last"])[0], high, low))
+
+    def _row(self, bits: dict[str, int], ordering: str, scores: Scores, high: int, low: int) -> tuple[Row, Plan]:
+        plan = Plan(bits, scores.layout, spec(QUANTIZERS, self.quantizer))
         size = Size.of(plan.layout, plan.bits, self.quantizer)
         row = Row(
             id="",
@@ -149,7 +179,7 @@ class Experiment:
             high=high,
             low=low,
             ordering=ordering,
-            scorer=scorer if ordering not in ("original", "uniform") else ordering,
+            scorer=scores.scorer if ordering not in ("original", "uniform") else ordering,
             moved=0 if ordering == "original" else sum(width != high for width in plan.bits.values()),
             units=len(plan.bits),
             avg_bits=size.avg_bits,
@@ -162,7 +192,7 @@ class Experiment:
             n=0,
             **self._common,
         )
-        return self.results.measure(row, lambda: self._run(plan))
+        return row, plan
 
     @cached_property
     def _common(self) -> dict[str, str]:
@@ -175,12 +205,6 @@ class Experiment:
             "judge": f"{self.judge} #{token_digest(self.judging)}",
             "dtype": self.dtype,
         }
-
-    def _run(self, plan: Plan) -> Losses:
-        truth = self.reference
-        self.bank.expected |= self.expected
-        self.bank.apply_(plan)
-        return evaluate(self.loaded[0], self.judging, truth)
 
 
 def token_digest(windows: Tensor) -> str:

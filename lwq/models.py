@@ -194,7 +194,7 @@ def fingerprint(model: nn.Module) -> str:
     kept = streamed(model)
     for key, tensor in kept.state() if kept else sorted(model.state_dict(keep_vars=True).items()):
         total.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()[:16]
 
 

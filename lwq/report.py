@@ -14,8 +14,10 @@ from matplotlib.figure import Figure
 
 import lwq
 from lwq import compare, figures, paths, results
+from lwq.errors import InputError
 
 SWEEP = ["study", "model", "quantizer", "high", "low", "calibration", "judge", "dtype"]
+ENDS = {"original", "uniform"}
 STYLE = """
 body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; }
 img { max-width: 100%; height: auto; } h1, h2 { line-height: 1.2; } em { color: #555; }
@@ -40,7 +42,8 @@ def build(results_dir: str | Path, reports_dir: str | Path) -> Path:
         "lead": _lead(table),
         "texts": table[["calibration", "judge"]].drop_duplicates().to_dict("records"),
         "quantizers": sorted(table["quantizer"].unique()),
-        "dtypes": sorted(table["dtype"].unique()),
+        "dtypes": sorted({part["dtype"].iloc[0] for part in sweeps(table)}),
+        "deviations": list(deviations(table)),
         "resamples": compare.RESAMPLES,
         "seed": compare.SEED,
         "version": lwq.__version__,
@@ -62,7 +65,28 @@ def build(results_dir: str | Path, reports_dir: str | Path) -> Path:
 def sweeps(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """The rows of each sweep: one study, model, quantizer, pair of widths, texts and arithmetic."""
     for _, part in table.groupby(SWEEP, sort=False):
-        yield part.reset_index(drop=True)
+        if set(part["ordering"]) - ENDS:  # else it only says how far another dtype is off
+            yield part.reset_index(drop=True)
+
+
+def deviations(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """How far the perplexity of each end of a sweep is off that in float32, for sweeps in any other dtype.
+
+    Raises InputError where float32 was not measured.
+    """
+    key = [column for column in SWEEP if column not in ("dtype", "calibration")] + ["ordering", "avg_bits"]
+    ends = table[(table["metric"] == "perplexity") & table["ordering"].isin(ENDS)]
+    exact = ends[ends["dtype"] == "float32"].set_index(key)["value"]
+    for row in ends[ends["dtype"] != "float32"].to_dict("records"):
+        place = tuple(row[column] for column in key)
+        if place not in exact.index:
+            raise InputError(f"{row['model']}, {row['dtype']}: its deviation from float32 was not measured; run the study again")
+        what = "untouched" if row["ordering"] == "original" else f"{row['avg_bits']:.0f} bits"
+        yield {
+            **{str(k): v for k, v in row.items()},
+            "what": what,
+            "deviation": row["value"] / float(exact.loc[[place]].iloc[0]) - 1,
+        }
 
 
 def built_from(report: str | Path) -> str:

@@ -1,7 +1,6 @@
 """Measurements on disk: one file each while a study runs, two tables of them afterwards. Resume is a look-up."""
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -29,29 +28,36 @@ class Results:
         self.runs = paths.writable(self.folder / "runs")
         self.found: dict[str, dict[str, Any]] = {}
         self._by_plan: dict[tuple[str, ...], str] = {}
-        for record in [*self._tabled(), *map(_read, sorted(self.runs.glob("*.json")))]:
+        for record in self._tabled():
             self._index(record)
+        self._read_runs()
 
-    def measure(self, row: Row, run: Callable[[], Losses]) -> Losses:
-        """The losses of `row`: looked up, shared with another row of the same plan on the same text, or measured by `run`."""
-        import time
+    def find(self, row: Row) -> Losses | None:
+        """The losses of `row`, or of another row with the same plan on the same texts; None where it must be measured.
 
-        row = replace(row, id=identity(row))
-        if row.id in self.found:
-            return _losses(self.found[row.id])
+        What another row has is kept under this one too.
+        """
+        key = identity(row)
+        if key in self.found:
+            return _losses(self.found[key])
         twin = self._by_plan.get(_content(asdict(row)))
-        if twin is not None:
-            losses, seconds = _losses(self.found[twin]), 0.0
-        else:
-            start = time.monotonic()
-            losses, seconds = run(), time.monotonic() - start
+        if twin is None:
+            return None
+        losses = _losses(self.found[twin])
+        self.keep(row, losses, 0.0)
+        return losses
+
+    def keep(self, row: Row, losses: Losses, seconds: float) -> None:
+        """Write a measurement, with the seconds that it took; from here on `find` knows it."""
+        row = replace(row, id=identity(row))
         arrays = {key: getattr(losses, key).tolist() for key in ARRAYS if getattr(losses, key) is not None}
-        record = {"row": asdict(row), "tokens": losses.tokens, "arrays": arrays, "seconds": round(seconds, 3)}
-        path = self.runs / f"{row.id}.json"
-        with paths.replacing(path) as temporary:
+        self.add({"row": asdict(row), "tokens": losses.tokens, "arrays": arrays, "seconds": round(seconds, 3)})
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Write a record of `found`, such as another folder's, under its id."""
+        with paths.replacing(self.runs / f"{record['row']['id']}.json") as temporary:
             temporary.write_text(json.dumps(record, allow_nan=False), encoding="utf-8")
         self._index(record)
-        return losses
 
     def table(self, **where: Any) -> pd.DataFrame:
         """Rows of the results table, one a metric, in a fixed order; keep those whose columns equal `where`."""
@@ -75,7 +81,11 @@ class Results:
         return pd.concat(parts, ignore_index=True).reindex(columns=columns) if parts else pd.DataFrame(columns=columns)
 
     def write(self) -> Path:
-        """Write the two tables, and the seconds beside them in a file of their own; returns the path of table.csv."""
+        """Write the two tables, and the seconds beside them in a file of their own; returns the path of table.csv.
+
+        What other processes measured in this folder meanwhile is in them too.
+        """
+        self._read_runs()
         table = self.folder / TABLE
         with paths.replacing(self.folder / WINDOWS) as temporary:
             self.windows().to_parquet(temporary, index=False)
@@ -89,6 +99,11 @@ class Results:
     def _index(self, record: dict[str, Any]) -> None:
         self.found[record["row"]["id"]] = record
         self._by_plan.setdefault(_content(record["row"]), record["row"]["id"])
+
+    def _read_runs(self) -> None:
+        for path in sorted(self.runs.glob("*.json")):
+            if self.found.get(path.stem, {}).get("seconds") is None:  # those of the table carry no times
+                self._index(_read(path))
 
     def _tabled(self) -> list[dict[str, Any]]:
         if not (self.folder / TABLE).is_file():

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,8 +88,8 @@ def _plain(value: Any) -> bool:
     return value is None or type(value) in (bool, int, float, str)
 
 
-def run(point: Point) -> Path:
-    """Execute one point; returns the executed copy.
+def run(point: Point, quiet: bool = False) -> Path:
+    """Execute one point; returns the executed copy. `quiet` hides the notebook's own progress bars.
 
     The copy appears under its name only when every cell has run. A failed run leaves `….failed.ipynb` beside it, with the
     error at its top, and raises.
@@ -101,7 +102,8 @@ def run(point: Point) -> Path:
     partial = point.output.with_suffix(".partial.ipynb")
     lock = FileLock(point.output.with_suffix(".lock"), timeout=0)
     try:
-        with lock, _kernel_environment():
+        # no debugger hints, and figures inline whatever backend the caller chose
+        with lock, environment(PYDEVD_DISABLE_FILE_VALIDATION="1", MPLBACKEND=None):
             papermill.execute_notebook(
                 str(point.notebook),
                 str(partial),
@@ -109,7 +111,7 @@ def run(point: Point) -> Path:
                 kernel_name="python3",
                 cwd=str(paths.WORK),
                 progress_bar=False,
-                stderr_file=sys.stderr,  # the notebook's own bars
+                stderr_file=None if quiet else sys.stderr,  # the notebook's own bars
             )
             _publish(partial, point.output)
     except Timeout:
@@ -129,19 +131,22 @@ def run(point: Point) -> Path:
 
 
 @contextlib.contextmanager
-def _kernel_environment():
-    """The kernel starts without debugger hints, and draws inline whatever backend the caller chose."""
-    before = {key: os.environ.get(key) for key in ("PYDEVD_DISABLE_FILE_VALIDATION", "MPLBACKEND")}
-    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
-    os.environ.pop("MPLBACKEND", None)
+def environment(**settings: str | None) -> Iterator[None]:
+    """Inside, these environment variables have these values (None: they are not set)."""
+    before = {key: os.environ.get(key) for key in settings}
     try:
+        _set(settings)
         yield
     finally:
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-            else:
-                os.environ[key] = value
+        _set(before)
+
+
+def _set(settings: Mapping[str, str | None]) -> None:
+    for key, value in settings.items():
+        if value is None:
+            os.environ.pop(key, None)
+        else:
+            os.environ[key] = value
 
 
 def _publish(partial: Path, output: Path) -> None:

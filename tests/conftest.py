@@ -11,6 +11,13 @@ import lwq
 torch.set_num_threads(1)  # tiny models: a second thread costs more than it brings
 
 
+@pytest.fixture(autouse=True)
+def bank_folder(tmp_path, monkeypatch):
+    """Each test has a bank on disk of its own; what an earlier run left there would hide faults."""
+    monkeypatch.setattr("lwq.store.default", lambda: tmp_path / "bank")
+    return tmp_path / "bank"
+
+
 @pytest.fixture
 def toy():
     return lwq.load("toy")

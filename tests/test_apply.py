@@ -6,9 +6,8 @@ import torch
 
 import lwq
 from lwq import models
-from lwq.apply import Bank, quantize_
+from lwq.apply import quantize_
 from lwq.contracts import Plan
-from lwq.quantizers.gptq import GPTQ
 from lwq.quantizers.rtn import RTN
 
 NAMES = list(architectures.CONFIGS)
@@ -52,39 +51,6 @@ def test_sixteen_bits_is_the_model_bit_for_bit_and_zero_drops(name):
     assert torch.equal(model(x).logits, truth)
 
 
-@pytest.mark.parametrize("quantizer", ["rtn()", "quanto()", "gptq()", "gptq(act_order=True)"])
-@pytest.mark.parametrize("name", ["llama", "gemma3", "qwen3_moe"])
-def test_the_bank_equals_quantize(name, quantizer):
-    windows = architectures.tokens(8)
-    model, other = architectures.make(name), architectures.make(name)
-    strategy = lwq.QUANTIZERS[quantizer.partition("(")[0]](**({"act_order": True} if "act" in quantizer else {}))
-    bank = Bank(model, strategy, windows)
-    truth = model(windows).logits
-    for widths in [(4, 2, 4), (2, 4, 4), (16, 2, 0), (4, 4, 4)]:
-        bank.apply_(plan_for(other, widths, quantizer))
-        fresh = architectures.make(name)
-        quantize_(fresh, plan_for(fresh, widths, quantizer), windows)
-        assert torch.equal(model(windows).logits, fresh(windows).logits), widths
-    bank.restore_()
-    assert torch.equal(model(windows).logits, truth)
-
-
-def test_the_bank_quantizes_each_width_once():
-    calls = []
-
-    class Counting(RTN):
-        def __call__(self, weight, bits, stats=None):
-            calls.append(bits)
-            return super().__call__(weight, bits, stats)
-
-    model = architectures.make("llama")
-    bank = Bank(model, Counting())
-    bank.expected = {8}
-    for widths in [(4, 2, 2), (2, 4, 8), (8, 8, 4), (4, 2, 2)]:
-        bank.apply_(plan_for(architectures.make("llama"), widths))
-    assert sorted(calls) == sorted([2, 4, 8] * 21)
-
-
 def test_quantized_inputs_depend_on_the_prefix_and_help(toy, windows):
     model, _ = toy
     full, _ = lwq.load("toy")
@@ -94,8 +60,6 @@ def test_quantized_inputs_depend_on_the_prefix_and_help(toy, windows):
     a, b = models.matrices(full), models.matrices(model)
     assert torch.equal(a[first].view(), b[first].view())
     assert not torch.equal(a[last].view(), b[last].view())
-    with pytest.raises(lwq.InputError, match="sweeps need inputs='full'"):
-        Bank(model, GPTQ(inputs="quantized"), windows)
 
 
 def test_groups_and_matrices(toy):
@@ -122,8 +86,6 @@ def test_what_does_not_fit_is_refused_before_anything_changes(toy):
     quantize_(model, plan)
     with pytest.raises(lwq.InputError, match="made for other weights"):
         quantize_(model, plan)
-    with pytest.raises(lwq.InputError, match="made for"):
-        Bank(model, RTN()).apply_(plan)
 
 
 def test_export_writes_what_transformers_loads(tmp_path, toy):

@@ -45,7 +45,7 @@ def test_rows_say_everything(done):
 def test_a_second_run_measures_nothing_and_writes_the_same_bytes(done, monkeypatch):
     folder, table = done
     before = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.glob("*.*")}
-    monkeypatch.setattr(experiment, "evaluate", lambda *a: pytest.fail("measured again"))
+    monkeypatch.setattr(experiment, "Sweep", lambda *a: pytest.fail("measured again"))
     monkeypatch.setattr(experiment, "Bank", lambda *a: pytest.fail("quantized again"))
     _, again = run(folder)
     pd.testing.assert_frame_equal(table, again)
@@ -61,13 +61,13 @@ def test_two_fresh_runs_give_the_same_tables(done, tmp_path):
 def test_the_tables_alone_are_enough_to_resume(done, tmp_path, monkeypatch):
     for name in (results.TABLE, results.WINDOWS):
         shutil.copy(done[0] / name, tmp_path)
-    monkeypatch.setattr(experiment, "evaluate", lambda *a: pytest.fail("measured again"))
+    monkeypatch.setattr(experiment, "Sweep", lambda *a: pytest.fail("measured again"))
     _, table = run(tmp_path)
     pd.testing.assert_frame_equal(table, done[1])
 
 
 def test_an_interrupted_study_keeps_what_it_measured(tmp_path, monkeypatch):
-    real, calls = experiment.evaluate, []
+    real, calls = lwq.Sweep._measure, []
 
     def stop_at_third(*arguments):
         calls.append(1)
@@ -75,20 +75,36 @@ def test_an_interrupted_study_keeps_what_it_measured(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(experiment, "evaluate", stop_at_third)
+    monkeypatch.setattr(lwq.Sweep, "_measure", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path)
     kept = sorted((tmp_path / "runs").iterdir())
-    assert len(kept) == 2 and all(json.loads(p.read_text())["row"]["id"] == p.stem for p in kept)
+    records = [json.loads(p.read_text())["row"] for p in kept]
+    assert len({row["plan"] for row in records}) == 2 and [row["id"] for row in records] == [p.stem for p in kept]
     run(tmp_path)
     assert len(calls) == 3 + (len({r["row"]["plan"] for r in lwq.Results(tmp_path).found.values()}) - 2)
 
 
 def test_equal_plans_share_one_measurement(tmp_path, monkeypatch):
-    calls, real = [], experiment.evaluate
-    monkeypatch.setattr(experiment, "evaluate", lambda *a: calls.append(1) or real(*a))
+    calls, real = [], lwq.Sweep._measure
+    monkeypatch.setattr(lwq.Sweep, "_measure", lambda *a: calls.append(1) or real(*a))
     _, table = run(tmp_path)
     assert len(calls) == table["plan"].nunique() < table["id"].nunique()
+
+
+def test_another_dtype_stands_beside_its_deviation(tmp_path):
+    lwq.Experiment("orderings", "toy", "rtn", *TEXTS, lwq.Results(tmp_path / "r"), dtype="bfloat16").sweep(
+        lwq.Experiment("orderings", "toy", "rtn", *TEXTS, lwq.Results(tmp_path / "r"), "bfloat16").orderings("zd"), 4, 3, 2
+    )
+    table, _ = results.load(tmp_path / "r")
+    found = {entry["what"]: entry["deviation"] for entry in report.deviations(table)}
+    assert set(found) == {"untouched", "3 bits", "4 bits"}
+    assert all(0 < abs(value) < 0.02 for value in found.values())
+    assert [part["dtype"].unique().tolist() for part in report.sweeps(table)] == [["bfloat16"]]
+    text = report.build(tmp_path / "r", tmp_path / "out").with_suffix(".md").read_text()
+    assert f"toy rtn bfloat16, untouched {100 * found['untouched']:+.2f} %" in text
+    with pytest.raises(lwq.InputError, match="deviation from float32 was not measured"):
+        list(report.deviations(table[table["dtype"] == "bfloat16"]))
 
 
 def test_damage_is_named(done, tmp_path):

@@ -1,0 +1,202 @@
+"""Every matrix at every width that plans ask for: quantized once, kept packed in memory and on disk, swapped by a copy."""
+
+import hashlib
+import inspect
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from cachetools import LRUCache
+from torch import Tensor, nn
+
+from lwq import models
+from lwq.apply import drop_blocks_, matrix_bits, quantized, require_fit, require_whole_drops
+from lwq.contracts import DROPPED, KEPT, Plan, inside
+from lwq.errors import InputError
+from lwq.quantizers import QUANTIZERS, Packed
+from lwq.store import Store
+from lwq.strategies import spec
+
+MEMORY = 4 << 30
+RULES = ("lwq.collect", "lwq.quantizers.grid", "lwq.quantizers.packed")  # code that every quantizer stands on
+
+
+class _Lost(InputError):
+    """What was in the bank is not there any more."""
+
+
+class Bank:
+    """Puts a model into the state that a plan describes, again and again.
+
+    Memory: one copy of the blocks' weights (none for a model from `load(..., stream=True)`), and a byte a weight for each
+    width, up to `memory` bytes; what was used longest ago leaves first and is read from the store when it is needed again.
+
+    Attributes:
+        model: from `lwq.load`; between calls it holds the plan applied last.
+        quantizer: an object; its `inputs`, if it has them, must be "full".
+        windows: calibration windows, LongTensor (n, length), where the quantizer needs statistics.
+        store: where results outlive the process; None keeps them in memory only.
+        memory: bytes of results kept in memory.
+    """
+
+    def __init__(
+        self, model: nn.Module, quantizer: Any, windows: Tensor | None = None, store: Store | None = None, memory: int = MEMORY
+    ):
+        if getattr(quantizer, "inputs", "full") != "full":
+            raise InputError(
+                f"{quantizer}: with inputs={quantizer.inputs!r} a block's result depends on the widths of those before it and "
+                "cannot be reused; sweeps need inputs='full' (quantize_ takes both)"
+            )
+        self.model, self.quantizer, self.windows = model, quantizer, windows
+        self._take()
+        self.layout = models.layout(model)
+        self.matrices = models.matrices(model)
+        self.now = dict.fromkeys(self.matrices, KEPT)
+        self.packed: LRUCache[tuple[str, int], Packed] = LRUCache(memory, getsizeof=_bytes_in_memory)
+        self.source = source(quantizer, self.layout.fingerprint, windows)
+        self.store = store if self.source else None  # results of code that cannot be read stay in memory
+        kept = models.streamed(model)
+        self.original: dict[str, Tensor] = {}
+        if kept:
+            kept.after_load.append(self._write_block)
+        else:
+            self.original = {name: matrix.view().clone() for name, matrix in self.matrices.items()}
+
+    def prepare(self, plans: Iterable[Plan]) -> None:
+        """Quantize what `plans` need and the bank lacks, all widths in one pass; the model is then in its original state.
+
+        Nothing happens where the bank has everything. Killed, it goes on from the matrix that it had reached.
+
+        Raises InputError, before the work starts, for a plan of another model, a part of a block with 0 bits, or a width or
+        shape that the quantizer cannot do.
+        """
+        wanted: dict[str, set[int]] = {name: set() for name in self.matrices}
+        for plan in plans:
+            if plan.layout.fingerprint != self.layout.fingerprint:
+                plan.layout.require(self.layout, "plan")
+            require_whole_drops(models.blocks(self.model), plan.bits)
+            for name, width in matrix_bits(plan).items():
+                wanted[name].add(width)
+        require_fit(self.quantizer, {n: self.matrices[n].shape for n in wanted}, set().union(*wanted.values()))
+        self._take()
+        if not self._missing(wanted):
+            return
+        if self.store is None:
+            self._quantize(self._missing(wanted))
+            return
+        with self.store.lock(self.source):
+            self._quantize(self._missing(wanted))
+        self.store.prune()
+
+    def apply_(self, plan: Plan) -> None:
+        """Put the model into the state that `plan` describes, from whatever state it is in; only what differs is written."""
+        self.prepare([plan])
+        try:
+            self._swap(plan)
+        except _Lost:  # a damaged file, or one that another process deleted meanwhile
+            self.prepare([plan])
+            self._swap(plan)
+        drop_blocks_(self.model, plan.bits)
+
+    def restore_(self) -> None:
+        """Put the original weights back."""
+        self._take()
+        self._restore()
+
+    def _restore(self) -> None:
+        for name, width in self.now.items():
+            if width != KEPT:
+                self._set(name, KEPT)
+        for block in models.blocks(self.model):
+            models.drop_(self.model, block, False)
+
+    def _take(self) -> None:
+        """Let another bank of the same model put back what it changed: each believes that it alone writes."""
+        other = getattr(self.model, "_bank", None)
+        if other not in (None, self):
+            other._restore()
+        self.model._bank = self  # type: ignore[assignment]
+
+    def _swap(self, plan: Plan) -> None:
+        for name, width in matrix_bits(plan).items():
+            if width not in (self.now[name], DROPPED):
+                self._set(name, width)
+
+    def _set(self, name: str, width: int) -> None:
+        if models.streamed(self.model) is None:  # else blocks are written when they are loaded
+            self._write(name, width)
+        self.now[name] = width
+
+    def _write_block(self, block: str) -> None:
+        for name, width in self.now.items():
+            if width != KEPT and inside(name, block):
+                self._write(name, width)
+
+    def _write(self, name: str, width: int) -> None:
+        weights = self.original[name] if width == KEPT else self._get(name, width).dequantize()
+        self.matrices[name].view().copy_(weights)
+
+    def _get(self, name: str, width: int) -> Packed:
+        if (name, width) not in self.packed:
+            found = self.store.get(self._key(name, width)) if self.store else None
+            if found is None:
+                raise _Lost(
+                    f"{name} at {width} bits did not stay in the bank: its limits ({self.packed.maxsize:,} bytes of memory, "
+                    f"{self.store.limit if self.store else 0:,} on disk) hold less than one plan needs; raise them"
+                )
+            self._keep(name, width, found)
+            return found
+        return self.packed[name, width]
+
+    def _keep(self, name: str, width: int, packed: Packed) -> None:
+        if _bytes_in_memory(packed) <= self.packed.maxsize:
+            self.packed[name, width] = packed
+
+    def _missing(self, wanted: Mapping[str, set[int]]) -> dict[str, set[int]]:
+        def has(name: str, width: int) -> bool:
+            return (name, width) in self.packed or (self.store is not None and self._key(name, width) in self.store)
+
+        left = {name: {w for w in widths - {DROPPED, KEPT} if not has(name, w)} for name, widths in wanted.items()}
+        return {name: widths for name, widths in left.items() if widths}
+
+    @torch.no_grad()
+    def _quantize(self, missing: Mapping[str, set[int]]) -> None:
+        if not missing:
+            return
+        self.restore_()
+        for name, width, packed in quantized(self.model, self.quantizer, missing, self.windows):
+            self._keep(name, width, packed)
+            if self.store is not None:
+                self.store.put(self._key(name, width), packed)
+
+    def _key(self, name: str, width: int) -> str:
+        return _digest([self.source, name, width])
+
+
+def source(quantizer: Any, fingerprint: str, windows: Tensor | None) -> str:
+    """32 hex digits over all that decides what `quantizer` makes of a model, "" where its code cannot be read.
+
+    That is the weights (`fingerprint`), the statistics (they follow from the weights, the tokens of `windows` and the code
+    that sums them), the settings, the code, and the version of torch.
+    """
+    try:
+        code = [Path(inspect.getfile(type(quantizer))).read_bytes()]
+    except (OSError, TypeError):
+        return ""
+    code += [Path(str(sys.modules[rule].__file__)).read_bytes() for rule in RULES]
+    tokens = windows.numpy().tobytes() if windows is not None and quantizer.needs else b""
+    shape = list(windows.shape) if tokens and windows is not None else []
+    sums = [hashlib.sha256(part).hexdigest() for part in (*code, tokens)]
+    return _digest([fingerprint, spec(QUANTIZERS, quantizer), shape, *sums, torch.__version__])
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:32]
+
+
+def _bytes_in_memory(packed: Packed) -> int:
+    parts = (packed.codes, packed.scales, packed.zeros, packed.shifts)
+    return sum(part.nbytes for part in parts if part is not None)

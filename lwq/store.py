@@ -1,0 +1,87 @@
+"""Quantized matrices on disk: one safetensors file each, named after everything that decides its content."""
+
+import contextlib
+import os
+from pathlib import Path
+
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from lwq import paths
+from lwq.quantizers.packed import Packed, unpack
+
+LIMIT = 20 << 30
+
+
+def default() -> Path:
+    """`bank` in the cache."""
+    return paths.cache() / "bank"
+
+
+class Store:
+    """A folder of `Packed` matrices under a byte limit; what was used longest ago goes first.
+
+    A file is written whole or not at all, and one that cannot be read counts as missing, so that any number of processes
+    may share the folder and any of them may be killed.
+
+    Attributes:
+        folder: where the files are; the default is `bank` in the cache.
+        limit: bytes; kept by `prune`.
+    """
+
+    def __init__(self, folder: str | Path | None = None, limit: int = LIMIT):
+        self.folder = paths.writable(folder or default(), "the bank's folder")
+        self.limit = limit
+
+    def get(self, key: str) -> Packed | None:
+        """What was put under `key`, or None."""
+        path = self._path(key)
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+                about = {name: int(value) for name, value in file.metadata().items()}
+            os.utime(path)
+        except (OSError, SafetensorError):
+            path.unlink(missing_ok=True)  # damaged: it will be made again
+            return None
+        bits, shape = about["bits"], (about["rows"], about["columns"])
+        zeros = tensors.get("zeros")
+        return Packed(
+            codes=unpack(tensors["codes"], bits, shape),
+            scales=tensors["scales"].clone(),
+            bits=bits,
+            zeros=None if zeros is None else unpack(zeros, bits, tuple(tensors["scales"].shape)),
+            shifts=tensors["shifts"].clone() if "shifts" in tensors else None,
+        )
+
+    def put(self, key: str, packed: Packed) -> None:
+        """Keep `packed` under `key`."""
+        path = self._path(key)
+        path.parent.mkdir(exist_ok=True)
+        about = {"bits": packed.bits, "rows": packed.shape[0], "columns": packed.shape[1]}
+        with paths.replacing(path) as temporary:
+            save_file(packed.tensors(), temporary, metadata={name: str(value) for name, value in about.items()})
+
+    def __contains__(self, key: str) -> bool:
+        return self._path(key).is_file()
+
+    def lock(self, name: str) -> FileLock:
+        """Held by the process that quantizes for `name`, so that a second one waits and then reads."""
+        return FileLock(self.folder / f"{name}.lock")
+
+    def prune(self) -> None:
+        """Delete what was used longest ago until the rest is within the limit."""
+        files = []
+        for path in self.folder.glob("*/*.safetensors"):
+            with contextlib.suppress(OSError):  # another process was faster
+                files.append((path.stat().st_mtime_ns, path.stat().st_size, path))
+        excess = sum(size for _, size, _ in files) - self.limit
+        for _, size, path in sorted(files):
+            if excess <= 0:
+                return
+            path.unlink(missing_ok=True)
+            excess -= size
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.safetensors"

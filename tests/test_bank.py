@@ -1,0 +1,221 @@
+"""The bank: the same as quantizing, once; kept on disk under a key that nothing stale can have."""
+
+import multiprocessing
+import os
+from dataclasses import dataclass, replace
+
+import architectures
+import pytest
+import torch
+from test_apply import plan_for
+
+import lwq
+from lwq import bank as bank_module
+from lwq import models, quantizers
+from lwq.apply import quantize_
+from lwq.bank import Bank, source
+from lwq.contracts import Plan
+from lwq.quantizers.gptq import GPTQ
+from lwq.quantizers.quanto import Quanto
+from lwq.quantizers.rtn import RTN
+from lwq.store import Store
+
+
+@dataclass(frozen=True)
+class Counting(RTN):
+    """Writes a line for each matrix that it quantizes."""
+
+    log: str = ""
+
+    def __call__(self, weight, bits, stats=None):
+        with open(self.log, "a") as file:
+            file.write(f"{bits}\n")
+        return super().__call__(weight, bits, stats)
+
+
+@pytest.fixture
+def counting(tmp_path):
+    (tmp_path / "log").write_text("")
+    return Counting(log=str(tmp_path / "log"))
+
+
+def made(quantizer):
+    """Widths that were quantized so far, sorted."""
+    with open(quantizer.log) as file:
+        return sorted(int(line) for line in file)
+
+
+@pytest.mark.parametrize("store", [True, False])
+@pytest.mark.parametrize("quantizer", ["rtn()", "quanto()", "gptq()", "gptq(act_order=True)"])
+@pytest.mark.parametrize("name", ["llama", "gemma3", "qwen3_moe"])
+def test_equals_quantize(name, quantizer, store):
+    windows = architectures.tokens(8)
+    model, other = architectures.make(name), architectures.make(name)
+    strategy = lwq.strategies.build(quantizers.QUANTIZERS, "quantizer", quantizer)
+    bank = Bank(model, strategy, windows, Store() if store else None, memory=1000 if store else 1 << 30)
+    truth = model(windows).logits
+    for widths in [(4, 2, 4), (2, 4, 4), (16, 2, 0), (4, 4, 4)]:
+        bank.apply_(plan_for(other, widths, quantizer))
+        fresh = architectures.make(name)
+        quantize_(fresh, plan_for(fresh, widths, quantizer), windows)
+        assert torch.equal(model(windows).logits, fresh(windows).logits), widths
+    bank.restore_()
+    assert torch.equal(model(windows).logits, truth)
+
+
+def test_each_width_once_all_in_one_pass(counting, monkeypatch):
+    passes, real = [], bank_module.quantized
+    monkeypatch.setattr(bank_module, "quantized", lambda *a: passes.append(1) or real(*a))
+    bank = Bank(architectures.make("llama"), counting)
+    plans = [plan_for(architectures.make("llama"), widths) for widths in [(4, 2, 2), (2, 4, 8), (8, 8, 4), (4, 2, 2)]]
+    bank.prepare(plans)
+    for plan in plans:
+        bank.apply_(plan)
+    assert made(counting) == sorted([4, 2, 8, 2, 4, 8, 2, 8, 4] * 7) and len(passes) == 1
+
+
+def test_another_process_finds_it_on_disk(counting):
+    plans = [plan_for(architectures.make("llama"), widths) for widths in [(4, 2), (2, 4)]]
+    Bank(architectures.make("llama"), counting, store=Store()).prepare(plans)
+    first = made(counting)
+    model, fresh = architectures.make("llama"), architectures.make("llama")
+    again = Bank(model, counting, store=Store())
+    again.prepare(plans)
+    again.apply_(plans[1])
+    assert made(counting) == first
+    quantize_(fresh, replace(plans[1], quantizer="rtn()"))
+    assert models.fingerprint(model) == models.fingerprint(fresh)
+
+
+def test_two_processes_make_it_once(counting, bank_folder):
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_prepare, args=(counting, str(bank_folder))) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert made(counting) == [2] * 7 + [4] * 14
+
+
+def _prepare(quantizer, folder):
+    model = architectures.make("llama")
+    Bank(model, quantizer, store=Store(folder)).prepare([plan_for(model, (4, 2))])
+
+
+def test_what_was_made_before_a_kill_is_not_made_again(counting, monkeypatch):
+    class Killed(Exception):
+        pass
+
+    put, seen = Store.put, []
+
+    def put_five(self, key, packed):
+        if len(seen) == 5:
+            raise Killed
+        seen.append(key)
+        put(self, key, packed)
+
+    plan = plan_for(architectures.make("llama"), (3,))
+    monkeypatch.setattr(Store, "put", put_five)
+    with pytest.raises(Killed):
+        Bank(architectures.make("llama"), counting, store=Store()).prepare([plan])
+    monkeypatch.setattr(Store, "put", put)
+    Bank(architectures.make("llama"), counting, store=Store()).prepare([plan])
+    assert len(made(counting)) == 21 + 1
+
+
+def test_the_key_covers_weights_statistics_settings_and_code(monkeypatch):
+    model, windows = architectures.make("llama"), architectures.tokens(4)
+    print_ = models.fingerprint(model)
+    keys = [
+        source(GPTQ(), print_, windows),
+        source(GPTQ(), print_, windows.flip(0)),
+        source(GPTQ(), print_, windows.reshape(2, -1)),
+        source(GPTQ(damp_percent=0.02), print_, windows),
+        source(GPTQ(), "0" * 16, windows),
+        source(RTN(), print_, None),
+    ]
+    assert source(RTN(), print_, windows) == source(RTN(), print_, None), "data-free: the windows do not matter"
+    assert source(GPTQ(), print_, windows.clone()) == keys[0]
+    monkeypatch.setattr(bank_module, "RULES", ())
+    keys.append(source(GPTQ(), print_, windows))
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_quantizer_whose_code_cannot_be_read_stays_in_memory(bank_folder):
+    scope = {"RTN": RTN}
+    exec("class Mine(RTN):\n    pass", scope)
+    model = architectures.make("llama")
+    bank = Bank(model, scope["Mine"](), store=Store())
+    bank.apply_(plan_for(architectures.make("llama"), (4,)))
+    assert bank.source == "" and not list(bank_folder.glob("*/*"))
+
+
+@pytest.mark.parametrize("quantizer", [RTN(), RTN(sym=True), Quanto(), Quanto("bfloat16"), RTN(scale_dtype="float32")])
+@pytest.mark.parametrize("bits", [2, 3, 4, 7, 8])
+def test_a_stored_matrix_comes_back_whole(weight, quantizer, bits):
+    if bits not in quantizer.levels:
+        pytest.skip("a width that quanto lacks")
+    store, packed = Store(), quantizer(weight, bits)
+    store.put("ab12", packed)
+    again = store.get("ab12")
+    assert again.nbytes == packed.nbytes and again.bits == bits
+    for part in ("codes", "scales", "zeros", "shifts"):
+        a, b = getattr(packed, part), getattr(again, part)
+        assert (a is None and b is None) or (torch.equal(a, b) and a.dtype == b.dtype)
+
+
+def test_the_folder_keeps_its_limit_and_the_latest(weight):
+    store = Store()
+    for index in range(6):
+        store.put(f"{index}0", RTN()(weight, 4))
+        os.utime(store._path(f"{index}0"), (index, index))
+    assert store.get("00") is not None  # used just now
+    size = store._path("00").stat().st_size
+    store.limit = 3 * size
+    store.prune()
+    assert [key for key in range(6) if f"{key}0" in store] == [0, 4, 5]
+
+
+def test_damage_counts_as_missing(counting):
+    plan = plan_for(architectures.make("llama"), (4,))
+    store = Store()
+    bank = Bank(architectures.make("llama"), counting, store=store, memory=0)
+    bank.prepare([plan])
+    path = store._path(bank._key("model.layers.1.mlp.up_proj", 4))
+    path.write_bytes(path.read_bytes()[:40])
+    fresh = architectures.make("llama")
+    with_damage = Bank(fresh, counting, store=store)
+    with_damage.apply_(plan)
+    assert len(made(counting)) == 22
+    other = architectures.make("llama")
+    quantize_(other, replace(plan, quantizer="rtn()"))
+    assert models.fingerprint(fresh) == models.fingerprint(other)
+
+
+def test_two_banks_of_one_model_do_not_disturb_each_other():
+    model, plan = architectures.make("llama"), plan_for(architectures.make("llama"), (4, 2))
+    first, second = Bank(model, RTN()), Bank(model, Quanto())
+    for bank, quantizer in ((first, "rtn()"), (second, "quanto()"), (first, "rtn()")):
+        bank.apply_(plan)
+        fresh = architectures.make("llama")
+        quantize_(fresh, replace(plan, quantizer=quantizer))
+        assert models.fingerprint(model) == models.fingerprint(fresh)
+    assert Bank(model, RTN()).layout == first.layout
+
+
+def test_refusals(toy, windows):
+    model, _ = toy
+    with pytest.raises(lwq.InputError, match="sweeps need inputs='full'"):
+        Bank(model, GPTQ(inputs="quantized"), windows)
+    bank = Bank(model, RTN(), memory=100)
+    with pytest.raises(lwq.InputError, match=r"did not stay in the bank: its limits \(100 bytes of memory, 0 on disk\)"):
+        bank.apply_(plan_for(lwq.load("toy")[0], (4,)))
+    half = plan_for(model, (0, 4), granularity="group")
+    with pytest.raises(lwq.InputError, match="0 bits for a part of a block"):
+        bank.prepare([half])
+    with pytest.raises(lwq.InputError, match=r"RTN has no width \[1\]"):
+        bank.prepare([Plan(dict.fromkeys(half.bits, 1), half.layout, "rtn()")])
+    quantize_(model, plan_for(model, (4,)))
+    with pytest.raises(lwq.InputError, match="made for other weights"):
+        Bank(model, RTN()).apply_(plan_for(lwq.load("toy")[0], (4,)))
