@@ -5,11 +5,13 @@ PYTHON ?= python3
 PIP_ARGS ?=
 # More options for pytest: make test PYTEST_ARGS="-k gptq --cov"
 PYTEST_ARGS ?=
+# Options for the benchmarks: make bench BENCH_ARGS="--only sweep --repeat 3"
+BENCH_ARGS ?=
 BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on $(PIP_ARGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help env report test lint studies report-full lab
+.PHONY: help env report test lint studies report-full lab bench
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -58,3 +60,6 @@ report-full: env ## rebuild the tracked report from results/table.csv
 
 lab: env ## open JupyterLab on notebooks/
 	@$(BIN)/python -m jupyterlab --ServerApp.root_dir=notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
+
+bench: env ## compare speed and memory with peers, each in an environment of its own (an hour or two, resumable)
+	@PIP_ARGS="$(PIP_ARGS)" $(BIN)/python benchmarks/run.py $(BENCH_ARGS)

@@ -44,11 +44,10 @@ WORK = {
     "statistics streamed": lambda: statistics(True),
     "quantize 28 blocks": lambda: quantize(28),
     "quantize 56 blocks": lambda: quantize(56),
-    "quantize 2 blocks": lambda: quantize(2),
 }
 
 if __name__ == "__main__":
     start = time.monotonic()
     WORK[sys.argv[1]]()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kilobytes on Linux
-    print(json.dumps({"work": sys.argv[1], "peak_bytes": peak, "seconds": time.monotonic() - start}))
+    print(json.dumps({f"{sys.argv[1]}, bytes": peak, f"{sys.argv[1]}": time.monotonic() - start}))

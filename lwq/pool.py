@@ -75,7 +75,7 @@ def on_cluster(points: Sequence[Point], address: str) -> Iterator[Path]:
     with client:
         _require_workers(client, address)
         folders = {point.parameters["results_dir"] for point in points}
-        known = {folder: client.scatter(list(Results(folder).found.values()), hash=False) for folder in folders}
+        known = {folder: client.scatter([list(Results(folder).found.values())], hash=False)[0] for folder in folders}
         tasks = {
             client.submit(remote, point, known[point.parameters["results_dir"]], pure=False, retries=0): point for point in points
         }

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lwq import models
-from lwq.collect import MatrixStats, collect, similarity, stream
+from lwq.collect import MatrixStats, collect, panels, similarity, stream
 from lwq.errors import InputError
 
 
@@ -98,3 +98,44 @@ def test_what_is_missing_is_an_error():
         list(stream(architectures.make("llama"), architectures.tokens(), frozenset({"grams"})))
     with pytest.raises(InputError, match="calibration windows are needed"):
         collect(architectures.make("llama"), None, frozenset({"gram"}))
+
+
+@pytest.mark.parametrize("name", ["llama", "mixtral"])
+def test_token_weights_count_tokens(name):
+    """A token of weight 2 is one that was seen twice; one of weight 0 was not seen."""
+    model, x = architectures.make(name), architectures.tokens(4)
+    needs = frozenset({"gram", "input_norms"})
+    ones = collect(model, x, needs, torch.ones(x.shape))
+    plain = collect(model, x, needs)
+    twice = collect(model, x, needs, 2 * torch.ones(x.shape))
+    first = torch.zeros(x.shape)
+    first[0] = 1
+    only_first, alone = collect(model, x, needs, first), collect(model, x[:1], needs)
+    for block, stats in plain.items():
+        for matrix, found in stats.matrices.items():
+            gram = found.require("gram")
+            assert torch.equal(gram, gram.T)
+            assert torch.equal(ones[block].matrices[matrix].require("gram"), gram)
+            torch.testing.assert_close(twice[block].matrices[matrix].require("gram"), 2 * gram)
+            torch.testing.assert_close(twice[block].matrices[matrix].require("square_sum"), 2 * found.require("square_sum"))
+            if matrix in alone[block].matrices and alone[block].matrices[matrix].gram is not None:
+                expected = alone[block].matrices[matrix].require("gram")
+                torch.testing.assert_close(only_first[block].matrices[matrix].require("gram"), expected, rtol=1e-4, atol=1e-3)
+    with pytest.raises(InputError, match=r"token_weights are \(2, 3\)"):
+        collect(model, x, needs, torch.ones(2, 3))
+
+
+def test_wide_gram_matrices_are_summed_in_panels_and_mirrored():
+    x = torch.randn(40, 1100, generator=torch.Generator().manual_seed(0))
+    stats = MatrixStats()
+    for part in x.split(16):
+        stats.add(part, frozenset({"gram"}))
+    torch.testing.assert_close(stats.require("gram"), x.T @ x, rtol=1e-5, atol=1e-4)
+    assert [(s.start, s.stop) for s in panels(1100)] == [(0, 367), (367, 734), (734, 1100)]
+
+
+def test_a_pass_ends_where_nothing_more_is_wanted(toy, windows):
+    model, _ = toy
+    found = list(stream(model, windows, frozenset({"gram"}), wanted=["model.layers.1.mlp.down_proj"]))
+    assert [stats.name for stats in found] == ["model.layers.0", "model.layers.1"]
+    assert [list(stats.matrices) for stats in found] == [[], ["model.layers.1.mlp.down_proj"]]

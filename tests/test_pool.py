@@ -2,7 +2,8 @@
 
 import os
 import signal
-import time
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,11 @@ from lwq import pool, results, studies
 
 
 def points(folder):
-    found = [small_point(folder, seeds=1, quantizer=quantizer) for quantizer in ("rtn", "quanto", "gptq")]
-    return [
-        studies.Point(p.study, p.notebook, p.parameters, p.output.with_stem(f"run-{p.parameters['quantizer']}")) for p in found
-    ]
+    found = []
+    for name, quantizer, low in (("a", "rtn", 2), ("b", "rtn", 3), ("c", "gptq", 2)):
+        point = small_point(folder, quantizer=quantizer, low=low)
+        found.append(replace(point, output=point.output.with_stem(name)))
+    return found
 
 
 def tables(folder):
@@ -44,7 +46,7 @@ def test_a_process_that_dies_is_replaced(tmp_path, monkeypatch):
     monkeypatch.setenv("LWQ_TEST_FLAG", str(flag))
     monkeypatch.setattr(pool, "run", _dies_once)
     found = list(pool.in_processes(points(tmp_path), 2))
-    assert sorted(p.name for p in found) == ["run-gptq.ipynb", "run-quanto.ipynb", "run-rtn.ipynb"] and flag.exists()
+    assert sorted(p.name for p in found) == ["a.ipynb", "b.ipynb", "c.ipynb"] and flag.exists()
     monkeypatch.setattr(pool, "run", _dies_always)
     with pytest.raises(lwq.InputError, match="died 3 times"):
         list(pool.in_processes(points(tmp_path), 2))
@@ -52,7 +54,7 @@ def test_a_process_that_dies_is_replaced(tmp_path, monkeypatch):
 
 def _dies_once(point, quiet):
     flag = Path(os.environ["LWQ_TEST_FLAG"])
-    if point.parameters["quantizer"] == "rtn" and not flag.exists():
+    if point.output.stem == "a" and not flag.exists():
         flag.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return point.output
@@ -73,9 +75,7 @@ def cluster():
 def test_a_cluster_gives_the_same_tables_though_a_worker_is_killed(serial, tmp_path, cluster):
     first = cluster.workers[0].pid
     found = pool.on_cluster(points(tmp_path), cluster.scheduler_address)
-    import threading
-
-    threading.Thread(target=lambda: (time.sleep(4), os.kill(first, signal.SIGKILL)), daemon=True).start()
+    threading.Timer(4, os.kill, (first, signal.SIGKILL)).start()
     assert len(list(found)) == 3
     assert tables(tmp_path) == serial
     again = lwq.Results(tmp_path / "r")

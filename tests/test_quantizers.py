@@ -195,3 +195,13 @@ def test_enormous_weights_fit_a_wider_scale(weight):
         found = RTN(scale_dtype=scale_dtype)(weight * 1e9, 8).dequantize()
         assert torch.isfinite(found).all() and error(weight * 1e9, RTN(scale_dtype=scale_dtype)(weight * 1e9, 8)) > 0
     assert torch.isfinite(RTN(scale_dtype="float32")(torch.full((1, 64), 3e38), 2).dequantize()).all()
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 64, 1001])
+def test_packed_codes_are_one_string_of_bits_lowest_first(bits, count):
+    codes = torch.randint(0, 2**bits, (count,), dtype=torch.uint8, generator=torch.Generator().manual_seed(count))
+    text = "".join(f"{code:0{bits}b}"[::-1] for code in codes.tolist())
+    stream = packed.pack(codes, bits)
+    assert "".join(f"{byte:08b}"[::-1] for byte in stream.tolist()) == text + "0" * (-len(text) % 8)
+    assert torch.equal(packed.unpack(stream, bits, (count,)), codes)

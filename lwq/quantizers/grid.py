@@ -47,7 +47,7 @@ def _refuse_lost(groups: Tensor, scale: Tensor, stored: Tensor, dtype: torch.dty
 
 def nearest(values: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
     """Codes of the nearest levels, half to even, clamped to 0 … 2^bits − 1; as floats, shape of `values`."""
-    return ((values / scale).round() + zero).clamp(0, 2**bits - 1)
+    return (values / scale).round_().add_(zero).clamp_(0, 2**bits - 1)
 
 
 def group_count(shape: tuple[int, int], group_size: int) -> int:

@@ -71,20 +71,25 @@ def packed_bytes(count: int, bits: int) -> int:
 
 def pack(codes: Tensor, bits: int) -> Tensor:
     """uint8 codes to a dense bit stream, lowest bit first: uint8 (ceil(count · bits / 8),)."""
-    flat = torch.nn.functional.pad(codes.reshape(-1), (0, -codes.numel() % 8)).reshape(-1, 8)
-    words = torch.zeros(len(flat), dtype=torch.int64)  # eight codes each, in their lowest 8 · bits bits
-    for place in range(8):
-        words |= flat[:, place].long() << (bits * place)
-    return words.view(torch.uint8).reshape(-1, 8)[:, :bits].reshape(-1)[: packed_bytes(codes.numel(), bits)].clone()
+    if bits == 8:
+        return codes.reshape(-1).clone()
+    flat = torch.nn.functional.pad(codes.reshape(-1), (0, -codes.numel() % 8))
+    words, mask = flat.view(torch.int64), 2**bits - 1  # eight codes, one a byte, pushed together
+    packed = words & mask
+    for place in range(1, 8):
+        packed |= (words >> ((8 - bits) * place)) & (mask << (bits * place))
+    return packed.view(torch.uint8).reshape(-1, 8)[:, :bits].reshape(-1)[: packed_bytes(codes.numel(), bits)].clone()
 
 
 def unpack(stream: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
     """The inverse of `pack`: uint8 codes of `shape`."""
+    if bits == 8:
+        return stream.clone().reshape(shape)
     count = math.prod(shape)
     padded = torch.zeros(math.ceil(count / 8), 8, dtype=torch.uint8)
-    bytes_ = torch.nn.functional.pad(stream, (0, len(padded) * bits - len(stream)))
-    padded[:, :bits] = bytes_.reshape(-1, bits)
-    words, codes = padded.view(torch.int64).reshape(-1), torch.empty(len(padded), 8, dtype=torch.uint8)
-    for place in range(8):
-        codes[:, place] = (words >> (bits * place)) & (2**bits - 1)
-    return codes.reshape(-1)[:count].reshape(shape)
+    padded[:, :bits] = torch.nn.functional.pad(stream, (0, len(padded) * bits - len(stream))).reshape(-1, bits)
+    words, mask = padded.view(torch.int64), 2**bits - 1
+    codes = words & mask
+    for place in range(1, 8):
+        codes |= (words & (mask << (bits * place))) << ((8 - bits) * place)
+    return codes.view(torch.uint8).reshape(-1)[:count].reshape(shape)
