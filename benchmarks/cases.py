@@ -19,6 +19,7 @@ from lwq.bank import Bank
 from lwq.collect import MatrixStats, stream
 from lwq.contracts import Layout, Plan, Scores
 from lwq.quantizers.gptq import GPTQ
+from lwq.quantizers.hqq import HQQ
 from lwq.quantizers.rtn import RTN
 from lwq.sweep import Sweep
 
@@ -86,11 +87,14 @@ def case_scan(data: Path) -> dict[str, float]:
 
 
 def case_rtn(data: Path) -> dict[str, float]:
-    """The whole model at 4 bits."""
+    """The whole model at 4 bits, codes packed, with rtn and hqq."""
     model, _ = lwq.load(MODEL)
     weights = [matrix.view() for matrix in models.matrices(model).values()]
-    RTN()(weights[0], 4).tensors()
-    return {"quantize and pack": seconds(lambda: [RTN()(weight, 4).tensors() for weight in weights])}
+    found = {}
+    for label, quantizer in (("rtn", RTN()), ("hqq", HQQ())):
+        quantizer(weights[0], 4).tensors()
+        found[label] = seconds(lambda quantizer=quantizer: [quantizer(weight, 4).tensors() for weight in weights])
+    return found
 
 
 def case_gptq(data: Path) -> dict[str, float]:

@@ -48,9 +48,9 @@ RATIOS = [
     ("nested sweep, a plan / a full forward with the same losses", "sweep", "lwq: a plan", "lwq: a full forward", "≤ 0.72"),
     ("nested sweep with quantizing, a plan / the optimum-quanto loop", "sweep", "lwq: a plan, all", "quanto: a plan", "≤ 0.5"),
     ("one-block scan, a plan / a full forward", "scan", "lwq: a plan", "lwq: a full forward", "≤ 0.72"),
-    ("rtn 4 bits / optimum-quanto qint4", "rtn", "lwq: quantize and pack", "quanto: quantize and pack", "≤ 1.0"),
-    ("rtn 4 bits / hqq", "rtn", "lwq: quantize and pack", "hqq: quantize and pack", ""),
-    ("rtn 4 bits / auto-round without tuning", "rtn", "lwq: quantize and pack", "autoround: quantize and pack", ""),
+    ("rtn 4 bits / optimum-quanto qint4", "rtn", "lwq: rtn", "quanto: quantize and pack", "≤ 1.0"),
+    ("hqq 4 bits / hqq", "rtn", "lwq: hqq", "hqq: quantize and pack", ""),
+    ("rtn 4 bits / auto-round without tuning", "rtn", "lwq: rtn", "autoround: quantize and pack", ""),
     ("gptq 4 bits / GPTQModel", "gptq", "lwq: quantize", "gptqmodel: quantize", "≤ 0.7"),
     ("gptq with full-precision inputs / GPTQModel", "gptq", "lwq: quantize, full-precision inputs", "gptqmodel: quantize", ""),
     *(

@@ -15,7 +15,7 @@ from typing import Any
 import lwq
 from lwq import paths
 from lwq.errors import InputError
-from lwq.progress import track
+from lwq.progress import bar, track
 from lwq.results import Results
 from lwq.studies import Point, environment, run
 
@@ -42,7 +42,7 @@ def in_processes(points: Sequence[Point], count: int) -> Iterator[Path]:
     A point whose process dies is run again, in a new one; what it had measured until then is looked up.
     """
     left = list(points)
-    with environment(OMP_NUM_THREADS=str(max(1, cores() // count))):
+    with environment(OMP_NUM_THREADS=str(max(1, cores() // count))), bar("points", len(points)) as progress:
         for attempt in range(1, TRIES + 1):
             try:
                 with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as executor:
@@ -50,6 +50,7 @@ def in_processes(points: Sequence[Point], count: int) -> Iterator[Path]:
                     for task in as_completed(tasks):
                         yield task.result()
                         left.remove(tasks[task])
+                        progress.update()
                 return
             except BrokenProcessPool:
                 print(f"a worker process died; {len(left)} points go on (try {attempt} of {TRIES})", flush=True)

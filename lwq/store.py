@@ -39,21 +39,17 @@ class Store:
         path = self._path(key)
         try:
             with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
                 about = {name: int(value) for name, value in file.metadata().items()}
             os.utime(path)
         except (OSError, SafetensorError):
             path.unlink(missing_ok=True)  # damaged: it will be made again
             return None
         bits, shape = about["bits"], (about["rows"], about["columns"])
-        zeros = tensors.get("zeros")
-        return Packed(
-            codes=unpack(tensors["codes"], bits, shape),
-            scales=tensors["scales"].clone(),
-            bits=bits,
-            zeros=None if zeros is None else unpack(zeros, bits, tuple(tensors["scales"].shape)),
-            shifts=tensors["shifts"].clone() if "shifts" in tensors else None,
-        )
+        scales, zeros = tensors["scales"], tensors.get("zeros")
+        if zeros is not None and not zeros.is_floating_point():
+            zeros = unpack(zeros, bits, tuple(scales.shape))
+        return Packed(unpack(tensors["codes"], bits, shape), scales, bits, zeros, tensors.get("shifts"))
 
     def put(self, key: str, packed: Packed) -> None:
         """Keep `packed` under `key`."""

@@ -16,6 +16,7 @@ from lwq.apply import quantize_
 from lwq.bank import Bank, source
 from lwq.contracts import Plan
 from lwq.quantizers.gptq import GPTQ
+from lwq.quantizers.hqq import HQQ
 from lwq.quantizers.quanto import Quanto
 from lwq.quantizers.rtn import RTN
 from lwq.store import Store
@@ -151,11 +152,11 @@ def test_a_quantizer_whose_code_cannot_be_read_stays_in_memory(bank_folder):
     assert bank.source == "" and not list(bank_folder.glob("*/*"))
 
 
-@pytest.mark.parametrize("quantizer", [RTN(), RTN(sym=True), Quanto(), Quanto("bfloat16"), RTN(scale_dtype="float32")])
+@pytest.mark.parametrize("quantizer", [RTN(), RTN(sym=True), Quanto(), Quanto("bfloat16"), HQQ()])
 @pytest.mark.parametrize("bits", [2, 3, 4, 7, 8])
 def test_a_stored_matrix_comes_back_whole(weight, quantizer, bits):
     if bits not in quantizer.levels:
-        pytest.skip("a width that quanto lacks")
+        pytest.skip("a width that this quantizer lacks")
     store, packed = Store(), quantizer(weight, bits)
     store.put("ab12", packed)
     again = store.get("ab12")

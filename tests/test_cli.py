@@ -82,3 +82,24 @@ def test_public_names():
     assert callable(lwq.evaluate) and callable(lwq.export) and "load" in dir(lwq)
     with pytest.raises(AttributeError, match="no attribute 'scor'"):
         _ = lwq.scor
+
+
+def test_a_checkpoint_larger_than_memory_goes_through_the_same_verbs(tmp_path):
+    model, tokenizer = lwq.load("toy")
+    folder, scores, plan = tmp_path / "model", tmp_path / "s.json", tmp_path / "p.json"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    call("score", folder, "--scorer", "lim", "--out", scores, "--stream", *SMALL)
+    call("plan", scores, "--bits", "4,2", "--moved", "2", "--out", plan)
+    call("quantize", folder, plan, "--out", tmp_path / "a", "--stream", *SMALL)
+    call("quantize", folder, plan, "--out", tmp_path / "b", *SMALL)
+    prints = [lwq.models.fingerprint(lwq.load(str(tmp_path / name))[0]) for name in "ab"]
+    assert prints[0] == prints[1]
+    arguments = ("--text", "toy", "--windows", "4", "--length", "48")
+    streamed, whole = call("eval", tmp_path / "a", "--stream", *arguments), call("eval", tmp_path / "b", *arguments)
+    assert streamed.split("perplexity")[1] == whole.split("perplexity")[1]
+
+
+def test_a_cluster_that_is_not_there():
+    with pytest.raises(lwq.InputError, match="no Dask scheduler answers at 'nowhere'"):
+        call("study", "orderings", "--dask", "nowhere")

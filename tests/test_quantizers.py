@@ -8,6 +8,7 @@ from lwq.collect import MatrixStats
 from lwq.errors import InputError
 from lwq.quantizers import QUANTIZERS, grid, packed, quanto
 from lwq.quantizers.gptq import GPTQ
+from lwq.quantizers.hqq import HQQ
 from lwq.quantizers.rtn import RTN
 
 CASES = [(name, bits) for name, cls in QUANTIZERS.items() for bits in cls.levels]
@@ -171,9 +172,49 @@ def test_gptq_group_wider_than_a_block():
         assert float(ratio) == pytest.approx(1, rel=0.02)
 
 
+def slow_hqq(weight, bits, group_size, iters=20):
+    """Loops on the formula, in float64, in the library's order of operations."""
+    rows, columns = weight.shape
+    groups = weight.double().reshape(-1, group_size).tolist()
+    top = 2**bits - 1
+    scales = [top / (max(g) - min(g)) for g in groups]
+    zeros = [-min(g) * s for g, s in zip(groups, scales, strict=True)]
+    zeros = [float(round(z)) for z in zeros] if bits == 4 else zeros
+    best = float("inf")
+    for _ in range(iters):
+        total = 0.0
+        for k, (g, s) in enumerate(zip(groups, scales, strict=True)):
+            means = []
+            for w in g:
+                q = min(max(round(w * s + zeros[k]), 0), top)
+                e = w - (q - zeros[k]) / s
+                total += abs(e)
+                shrunk = max(abs(e) - abs(e) ** -0.3 / 10, 0) * (1 if e > 0 else -1) if e else 0.0
+                means.append(q - (w - shrunk) * s)
+            zeros[k] = sum(means) / len(means)
+        if total >= best:
+            break
+        best = total
+    found = [[(min(max(round(w * s + z), 0), top) - z) / s for w in g] for g, s, z in zip(groups, scales, zeros, strict=True)]
+    return torch.tensor(found).reshape(rows, columns)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_hqq_equals_its_slow_twin(bits, weight):
+    fast = HQQ(scale_dtype="float32")(weight, bits).dequantize()
+    torch.testing.assert_close(fast, slow_hqq(weight, bits, 64), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_hqq_lowers_what_it_minimizes(bits, weight):
+    errors = [float((weight - q(weight, bits).dequantize()).abs().pow(0.7).mean()) for q in (HQQ(), HQQ(iters=0), RTN())]
+    assert errors[0] < 0.985 * min(errors[1:])
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda w: HQQ(lp_norm=1.5), "0 < lp_norm < 1"),
         (lambda w: RTN(48)(w, 4), r"group_size=48 does not divide 128 input columns; choose one of \[-1, 16, 32, 64, 128\]"),
         (lambda w: RTN()(w * 1e9, 4), "float16 cannot hold"),
         (lambda w: RTN()(w * 1e-9, 4), "float16 cannot hold"),
@@ -183,7 +224,7 @@ def test_gptq_group_wider_than_a_block():
         (lambda w: GPTQ(damp_percent=0), "damp_percent=0"),
         (lambda w: GPTQ()(w, 4, MatrixStats(2, gram=-torch.eye(128))), "singular"),
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_errors_name_the_value_and_the_way_out(make, message, weight):
     with pytest.raises(InputError, match=message):

@@ -5,10 +5,11 @@ A quantizer is a frozen dataclass with `needs` (statistics), `levels` (widths) a
 """
 
 from lwq.quantizers.gptq import GPTQ
+from lwq.quantizers.hqq import HQQ
 from lwq.quantizers.packed import Packed
 from lwq.quantizers.quanto import Quanto
 from lwq.quantizers.rtn import RTN
 
-QUANTIZERS: dict[str, type] = {"rtn": RTN, "quanto": Quanto, "gptq": GPTQ}
+QUANTIZERS: dict[str, type] = {"rtn": RTN, "quanto": Quanto, "gptq": GPTQ, "hqq": HQQ}
 
 __all__ = ["QUANTIZERS", "Packed"]

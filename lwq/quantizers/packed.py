@@ -19,7 +19,8 @@ class Packed:
         codes: uint8 (out_features, in_features), each below 2^bits.
         scales: (out_features, groups), in the dtype that is stored.
         bits: stored bits of a code.
-        zeros: uint8 (out_features, groups), stored in `bits` bits; None where it is 2^(bits − 1) throughout (symmetric).
+        zeros: (out_features, groups); uint8 are codes and stored in `bits` bits, floats are stored as they are; None where
+            it is 2^(bits − 1) throughout (symmetric).
         shifts: (out_features, groups), in the dtype that is stored, instead of zeros.
     """
 
@@ -51,7 +52,7 @@ class Packed:
         """What a file holds: codes and zeros packed bit by bit, scales and shifts as they are."""
         stored = {"codes": pack(self.codes, self.bits), "scales": self.scales}
         if self.zeros is not None:
-            stored["zeros"] = pack(self.zeros, self.bits)
+            stored["zeros"] = self.zeros if self.zeros.is_floating_point() else pack(self.zeros, self.bits)
         if self.shifts is not None:
             stored["shifts"] = self.shifts
         return stored
@@ -60,7 +61,8 @@ class Packed:
     def nbytes(self) -> int:
         """Bytes of `tensors()`."""
         count = packed_bytes(self.codes.numel(), self.bits) + self.scales.nbytes
-        count += 0 if self.zeros is None else packed_bytes(self.zeros.numel(), self.bits)
+        if self.zeros is not None:
+            count += self.zeros.nbytes if self.zeros.is_floating_point() else packed_bytes(self.zeros.numel(), self.bits)
         return count + (0 if self.shifts is None else self.shifts.nbytes)
 
 

@@ -1,0 +1,89 @@
+"""Half-quadratic quantization: data-free, with zero points that make most weights exact rather than all nearly so."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lwq.collect import MatrixStats
+from lwq.errors import InputError
+from lwq.quantizers import grid
+from lwq.quantizers.packed import FLOATS, Packed, packed_bytes
+from lwq.strategies import pick
+
+FLAT = 1e-4  # a group whose weights span no more than this is constant
+
+
+@dataclass(frozen=True)
+class HQQ:
+    """Minimizes ‖W − Ŵ‖_p over the zero point of each group, p < 1, by half-quadratic splitting.
+
+        s = (max − min) / (2^b − 1),   q = clamp(round(w / s + z), 0, 2^b − 1),   ŵ = (q − z) · s
+        repeat:   e = shrink(w − ŵ),   z = mean over the group of q − (w − e) / s
+        shrink(x) = sign(x) · max(|x| − |x|^(p−1) / β, 0)
+
+    It stops when the mean of |w − ŵ| over the matrix grows, with the zero point of that step, as its authors' default does.
+
+    Attributes:
+        group_size: input columns that share a scale and a zero point; −1 for a whole row.
+        iters: at most this many steps.
+        lp_norm: p above.
+        beta: β above.
+        scale_dtype: of the stored scales and of the zero points, which are numbers here, not codes. "float32" gives the
+            library's numbers with compute_dtype=float32 bit for bit.
+
+    A group that spans no more than 1e-4 keeps its smallest value (the library would let it drift). Source: Badri and Shaji
+    2023, Half-Quadratic Quantization; code mobiusml/hqq, `optimize_weights_proximal_legacy` (Apache-2.0).
+    """
+
+    group_size: int = 64
+    iters: int = 20
+    lp_norm: float = 0.7
+    beta: float = 10.0
+    scale_dtype: str = "float16"
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    levels: ClassVar[tuple[int, ...]] = (2, 3, 4, 5, 6, 8)
+
+    def __post_init__(self) -> None:
+        pick(FLOATS, "scale_dtype", self.scale_dtype)
+        if not 0 < self.lp_norm < 1 or self.beta <= 0 or self.iters < 0:
+            raise InputError(f"{self}: 0 < lp_norm < 1, beta > 0 and iters ≥ 0 are needed")
+
+    def __call__(self, weight: Tensor, bits: int, stats: MatrixStats | None = None) -> Packed:
+        rows, top = weight.shape[0], 2**bits - 1
+        groups = grid.group_count((rows, weight.shape[1]), self.group_size)
+        w = weight.float().reshape(rows * groups, -1)
+        low, span = w.amin(1, keepdim=True), w.amax(1, keepdim=True) - w.amin(1, keepdim=True)
+        flat = span <= FLAT
+        inverse = torch.where(flat, 1.0, top / span).clamp_(max=2e4)
+        start = -low * inverse
+        zero = start.round() if bits == 4 else start
+        zero = torch.where(flat, start, self._optimize(w, inverse, zero, top))
+        codes = (w * inverse).add_(zero).round_().clamp_(0, top)
+        dtype = FLOATS[self.scale_dtype]
+        return Packed(
+            codes=codes.reshape(weight.shape).byte(),
+            scales=(1 / inverse).reshape(rows, groups).to(dtype),
+            bits=bits,
+            zeros=zero.reshape(rows, groups).to(dtype),
+        )
+
+    def _optimize(self, w: Tensor, inverse: Tensor, zero: Tensor, top: int) -> Tensor:
+        best = torch.inf
+        for _ in range(self.iters):
+            codes = (w * inverse).add_(zero).round_().clamp_(0, top)
+            error = w - (codes - zero) / inverse
+            size = error.abs()
+            found = float(size.mean())
+            shrunk = size.sub_((1 / self.beta) * size.pow(self.lp_norm - 1)).clamp_min_(0).mul_(error.sign())
+            zero = torch.mean(codes - (w - shrunk) * inverse, dim=1, keepdim=True)
+            if found >= best:
+                break
+            best = found
+        return zero
+
+    def nbytes(self, shape: tuple[int, int], bits: int) -> int:
+        groups = shape[0] * grid.group_count(shape, self.group_size)
+        return packed_bytes(shape[0] * shape[1], bits) + 2 * groups * FLOATS[self.scale_dtype].itemsize
