@@ -55,7 +55,7 @@ class Bank:
         self.layout = models.layout(model)
         self.matrices = models.matrices(model)
         self.now = dict.fromkeys(self.matrices, KEPT)
-        self.packed: LRUCache[tuple[str, int], Packed] = LRUCache(memory, getsizeof=_bytes_in_memory)
+        self.packed: LRUCache[tuple[str, int], Packed] = LRUCache(memory, getsizeof=lambda packed: packed.resident_bytes)
         self.source = source(quantizer, self.layout.fingerprint, windows)
         self.store = store if self.source else None  # results of code that cannot be read stay in memory
         kept = models.streamed(model)
@@ -152,7 +152,7 @@ class Bank:
         return self.packed[name, width]
 
     def _keep(self, name: str, width: int, packed: Packed) -> None:
-        if _bytes_in_memory(packed) <= self.packed.maxsize:
+        if packed.resident_bytes <= self.packed.maxsize:
             self.packed[name, width] = packed
 
     def _missing(self, wanted: Mapping[str, set[int]]) -> dict[str, set[int]]:
@@ -195,8 +195,3 @@ def source(quantizer: Any, fingerprint: str, windows: Tensor | None) -> str:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:32]
-
-
-def _bytes_in_memory(packed: Packed) -> int:
-    parts = (packed.codes, packed.scales, packed.zeros, packed.shifts)
-    return sum(part.nbytes for part in parts if part is not None)

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lwq import paths
-from lwq.quantizers.packed import Packed, unpack
+from lwq.quantizers.packed import Packed
 
 LIMIT = 20 << 30
 
@@ -45,19 +45,15 @@ class Store:
         except (OSError, SafetensorError):
             path.unlink(missing_ok=True)  # damaged: it will be made again
             return None
-        bits, shape = about["bits"], (about["rows"], about["columns"])
-        scales, zeros = tensors["scales"], tensors.get("zeros")
-        if zeros is not None and not zeros.is_floating_point():
-            zeros = unpack(zeros, bits, tuple(scales.shape))
-        return Packed(unpack(tensors["codes"], bits, shape), scales, bits, zeros, tensors.get("shifts"))
+        return Packed.read(tensors, about)
 
     def put(self, key: str, packed: Packed) -> None:
         """Keep `packed` under `key`."""
         path = self._path(key)
         path.parent.mkdir(exist_ok=True)
-        about = {"bits": packed.bits, "rows": packed.shape[0], "columns": packed.shape[1]}
         with paths.replacing(path) as temporary:
-            save_file(packed.tensors(), temporary, metadata={name: str(value) for name, value in about.items()})
+            tensors = {name: tensor.contiguous() for name, tensor in packed.tensors().items()}
+            save_file(tensors, temporary, metadata={name: str(value) for name, value in packed.header().items()})
 
     def __contains__(self, key: str) -> bool:
         return self._path(key).is_file()

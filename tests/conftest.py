@@ -35,4 +35,4 @@ def judge():
 
 @pytest.fixture
 def weight():
-    return torch.randn(24, 128, generator=torch.Generator().manual_seed(0))
+    return torch.randn(32, 128, generator=torch.Generator().manual_seed(0))

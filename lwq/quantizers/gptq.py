@@ -1,7 +1,9 @@
 """GPTQ: round one input column at a time and let the columns that remain make up for the error."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -57,17 +59,21 @@ class GPTQ:
     def __call__(self, weight: Tensor, bits: int, stats: MatrixStats) -> Packed:
         rows, columns = weight.shape
         groups = grid.group_count((rows, columns), self.group_size)
-        order, factor = self._factor(stats)
-        w = weight.float().T[order].contiguous()  # (in, out): a column of W is a contiguous row here
+        size, fit = columns // groups, partial(self._fit, bits=bits)
         if self.act_order:
-            scales, zeros = self._fit(weight.float().reshape(rows, groups, -1), bits)
-            codes = self._with_grid(w, factor, bits, scales.T, zeros.T, order // (columns // groups))
+            diagonal = stats.require("gram").diagonal()
+            order = torch.argsort(diagonal, descending=True, stable=True)
+            scales, zeros = fit(weight.float().reshape(rows, groups, -1))
+            w = columns_first(weight)[order]
+            factor = inverse_factor(stats, self.damp_percent, order)
+            own = order // size
+            codes = torch.empty(columns, rows)
+            codes[order] = with_grid(w, factor, 2**bits - 1, scales.T[own], zeros.T[own])
         else:
-            codes, scales, zeros = self._fitting_grid(w, factor, bits, columns // groups)
-        unordered = torch.empty_like(codes)
-        unordered[order] = codes
+            w = columns_first(weight)
+            codes, scales, zeros = fitting_grid(w, inverse_factor(stats, self.damp_percent), bits, size, fit)
         return Packed(
-            codes=unordered.T.contiguous().byte(),
+            codes=codes.T.contiguous().byte(),
             scales=scales.to(FLOATS[self.scale_dtype]),
             bits=bits,
             zeros=None if self.sym else zeros.byte(),
@@ -79,70 +85,106 @@ class GPTQ:
     def _fit(self, groups: Tensor, bits: int) -> tuple[Tensor, Tensor]:
         return grid.fit(groups, bits, (2**bits - 1) / 2 if self.sym else None, FLOATS[self.scale_dtype])
 
-    def _factor(self, stats: MatrixStats) -> tuple[Tensor, Tensor]:
-        """(order of the columns, U in that order); worked out once for all matrices and widths that share the inputs."""
-        key = f"gptq factor {self.act_order} {self.damp_percent}"
-        if key not in stats.derived:
-            gram = stats.require("gram") * (2 / max(stats.tokens, 1))
-            diagonal = gram.diagonal()
-            diagonal[diagonal == 0] = 1.0
-            order = torch.argsort(diagonal, descending=True, stable=True) if self.act_order else torch.arange(len(gram))
-            if self.act_order:
-                gram = gram[order][:, order]
-            gram.diagonal().add_(self.damp_percent * gram.diagonal().mean())
-            stats.derived[key] = order, _inverse_factor(gram, self.damp_percent)
-        return stats.derived[key]
 
-    def _fitting_grid(self, w: Tensor, factor: Tensor, bits: int, group: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Codes (in, out), scales and zeros (out, groups); each group's grid is fitted when its first column is reached."""
-        scales, zeros, codes = [], [], []
-        size = group if group <= 256 else math.gcd(group, 128)
-        for start in range(0, len(w), size):
-            if start % group == 0:
-                scale, zero = self._fit(w[start : start + group].T, bits)
-                scales.append(scale)
-                zeros.append(zero)
-            same = scales[-1].expand(size, -1), zeros[-1].expand(size, -1)
-            codes.append(_quantize_block(w, factor, bits, start, size, *same))
-        return torch.cat(codes), torch.stack(scales, 1), torch.stack(zeros, 1)
-
-    def _with_grid(
-        self, w: Tensor, factor: Tensor, bits: int, scales: Tensor, zeros: Tensor, group_of: Tensor, size: int = 128
-    ) -> Tensor:
-        """Codes (in, out) for grids (groups, out) known beforehand; `group_of` (in,) says which one each column uses."""
-        parts = (slice(start, start + size) for start in range(0, len(w), size))
-        return torch.cat(
-            [
-                _quantize_block(w, factor, bits, part.start, len(w[part]), scales[group_of[part]], zeros[group_of[part]])
-                for part in parts
-            ]
-        )
+def columns_first(weight: Tensor) -> Tensor:
+    """A copy to work on, float32 (in, out): a column of W is a contiguous row of it. The weight may be a transposed view."""
+    return weight.T.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
 
 
-def _quantize_block(w: Tensor, factor: Tensor, bits: int, start: int, size: int, scales: Tensor, zeros: Tensor) -> Tensor:
-    """Quantize `size` columns from `start` on, in place; the columns after them receive the error in one product.
+def inverse_factor(stats: MatrixStats, damp_percent: float, order: Tensor | None = None, key: str = "") -> Tensor:
+    """Upper Cholesky factor U of H⁻¹ = Uᵀ U, its columns in `order`; kept with the statistics under `key` and the damping.
 
-    w: (in, out), the weights with all compensation so far; scales, zeros: (size, out). Returns codes (size, out).
+    `key` must tell orders apart that do not follow from the statistics.
+
+    Raises InputError where H is singular in spite of the damping.
     """
-    end, top = start + size, 2**bits - 1
+    name = f"inverse factor {damp_percent} {order is not None} {key}"
+    if name not in stats.derived:
+        gram = stats.require("gram") * (2 / max(stats.tokens, 1))
+        diagonal = gram.diagonal()
+        diagonal[diagonal == 0] = 1.0
+        if order is not None:
+            gram = gram[order][:, order]
+        gram.diagonal().add_(damp_percent * gram.diagonal().mean())
+        try:
+            torch.linalg.cholesky(gram, out=gram)
+            torch.cholesky_inverse(gram, out=gram)
+            torch.linalg.cholesky(gram, upper=True, out=gram)
+        except torch.linalg.LinAlgError:
+            raise InputError(
+                f"gptq: the inputs' second moment is singular with damp_percent={damp_percent}; raise it (0.1), or give more "
+                "windows"
+            ) from None
+        stats.derived[name] = gram
+    return stats.derived[name]
+
+
+def fitting_grid(
+    w: Tensor, factor: Tensor, bits: int, group: int, fit: Callable[[Tensor], tuple[Tensor, Tensor]], keep: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes (in, out), scales and zeros (out, groups); `fit` sees a group's compensated weights when its first column is reached.
+
+    w: (in, out), changed in place: each row holds the weights that were quantized. keep: (in, out), weights to leave as they are.
+    """
+    scales, zeros, codes = [], [], []
+    size = group if group <= 256 else math.gcd(group, 128)
+    for start in range(0, len(w), size):
+        if start % group == 0:
+            scale, zero = fit(w[start : start + group].T)
+            scales.append(scale)
+            zeros.append(zero)
+        same = scales[-1].expand(size, -1), zeros[-1].expand(size, -1)
+        kept = None if keep is None else keep[start : start + size]
+        codes.append(_quantize_block(w, factor, 2**bits - 1, start, *same, kept)[0])
+    return torch.cat(codes), torch.stack(scales, 1), torch.stack(zeros, 1)
+
+
+def with_grid(w: Tensor, factor: Tensor, top: int | Tensor, scales: Tensor, zeros: Tensor, size: int = 128) -> Tensor:
+    """Codes (columns, out) of the first columns of `w`, for grids known beforehand; those after them make up for the error.
+
+    w: (in, out), changed in place; scales, zeros: (columns, out); top: the largest code, of all or of each column (columns, 1).
+    """
+    return _all_blocks(w, factor, top, scales, zeros, size)[0]
+
+
+def column_losses(w: Tensor, factor: Tensor, top: int, scales: Tensor, zeros: Tensor, size: int = 128) -> Tensor:
+    """½ Σ (w − ŵ)² / U_jj² of each column (columns,), in float64; the arguments are those of `with_grid`."""
+    return _all_blocks(w, factor, top, scales, zeros, size)[1].double().square().sum(1) / 2
+
+
+def _all_blocks(w: Tensor, factor: Tensor, top: int | Tensor, scales: Tensor, zeros: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    found = []
+    for start in range(0, len(scales), size):
+        part = slice(start, min(start + size, len(scales)))
+        highest = top[part] if isinstance(top, Tensor) else top
+        found.append(_quantize_block(w, factor, highest, start, scales[part], zeros[part]))
+    codes, errors = zip(*found, strict=True)
+    return torch.cat(codes), torch.cat(errors)
+
+
+def _quantize_block(
+    w: Tensor, factor: Tensor, top: int | Tensor, start: int, scales: Tensor, zeros: Tensor, keep: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Quantize columns from `start` on, in place; the columns after them receive the error in one product.
+
+    w: (in, out), the weights with all compensation so far; scales, zeros (whole numbers or not), keep: (columns, out).
+    Returns the codes and (w − ŵ) / U_jj, both (columns, out).
+    """
+    end = start + len(scales)
     columns, inner = w[start:end], factor[start:end, start:end]
     codes, errors = torch.empty_like(columns), torch.empty_like(columns)
     diagonal = inner.diagonal().tolist()
+    tops = top[:, 0].tolist() if isinstance(top, Tensor) else [top] * len(scales)
+    whole = zeros.floor()
+    rest = zeros - whole if bool((zeros != whole).any()) else None
     for i, (column, code, error, scale, zero) in enumerate(zip(columns, codes, errors, scales, zeros, strict=True)):
-        torch.div(column, scale, out=code).round_().add_(zero).clamp_(0, top)
+        torch.div(column, scale, out=code)
+        if rest is not None:
+            code.add_(rest[i])
+        code.round_().add_(whole[i]).clamp_(0, tops[i])
         torch.sub(zero, code, out=error).mul_(scale).add_(column).div_(diagonal[i])
+        if keep is not None:
+            error.masked_fill_(keep[i], 0)
         columns[i + 1 :].addr_(inner[i, i + 1 :], error, alpha=-1)
     w[end:].addmm_(factor[start:end, end:].T, errors, alpha=-1)
-    return codes
-
-
-def _inverse_factor(gram: Tensor, damp_percent: float) -> Tensor:
-    """Upper Cholesky factor U of gram⁻¹ = Uᵀ U; written over `gram`."""
-    try:
-        torch.linalg.cholesky(gram, out=gram)
-        torch.cholesky_inverse(gram, out=gram)
-        return torch.linalg.cholesky(gram, upper=True, out=gram)
-    except torch.linalg.LinAlgError:
-        raise InputError(
-            f"gptq: the inputs' second moment is singular with damp_percent={damp_percent}; raise it (0.1), or give more windows"
-        ) from None
+    return codes, errors

@@ -35,6 +35,26 @@ def fit(groups: Tensor, bits: int, half: float | None, dtype: torch.dtype) -> tu
     return stored, (-low / stored).round().clamp(0, 2**bits - 1)
 
 
+def search(groups: Tensor, bits: int, dtype: torch.dtype, steps: int = 20, power: float = 2.4) -> tuple[Tensor, Tensor]:
+    """`fit`, asymmetric, with the range of each group shrunk to where Σ |w − ŵ|^power is least.
+
+    The range is tried at `steps` even fractions from 1 down to 0.2. Source: the `mse` option of IST-DASLab/gptq, with 20 steps
+    for its 80.
+    """
+    best = torch.full(groups.shape[:-1], torch.inf)
+    scale, zero = fit(groups, bits, None, dtype)
+    for fraction in torch.linspace(1, 0.2, steps).tolist():
+        low, high = groups.amin(-1, keepdim=True) * fraction, groups.amax(-1, keepdim=True) * fraction
+        trial = fit(groups.clamp(low, high), bits, None, dtype)
+        codes = nearest(groups, trial[0].unsqueeze(-1), trial[1].unsqueeze(-1), bits)
+        error = groups - codes.sub_(trial[1].unsqueeze(-1)).mul_(trial[0].unsqueeze(-1))
+        size = error.abs_().pow_(power).sum(-1)
+        better = size < best
+        best = torch.where(better, size, best)
+        scale, zero = torch.where(better, trial[0], scale), torch.where(better, trial[1], zero)
+    return scale, zero
+
+
 def _refuse_lost(groups: Tensor, scale: Tensor, stored: Tensor, dtype: torch.dtype) -> None:
     lost = ~torch.isfinite(stored) | ((stored == 0) & (scale > NEGLIGIBLE * scale.max()))
     if bool(lost.any()):

@@ -10,6 +10,31 @@ FLOATS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch
 
 
 @dataclass(frozen=True)
+class Exact:
+    """Weights that are stored in 16 bits beside the codes.
+
+    Attributes:
+        index: int32 (n,): numbers of whole input columns, or positions in the flattened matrix, ascending.
+        values: float16 (out_features, n) for columns, (n,) for single weights.
+    """
+
+    index: Tensor
+    values: Tensor
+
+    @property
+    def whole_columns(self) -> bool:
+        return self.values.ndim == 2
+
+    def write_(self, weight: Tensor) -> None:
+        """Put the values where they belong in `weight`, (out_features, in_features)."""
+        values, index = self.values.to(weight.dtype), self.index.long()
+        if self.whole_columns:
+            weight[:, index] = values
+        else:
+            weight.view(-1)[index] = values
+
+
+@dataclass(frozen=True)
 class Packed:
     """Codes on an affine grid, one scale and one offset for each group of inputs of each output row.
 
@@ -17,18 +42,25 @@ class Packed:
 
     Attributes:
         codes: uint8 (out_features, in_features), each below 2^bits.
-        scales: (out_features, groups), in the dtype that is stored.
+        scales: (out_features, groups), in the dtype that is stored; or, where scales are quantized themselves, a Packed of
+            shape (groups, out_features).
         bits: stored bits of a code.
-        zeros: (out_features, groups); uint8 are codes and stored in `bits` bits, floats are stored as they are; None where
-            it is 2^(bits − 1) throughout (symmetric).
+        zeros: (out_features, groups); uint8 are codes and stored in `bits` bits, floats are stored as they are, a Packed
+            has shape (groups, out_features); None where it is 2^(bits − 1) throughout (symmetric).
         shifts: (out_features, groups), in the dtype that is stored, instead of zeros.
+        widths: uint8 (in_features,), the width of each column's codes where they differ; `bits` is their mean. With
+            r = (2^bits − 1) / (2^width − 1) a column's step is its group's scale · r, and its zero round(zero / r): the
+            group's range in as many steps as the column has.
+        exact: weights stored in 16 bits instead; the codes of whole columns among them are not stored.
     """
 
     codes: Tensor
-    scales: Tensor
+    scales: "Tensor | Packed"
     bits: int
-    zeros: Tensor | None = None
+    zeros: "Tensor | Packed | None" = None
     shifts: Tensor | None = None
+    widths: Tensor | None = None
+    exact: Exact | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -36,34 +68,122 @@ class Packed:
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weights that the codes stand for, (out_features, in_features)."""
-        groups = self.scales.shape[1]
-        work = torch.promote_types(self.scales.dtype, torch.float32) if self.shifts is None else self.scales.dtype
+        scales, zeros = _opened(self.scales), _opened(self.zeros)
+        assert scales is not None
+        groups = scales.shape[1]
+        work = torch.promote_types(scales.dtype, torch.float32) if self.shifts is None else scales.dtype
         codes = self.codes.reshape(self.shape[0], groups, -1).to(work)
-        scales = self.scales.to(work).unsqueeze(-1)
+        scales = scales.to(work).unsqueeze(-1)
         if self.shifts is not None:
             values = codes * scales - self.shifts.unsqueeze(-1)
-        elif self.zeros is not None:
-            values = (codes - self.zeros.to(work).unsqueeze(-1)) * scales
+        elif self.widths is not None:
+            assert zeros is not None
+            ratio = width_ratio(self.widths, self.bits).reshape(groups, -1)
+            values = (codes - (zeros.to(work).unsqueeze(-1) / ratio).round()) * (scales * ratio)
+        elif zeros is not None:
+            values = (codes - zeros.to(work).unsqueeze(-1)) * scales
         else:
             values = (codes - 2 ** (self.bits - 1)) * scales
-        return values.reshape(self.shape).to(dtype)
+        weight = values.reshape(self.shape).to(dtype)
+        if self.exact is not None:
+            self.exact.write_(weight)
+        return weight
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a file holds: codes and zeros packed bit by bit, scales and shifts as they are."""
-        stored = {"codes": pack(self.codes, self.bits), "scales": self.scales}
-        if self.zeros is not None:
-            stored["zeros"] = self.zeros if self.zeros.is_floating_point() else pack(self.zeros, self.bits)
+        """What a file holds: codes packed bit by bit, everything else as it is. `read` is the inverse."""
+        stored = {"codes": self._stream(), **_parts("scales", self.scales, None), **_parts("zeros", self.zeros, self.bits)}
         if self.shifts is not None:
             stored["shifts"] = self.shifts
+        if self.widths is not None:
+            stored["widths"] = self.widths
+        if self.exact is not None:
+            stored |= {"exact.index": self.exact.index, "exact.values": self.exact.values}
         return stored
+
+    def header(self) -> dict[str, int]:
+        """The numbers that `read` needs beside the tensors."""
+        found = {"bits": self.bits, "rows": self.shape[0], "columns": self.shape[1]}
+        for name, part in (("scales", self.scales), ("zeros", self.zeros)):
+            if isinstance(part, Packed):
+                found |= {f"{name}.{key}": value for key, value in part.header().items()}
+        return found
 
     @property
     def nbytes(self) -> int:
         """Bytes of `tensors()`."""
-        count = packed_bytes(self.codes.numel(), self.bits) + self.scales.nbytes
-        if self.zeros is not None:
-            count += self.zeros.nbytes if self.zeros.is_floating_point() else packed_bytes(self.zeros.numel(), self.bits)
-        return count + (0 if self.shifts is None else self.shifts.nbytes)
+        return sum(tensor.nbytes for tensor in self.tensors().values())
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes in memory, where a code takes one."""
+        parts = [self.codes, self.shifts, self.widths, *((self.exact.index, self.exact.values) if self.exact else ())]
+        nested = [part for part in (self.scales, self.zeros) if part is not None]
+        return sum(part.nbytes for part in parts if part is not None) + sum(
+            part.resident_bytes if isinstance(part, Packed) else part.nbytes for part in nested
+        )
+
+    def _stream(self) -> Tensor:
+        codes, widths = self.codes, self.widths
+        if self.exact is not None and self.exact.whole_columns:
+            stays = _complement(self.exact.index, self.shape[1])
+            codes, widths = codes[:, stays], None if widths is None else widths[stays]
+        if widths is None:
+            return pack(codes, self.bits)
+        return torch.cat([pack(codes[:, widths == width], width) for width in sorted(set(widths.tolist()))])
+
+    @classmethod
+    def read(cls, tensors: dict[str, Tensor], header: dict[str, int]) -> "Packed":
+        """What `tensors()` and `header()` describe."""
+        rows, columns, bits = header["rows"], header["columns"], header["bits"]
+        exact = Exact(tensors["exact.index"], tensors["exact.values"]) if "exact.index" in tensors else None
+        stays = _complement(exact.index, columns) if exact and exact.whole_columns else torch.arange(columns)
+        codes = torch.zeros(rows, columns, dtype=torch.uint8)
+        widths, stream = tensors.get("widths"), tensors["codes"]
+        if widths is None:
+            codes[:, stays] = unpack(stream, bits, (rows, len(stays)))
+        else:
+            for width in sorted(set(widths[stays].tolist())):
+                own = stays[widths[stays] == width]
+                size = packed_bytes(rows * len(own), width)
+                codes[:, own] = unpack(stream[:size], width, (rows, len(own)))
+                stream = stream[size:]
+        scales = _read_part("scales", tensors, header)
+        zeros = _read_part("zeros", tensors, header)
+        assert scales is not None
+        if isinstance(zeros, Tensor) and not zeros.is_floating_point():
+            zeros = unpack(zeros, bits, (rows, scales.shape[1]))
+        return cls(codes, scales, bits, zeros, tensors.get("shifts"), widths, exact)
+
+
+def _opened(part: "Tensor | Packed | None") -> Tensor | None:
+    return part.dequantize().T if isinstance(part, Packed) else part
+
+
+def _parts(name: str, part: "Tensor | Packed | None", bits: int | None) -> dict[str, Tensor]:
+    if part is None:
+        return {}
+    if isinstance(part, Packed):
+        return {f"{name}.{key}": tensor for key, tensor in part.tensors().items()}
+    return {name: part if bits is None or part.is_floating_point() else pack(part, bits)}
+
+
+def _read_part(name: str, tensors: dict[str, Tensor], header: dict[str, int]) -> "Tensor | Packed | None":
+    if f"{name}.bits" not in header:
+        return tensors.get(name)
+    inner = {key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
+    return Packed.read(inner, {key.removeprefix(f"{name}."): v for key, v in header.items() if key.startswith(f"{name}.")})
+
+
+def _complement(index: Tensor, count: int) -> Tensor:
+    """The numbers below `count` that are not in `index`, ascending."""
+    stays = torch.ones(count, dtype=torch.bool)
+    stays[index.long()] = False
+    return stays.nonzero()[:, 0]
+
+
+def width_ratio(widths: Tensor, bits: int) -> Tensor:
+    """(2^bits − 1) / (2^width − 1) of each column, float32."""
+    return (2**bits - 1) / (2.0 ** widths.float() - 1)
 
 
 def packed_bytes(count: int, bits: int) -> int:
