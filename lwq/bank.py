@@ -176,6 +176,13 @@ class Bank:
         return _digest([self.source, name, width])
 
 
+def restore_(model: nn.Module) -> None:
+    """Put the original weights back, whichever bank changed them."""
+    holder = getattr(model, "_bank", None)
+    if holder is not None:
+        holder.restore_()
+
+
 def source(quantizer: Any, fingerprint: str, windows: Tensor | None) -> str:
     """32 hex digits over all that decides what `quantizer` makes of a model, "" where its code cannot be read.
 

@@ -254,6 +254,9 @@ def study(
     size: Annotated[str, typer.Option(help="smoke, quick, laptop or paper")] = "smoke",
     parameter: Annotated[list[str], typer.Option("-p", help="notebook parameter as name=value; the value is read as YAML")] = [],  # noqa: B006
     dry_run: Annotated[bool, typer.Option(help="check the parameters and print the points, run nothing")] = False,
+    tflops: Annotated[
+        float | None, typer.Option(help="speed that the estimate assumes, 1e12 operations a second; measured if not given")
+    ] = None,
     jobs: Annotated[
         int,
         typer.Option(help="points at once in processes that share the cores; 0: one for 4 cores", rich_help_panel="Performance"),
@@ -268,6 +271,7 @@ def study(
 
     points = studies.points(name, size, dict(_pair(text) for text in parameter))
     count = pool.jobs(len(points), jobs)
+    _show_estimate(name, points, tflops)
     for number, point in enumerate(points, start=1):
         shown = ", ".join(f"{key}={value}" for key, value in point.parameters.items() if key != "results_dir")
         print(f"[{number}/{len(points)}] {name}: {shown or 'defaults of the notebook'}", flush=True)
@@ -281,6 +285,25 @@ def study(
             print(f"      executed copy: {copy}", flush=True)
     tables = {str(Results(folder).write()) for folder in {point.parameters["results_dir"] for point in points}}
     print(f"rows: {', '.join(sorted(tables))}")
+
+
+def _show_estimate(name: str, points: list[Any], tflops: float | None) -> None:
+    from lwq import estimate, studies
+
+    models = studies.catalogue()["models"]
+    speeds: dict[str, float] = {}
+    rows, hours = [], 0.0
+    for number, point in enumerate(points, start=1):
+        parameters = studies.full(point)
+        found = estimate.of_point(name, parameters, models)
+        dtype = parameters["dtype"]
+        if dtype not in speeds:
+            speeds[dtype] = tflops * 1e12 if tflops else estimate.speed(dtype)
+        took = found.seconds(speeds[dtype]) / 3600
+        hours += took
+        who = parameters.get("model") or ", ".join(parameters["models"])
+        rows.append([number, who, found.plans, f"{took:.2f}", f"{found.memory / estimate.GIB:.1f}"])
+    show(f"{name}: {hours:.1f} hours if nothing is measured yet", ["point", "model", "plans", "hours", "GiB"], rows)
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """Differences with intervals: paired bootstrap over windows, retained quality, how far an ordering goes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,9 @@ from lwq.errors import InputError
 RESAMPLES = 9999
 CONFIDENCE = 0.95
 SEED = 0
+SWEEP = ["study", "model", "quantizer", "high", "low", "calibration", "judge", "dtype"]
+ENDS = {"original", "uniform"}
+METRICS = ("perplexity", "kl", "top1")
 
 
 class Interval(NamedTuple):
@@ -88,9 +91,32 @@ def largest_fraction(fractions: np.ndarray, nll: np.ndarray, reference_nll: np.n
     return paired(statistic, np.arange(len(reference_nll)))
 
 
+def sweeps(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """The rows of each sweep: one study, model, quantizer, pair of widths, texts and arithmetic; those with perplexities."""
+    for _, part in table[table["metric"].isin(METRICS)].groupby(SWEEP, sort=False):
+        if set(part["ordering"]) - ENDS:  # else it only says how far another dtype is off
+            yield part.reset_index(drop=True)
+
+
+def area(fractions: np.ndarray, nll: np.ndarray, reference_nll: np.ndarray) -> Interval:
+    """Mean retained quality while units are moved: the area under the retained curve, by the trapezoid rule.
+
+    The arguments are those of `largest_fraction`; 1 where nothing is lost.
+    """
+    order = np.argsort(fractions)
+    fractions, nll = np.asarray(fractions)[order], np.asarray(nll)[order]
+
+    def statistic(index: np.ndarray, axis: int) -> np.ndarray:
+        chosen = index.astype(int)
+        quality = np.exp(reference_nll[chosen].mean(axis) - nll[:, chosen].mean(axis=axis if axis < 0 else axis + 1))
+        return np.trapezoid(quality, fractions, axis=0)
+
+    return paired(statistic, np.arange(len(reference_nll)))
+
+
 def nll_by_id(windows: pd.DataFrame) -> dict[str, np.ndarray]:
     """id -> mean NLL of each window, from windows.parquet."""
-    return {str(key): group["nll"].to_numpy() for key, group in windows.groupby("id")}
+    return {str(key): group["nll"].to_numpy() for key, group in windows.dropna(subset="nll").groupby("id")}
 
 
 def limits(table: pd.DataFrame, windows: pd.DataFrame, thresholds: tuple[float, ...] = (0.95, 0.90)) -> pd.DataFrame:
@@ -120,3 +146,30 @@ def limits(table: pd.DataFrame, windows: pd.DataFrame, thresholds: tuple[float, 
         together = randoms.groupby("threshold")["value"].agg(value="median", low="min", high="max").reset_index()
         frame = pd.concat([frame, together.assign(ordering="random")], ignore_index=True)
     return frame.sort_values(["threshold", "value"], ascending=False, kind="stable", ignore_index=True)
+
+
+def tasks(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
+    """Retained accuracy of each plan and task: (accuracy − chance) / (accuracy of the all-high plan − chance).
+
+    Args:
+        table: rows of one study, model, quantizer and pair of widths.
+        windows: the arrays behind them.
+
+    Returns:
+        Columns task, ordering, moved, units, accuracy, value, low, high, id; the interval is paired over items.
+    """
+    rows = table[table["metric"] == "accuracy"]
+    chance = table[table["metric"] == "chance"].set_index("id")["value"]
+    correct = {str(key): part["correct"].to_numpy() for key, part in windows.dropna(subset="correct").groupby("id")}
+    found = []
+    for judge, part in rows.groupby("judge", sort=False):
+        truth = part[part["moved"] == 0].iloc[0]["id"]
+        for row in part[part["moved"] > 0].to_dict("records"):
+            kept = _retained_accuracy(correct[truth], correct[row["id"]], float(chance[row["id"]]))
+            place = (str(judge).split()[0], row["ordering"], row["moved"], row["units"])
+            found.append((*place, row["value"], *kept, row["id"]))
+    return pd.DataFrame(found, columns=["task", "ordering", "moved", "units", "accuracy", "value", "low", "high", "id"])
+
+
+def _retained_accuracy(reference: np.ndarray, correct: np.ndarray, chance: float) -> Interval:
+    return paired(lambda ref, new, axis: (new.mean(axis) - chance) / (ref.mean(axis) - chance), reference, correct)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,10 @@ class WindowSpec:
 
     def __str__(self) -> str:
         return f"{self.text}/{self.split} {self.n}x{self.length} seed {self.seed}"
+
+    def on(self, **changes: Any) -> "WindowSpec":
+        """The same with another text, or another number of windows."""
+        return replace(self, **changes)
 
     def draw(self, tokenizer: Any) -> Tensor:
         return windows(self.text, tokenizer, self.n, self.length, self.split, self.seed)

@@ -1,26 +1,27 @@
 """One model, one quantizer, one text to calibrate on and one to judge on: score, plan, measure, remember."""
 
+import copy
 import hashlib
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 import lwq
-from lwq import assets, models, paths
-from lwq.allocators import allocate
-from lwq.bank import Bank
+from lwq import assets, models, paths, plans
+from lwq.bank import Bank, restore_
 from lwq.contracts import KEPT, Plan, Row, Scores, Size, digest
 from lwq.data import WindowSpec
 from lwq.errors import InputError
 from lwq.evaluate import Reference, reference
+from lwq.plans import Candidate
 from lwq.quantizers import QUANTIZERS
 from lwq.results import Results
 from lwq.scorers import SCORERS, score_all
@@ -29,6 +30,25 @@ from lwq.strategies import build, spec
 from lwq.sweep import Sweep
 
 FORBIDDEN_GROUP = 32  # the carried models were dequantized from groups of 32, which such a grid would reproduce exactly
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A score beside the one it is a variant of.
+
+    Attributes:
+        score: importance of each unit, in the order of the forward pass.
+        spearman: rank correlation with the default, from −1 to 1.
+    """
+
+    score: np.ndarray
+    spearman: float
+
+    def summary(self) -> dict[str, float]:
+        return {"spearman": self.spearman}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {"score": self.score}
 
 
 @dataclass
@@ -81,8 +101,7 @@ class Experiment:
     @cached_property
     def reference(self) -> Reference:
         """The untouched model on the judging windows."""
-        if "bank" in self.__dict__:
-            self.bank.restore_()
+        restore_(self.loaded[0])
         return reference(self.loaded[0], self.judging)
 
     @cached_property
@@ -90,6 +109,21 @@ class Experiment:
         """Measures plans on the judging windows."""
         truth = self.reference
         return Sweep(self.loaded[0], self.judging, self.bank, truth)
+
+    def using(self, quantizer: Any = None, calibrate: WindowSpec | None = None) -> "Experiment":
+        """The same with another quantizer or other calibration windows; the loaded model and the reference are shared."""
+        other = copy.copy(self)
+        stale = {"bank", "engine", "_common"} | ({"calibration"} if calibrate else set())
+        other.__dict__ = {key: value for key, value in self.__dict__.items() if key not in stale}
+        other.quantizer = self.quantizer if quantizer is None else quantizer
+        other.calibrate = calibrate or self.calibrate
+        other.__post_init__()
+        return other
+
+    def release(self) -> None:
+        """Let go of the model and of all that holds it, so that another one has room; what is needed again is made again."""
+        for name in ("loaded", "bank", "engine", "reference"):
+            self.__dict__.pop(name, None)
 
     def orderings(self, names: str | Sequence[str], seeds: int = 0) -> dict[str, Scores]:
         """Label -> Scores, in one pass.
@@ -99,8 +133,7 @@ class Experiment:
         """
         if isinstance(names, str):
             names = [name.strip() for name in re.split(r",(?![^(]*\))", names)]
-        if "bank" in self.__dict__:
-            self.bank.restore_()
+        restore_(self.loaded[0])
         labels = [
             label for name in names for label in ([f"random(seed={s})" for s in range(seeds)] if name == "random" else [name])
         ]
@@ -115,37 +148,37 @@ class Experiment:
                     scores.save(temporary)
         return {label: Scores.load(path) for label, path in files.items()}
 
-    def _scores_file(self, scorer: Any, fingerprint: str) -> Path:
+    def _scores_file(self, scorer: Any, fingerprint: str) -> Any:
         """Where a scorer's result for these weights and this calibration text is kept."""
         key = digest([spec(SCORERS, scorer), fingerprint, self._common["calibration"], self.dtype])
         return paths.writable(self.results.folder / "scores") / f"{key}.json"
 
-    def sweep(self, orderings: Mapping[str, Scores], high: int, low: int, steps: int) -> pd.DataFrame:
+    def sweep(
+        self, orderings: Mapping[str, Scores], high: int, low: int, steps: int, avg_bits: Sequence[float] = ()
+    ) -> pd.DataFrame:
         """Move blocks from `high` to `low` bits in each ordering and measure `steps` plans on the way, both ends included.
 
-        Beside them: the untouched model ("original") and uniform bits at every width from low to high ("uniform").
+        Beside them: the plans for `avg_bits`, the untouched model ("original"), and uniform bits at every width from low to
+        high ("uniform").
 
         Returns:
             The rows of this study, model, quantizer and pair of widths, from the results table.
         """
-        first = next(iter(orderings.values()))
-        todo = self._ends(first, high, low)
-        for label, scores in orderings.items():
-            for moved in points(len(scores), steps):
-                plan = allocate(scores, None, (high, low), self.quantizer, "topk", moved=moved)
-                todo.append(self._row(dict(plan.bits), label, scores, high, low))
-        self.measure(todo)
+        layout = next(iter(orderings.values())).layout
+        moved = plans.points(len(layout.units), steps)
+        self.measure(plans.ends(layout, self.quantizer, high, low))
+        self.measure(plans.curve(orderings, self.quantizer, high, low, moved, avg_bits))
         if self.dtype != "float32":
             self._measure_deviation(high, low)
-        self.results.write()
-        return self.results.table(high=high, low=low, **self._common)
+        return self.table(high=high, low=low, quantizer=self._common["quantizer"])
 
-    def measure(self, todo: Sequence[tuple[Row, Plan]]) -> None:
+    def measure(self, candidates: Iterable[Candidate]) -> None:
         """Measure what the results lack, each plan once, and keep it under its rows."""
         left: dict[str, list[tuple[Row, Plan]]] = {}
-        for row, plan in todo:
-            if self.results.find(row) is None:
-                left.setdefault(plan.id, []).append((row, plan))
+        for candidate in candidates:
+            row = self._row(candidate)
+            if not self.results.known(row):
+                left.setdefault(row.plan, []).append((row, candidate.plan))
         if not left:
             return
         found = self.engine.measure([entries[0][1] for entries in left.values()])
@@ -155,32 +188,60 @@ class Experiment:
                 self.results.keep(row, losses, time.monotonic() - start)
                 start = time.monotonic()
 
-    def _ends(self, scores: Scores, high: int, low: int) -> list[tuple[Row, Plan]]:
-        """The untouched model, and uniform bits at every width from low to high."""
-        units = scores.layout.units
-        widths = [width for width in self.quantizer.levels if low <= width <= high]
-        return [
-            self._row(dict.fromkeys(units, KEPT), "original", scores, high, low),
-            *(self._row(dict.fromkeys(units, width), "uniform", scores, high, low) for width in widths),
-        ]
+    def answer(self, candidates: Iterable[Candidate], tasks: Sequence[str], items: int, seed: int = 0) -> None:
+        """Measure the accuracy of plans on multiple-choice tasks, the same `items` for every plan; keep it under its rows."""
+        for candidate in candidates:
+            row = self._row(candidate)
+            rows = {task: replace(row, judge=f"{task} {items} items seed {seed}") for task in tasks}
+            if left := [task for task in tasks if not self.results.known(rows[task])]:
+                self._answer(candidate.plan, {task: rows[task] for task in left}, items, seed)
+
+    def _answer(self, plan: Plan, rows: Mapping[str, Row], items: int, seed: int) -> None:
+        from lwq.tasks import evaluate_tasks
+
+        start = time.monotonic()
+        self.bank.apply_(plan)
+        try:
+            found = evaluate_tasks(*self.loaded, list(rows), items, seed)
+        finally:
+            self.bank.restore_()
+        for task, score in found.items():
+            self.results.keep(rows[task], score, (time.monotonic() - start) / len(rows))
+
+    def rankings(self, variants: Sequence[str], default: Scores) -> None:
+        """Rank correlation of each variant of a score with the `default`, on these calibration windows."""
+        for label, scores in self.orderings(variants).items():
+            untouched = Plan(dict.fromkeys(scores, KEPT), scores.layout, "")
+            row = replace(self._row(Candidate(label, scores.scorer, untouched, 0, 0, 0)), plan="", judge="")
+            if not self.results.known(row):
+                values = np.array(list(scores.values()))
+                agreement = spearmanr(values, list(default.values())).statistic
+                self.results.keep(row, Ranking(values, float(agreement)), 0.0)
+
+    def table(self, **where: Any) -> pd.DataFrame:
+        """Write what is measured, and return this experiment's rows with those columns."""
+        self.results.write()
+        shared = {key: value for key, value in self._common.items() if key != "quantizer"}
+        return self.results.table(**{**shared, **where})
 
     def _measure_deviation(self, high: int, low: int) -> None:
         """The ends of the sweep once more in float32: how far is this dtype off?"""
         other = replace(self, dtype="float32")
-        other.measure(other._ends(score_all(other.loaded[0], ["first_to_last"])[0], high, low))
+        layout = models.layout(other.loaded[0])
+        other.measure(plans.ends(layout, other.quantizer, high, low))
 
-    def _row(self, bits: dict[str, int], ordering: str, scores: Scores, high: int, low: int) -> tuple[Row, Plan]:
-        plan = Plan(bits, scores.layout, spec(QUANTIZERS, self.quantizer))
+    def _row(self, candidate: Candidate) -> Row:
+        plan = candidate.plan
         size = Size.of(plan.layout, plan.bits, self.quantizer)
-        row = Row(
+        return Row(
             id="",
             plan=plan.id,
             fingerprint=plan.layout.fingerprint,
-            high=high,
-            low=low,
-            ordering=ordering,
-            scorer=scores.scorer if ordering not in ("original", "uniform") else ordering,
-            moved=0 if ordering == "original" else sum(width != high for width in plan.bits.values()),
+            high=candidate.high,
+            low=candidate.low,
+            ordering=candidate.ordering,
+            scorer=candidate.scorer,
+            moved=candidate.moved,
             units=len(plan.bits),
             avg_bits=size.avg_bits,
             true_bits=size.true_bits,
@@ -192,7 +253,6 @@ class Experiment:
             n=0,
             **self._common,
         )
-        return row, plan
 
     @cached_property
     def _common(self) -> dict[str, str]:
@@ -210,13 +270,6 @@ class Experiment:
 def token_digest(windows: Tensor) -> str:
     """8 hex digits of the tokens themselves, so that a text that changed under its name is another text."""
     return hashlib.sha256(windows.numpy().tobytes()).hexdigest()[:8]
-
-
-def points(units: int, steps: int) -> list[int]:
-    """`steps` numbers of moved units from 0 to all, as even as whole numbers allow."""
-    if steps < 2:
-        raise InputError(f"steps={steps}; a curve needs its two ends, 2 or more")
-    return sorted({int(point) for point in np.linspace(0, units, steps).round()})
 
 
 def texts(calibrate: str, judge: str, nsamples: int, seqlen: int, windows: int, length: int) -> tuple[WindowSpec, WindowSpec]:

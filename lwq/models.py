@@ -81,7 +81,7 @@ def load(
     """A decoder in evaluation mode and its tokenizer.
 
     Args:
-        name: `toy`, a name in `lwq.assets`, a hub id or a folder (safetensors only).
+        name: `toy` (`toy-8` has 8 blocks), a name in `lwq.assets`, a hub id or a folder (safetensors only).
         dtype: "float32", "bfloat16" or "float16": of the weights and of all arithmetic.
         device_map: handed to transformers ("auto" spreads a large model; needs accelerate).
         trust_remote_code: run code that a hub repository ships; off unless asked for.
@@ -93,10 +93,10 @@ def load(
         InputError: for an unknown name, weights that are missing, damaged, NaN or Inf, or a model without blocks.
     """
     torch_dtype = pick(DTYPES, "dtype", dtype)
-    if name == "toy":
+    if (depth := toy.depth(name)) is not None:
         if stream:
-            raise InputError("the model 'toy' is made in memory; stream=True needs a checkpoint (a folder or a hub id)")
-        model, tokenizer = toy.model().to(torch_dtype), toy.tokenizer()
+            raise InputError(f"the model {name!r} is made in memory; stream=True needs a checkpoint (a folder or a hub id)")
+        model, tokenizer = toy.model(blocks=depth).to(torch_dtype), toy.tokenizer()
     elif stream:
         model, tokenizer = _streamed(name, torch_dtype, device_map or "cpu", trust_remote_code)
     else:

@@ -4,20 +4,21 @@ import base64
 import hashlib
 import mimetypes
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
-from matplotlib.figure import Figure
 
 import lwq
-from lwq import compare, figures, paths, results
+from lwq import claims, compare, figures, paths, results, studies
 from lwq.errors import InputError
 
-SWEEP = ["study", "model", "quantizer", "high", "low", "calibration", "judge", "dtype"]
-ENDS = {"original", "uniform"}
+VERDICTS = "verdicts.csv"
+VERDICT = list(claims.Verdict.__dataclass_fields__)
+MASKS = ("magnitude", "wanda")
 STYLE = """
 body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; }
 img { max-width: 100%; height: auto; } h1, h2 { line-height: 1.2; } em { color: #555; }
@@ -32,23 +33,32 @@ def build(results_dir: str | Path, reports_dir: str | Path) -> Path:
     """Render the report of a results folder; returns the path of report.html.
 
     Everything comes from table.csv and windows.parquet, and the same tables give the same bytes. A number that the template
-    names and the tables lack stops the build.
+    names and the tables lack stops the build. Beside the report stands verdicts.csv: every verdict with the ids of its rows.
     """
     table, windows = results.load(results_dir)
     target = paths.writable(reports_dir, "reports_dir")
-    paths.writable(target / "figures")
+    catalogue = studies.catalogue()
+    found = claims.verdicts(table, windows, catalogue["claims"])
+    with paths.replacing(target / VERDICTS) as temporary:
+        frame = pd.DataFrame([{**vars(verdict), "ids": " ".join(verdict.ids)} for verdict in found], columns=VERDICT)
+        frame.to_csv(temporary, index=False, lineterminator="\n")
+    draw = Drawing(target / "figures")
+    orderings = table[table["study"] == "orderings"]
     context = {
-        "sweeps": [_sweep(part, windows, target) for part in sweeps(table)],
         "lead": _lead(table),
-        "texts": table[["calibration", "judge"]].drop_duplicates().to_dict("records"),
+        "claims": list(_claims(found, catalogue["claims"])),
+        "sections": {name: list(section(table[table["study"] == name], windows, draw)) for name, section in SECTIONS.items()},
+        "sweeps": [_sweep(part, windows, draw) for part in compare.sweeps(orderings)],
+        "texts": table.loc[table["metric"] == "perplexity", ["calibration", "judge"]].drop_duplicates().to_dict("records"),
         "quantizers": sorted(table["quantizer"].unique()),
-        "dtypes": sorted({part["dtype"].iloc[0] for part in sweeps(table)}),
+        "dtypes": sorted(table["dtype"].unique()),
         "deviations": list(deviations(table)),
         "resamples": compare.RESAMPLES,
         "seed": compare.SEED,
         "version": lwq.__version__,
         "table_name": results.TABLE,
         "windows_name": results.WINDOWS,
+        "verdicts_name": VERDICTS,
         "table_hash": _hash(paths.resolve(results_dir) / results.TABLE),
         "windows_hash": _hash(paths.resolve(results_dir) / results.WINDOWS),
     }
@@ -62,11 +72,85 @@ def build(results_dir: str | Path, reports_dir: str | Path) -> Path:
     return target / "report.html"
 
 
-def sweeps(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    """The rows of each sweep: one study, model, quantizer, pair of widths, texts and arithmetic."""
-    for _, part in table.groupby(SWEEP, sort=False):
-        if set(part["ordering"]) - ENDS:  # else it only says how far another dtype is off
-            yield part.reset_index(drop=True)
+@dataclass
+class Drawing:
+    """Figures on disk, and what the template says about each."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        paths.writable(self.folder)
+
+    def __call__(self, name: str, what: str, alt: str, rows: str, *arguments: Any) -> dict[str, str]:
+        """Draw `lwq.figures.name(*arguments)` into a file named after `what`; `rows` says which rows made it."""
+        file = re.sub(r"[^a-z0-9]+", "-", f"{what}-{name}".lower()) + ".png"
+        figure = getattr(figures, name)(*arguments)
+        with paths.replacing(self.folder / file) as temporary:
+            figure.savefig(temporary, dpi=130, metadata={"Software": None}, format="png")
+        return {"function": name, "file": f"{self.folder.name}/{file}", "alt": alt, "rows": rows}
+
+
+def _claims(found: list[claims.Verdict], catalogue: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    models = claims.by_model(found)
+    for key, claim in catalogue.items():
+        settings = [vars(verdict) for verdict in found if verdict.claim == key]
+        lines = models[models["claim"] == key].to_dict("records")
+        yield {"key": key, **claim, "models": lines, "settings": settings}
+
+
+def _orderings(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> Iterator[dict[str, str]]:
+    parts = []
+    for sweep in compare.sweeps(table):
+        first = sweep.iloc[0]
+        name = f"{first['model']}\n{first['quantizer'].partition('(')[0]}, {first['high']} to {first['low']} bits"
+        parts.append(compare.limits(sweep, windows, (0.90,)).assign(sweep=name))
+    if parts:
+        limits = pd.concat(parts, ignore_index=True)
+        alt = "The largest share of blocks moved that keeps 90 % of the quality, for every sweep, with 95 % intervals."
+        yield draw("far", "all", alt, "study orderings", limits)
+    for (model, high, low), part in table.groupby(["model", "high", "low"], sort=False):
+        if (part["metric"] == "accuracy").any():
+            alt = f"Accuracy that {model} retains on tasks, {high} to {low} bits, with 95 % intervals over questions."
+            yield draw("tasks", f"{model}-{high}-{low}", alt, f"model {model}, metric accuracy", compare.tasks(part, windows))
+    for model in dict.fromkeys(table.loc[table["metric"] == "spearman", "model"]):
+        alt = f"How other readings of the scores rank the blocks of {model}."
+        yield draw(
+            "rankings",
+            model,
+            alt,
+            f"model {model}, metric spearman",
+            table[(table["model"] == model) & (table["metric"] == "spearman")],
+        )
+
+
+def _scale(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> Iterator[dict[str, str]]:
+    ladder = table["model"].str.startswith("ladder-")
+    for what, group in (("depth ladder", table[ladder]), ("other models", table[~ladder])):
+        for (high, low), part in group.groupby(["high", "low"], sort=False):
+            where = f"{what}, {high} to {low} bits"
+            alt = f"Retained quality while blocks are moved: {where}."
+            yield draw("scale_curves", where, alt, f"study model_scale, {where}", part, windows)
+            alt = f"Mean retained quality against the number of blocks: {where}."
+            yield draw("scale_areas", where, alt, f"study model_scale, {where}", claims.areas(part, windows))
+
+
+def _pruning(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> Iterator[dict[str, str]]:
+    for model, quantizer in table[table["low"] == 0][["model", "quantizer"]].drop_duplicates().itertuples(index=False):
+        rows = table[(table["model"] == model) & ((table["quantizer"] == quantizer) | table["quantizer"].str.startswith(MASKS))]
+        name = f"{model}, {str(quantizer).partition('(')[0]}"
+        alt = f"Retained quality against stored bits when blocks are dropped, quantized or thinned out: {name}."
+        yield draw("pruning", name, alt, f"study pruning, {name}", rows, windows)
+        alt = f"What dropping blocks loses beyond quantizing them, at the same bytes: {name}."
+        yield draw("pruning_gaps", name, alt, f"study pruning, {name}", claims.gaps(rows, windows))
+
+
+def _dynamic(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> Iterator[dict[str, str]]:
+    for model, part in table.groupby("model", sort=False):
+        alt = f"What is gained when a layer score decides inside OWQ, SpQR and BAQ, at the same bytes: {model}."
+        yield draw("gains", str(model), alt, f"study dynamic_methods, model {model}", claims.gains(part, windows))
+
+
+SECTIONS = {"orderings": _orderings, "model_scale": _scale, "pruning": _pruning, "dynamic_methods": _dynamic}
 
 
 def deviations(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -74,8 +158,9 @@ def deviations(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
     Raises InputError where float32 was not measured.
     """
-    key = [column for column in SWEEP if column not in ("dtype", "calibration")] + ["ordering", "avg_bits"]
-    ends = table[(table["metric"] == "perplexity") & table["ordering"].isin(ENDS)]
+    key = [column for column in compare.SWEEP if column not in ("dtype", "calibration", "study")] + ["ordering", "avg_bits"]
+    ends = table[(table["metric"] == "perplexity") & table["ordering"].isin(compare.ENDS)]
+    ends = ends[ends["study"].isin(["orderings", "model_scale"])].drop_duplicates([*key, "dtype"])
     exact = ends[ends["dtype"] == "float32"].set_index(key)["value"]
     for row in ends[ends["dtype"] != "float32"].to_dict("records"):
         place = tuple(row[column] for column in key)
@@ -95,42 +180,33 @@ def built_from(report: str | Path) -> str:
     return found.group(1) if found else ""
 
 
-def _sweep(table: pd.DataFrame, windows: pd.DataFrame, target: Path) -> dict[str, Any]:
+def _sweep(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> dict[str, Any]:
     """What the template says about one sweep, and its figures on disk."""
     first = table.iloc[0]
-    limits = compare.limits(table, windows)
     perplexity = table[table["metric"] == "perplexity"]
-    slug = re.sub(
-        r"[^a-z0-9]+", "-", f"{first['model']}-{first['quantizer'].partition('(')[0]}-{first['high']}-{first['low']}".lower()
-    )
-    drawn = [
-        ("retained_curve", figures.retained_curve(table, windows), "Retained quality against blocks moved, with 95 % intervals."),
-        ("curves", figures.curves(table), "Perplexity, KL and agreement against blocks moved and against true bits."),
-        ("thresholds", figures.thresholds(limits), "Largest share of blocks moved at 95 % and 90 % retained quality."),
-    ]
+    quantizer = first["quantizer"].partition("(")[0]
+    name = f"{first['model']}-{quantizer}-{first['high']}-{first['low']}"
+    rows = f"study orderings, model {first['model']}, {quantizer}, {first['high']} to {first['low']} bits"
     moved = sorted(perplexity["moved"].unique())
+    lowest = perplexity[(perplexity["ordering"] == "uniform") & (perplexity["avg_bits"] == first["low"])]
     return {
         "model": first["model"],
-        "quantizer_name": first["quantizer"].partition("(")[0],
+        "quantizer_name": quantizer,
         "high": first["high"],
         "low": first["low"],
         "windows": first["n"],
         "few_windows": first["n"] < 32,
         "seeds": perplexity.loc[figures.is_random(perplexity["ordering"]), "ordering"].nunique(),
-        "step": min(b - a for a, b in zip(moved, moved[1:], strict=False)) / first["units"],
+        "step": max(b - a for a, b in zip(moved, moved[1:], strict=False)) / first["units"],
         "original": perplexity.loc[perplexity["ordering"] == "original", "value"].iloc[0],
         "all_high": figures.all_high(perplexity)["value"],
-        "all_low": perplexity.loc[(perplexity["ordering"] == "uniform") & (perplexity["avg_bits"] == first["low"]), "value"].iloc[
-            0
-        ],
+        "all_low": lowest["value"].iloc[0],
         "rest_bytes": int(first["total_bytes"] - first["plan_bytes"]),
-        "rows": f"model {first['model']}, {first['high']} to {first['low']} bits",
-        "limits": _limits(limits),
+        "limits": _limits(compare.limits(table, windows)),
         "points": list(_points(table, windows)),
         "figures": [
-            {"function": name, "file": f"figures/{slug}-{name}.png", "alt": alt}
-            for name, figure, alt in drawn
-            if _draw(figure, target / "figures" / f"{slug}-{name}.png")
+            draw("retained_curve", name, "Retained quality against blocks moved, with 95 % intervals.", rows, table, windows),
+            draw("curves", name, "Perplexity, KL and agreement against blocks moved and true bits.", rows, table),
         ],
     }
 
@@ -175,12 +251,6 @@ def _lead(table: pd.DataFrame) -> str:
         f"Measurements: {table['id'].nunique()}. It follows *Layer-Wise Quantization* "
         "(arXiv:2406.17415), whose authors released no code."
     )
-
-
-def _draw(figure: Figure, path: Path) -> Path:
-    with paths.replacing(path) as temporary:
-        figure.savefig(temporary, dpi=130, metadata={"Software": None}, format="png")
-    return path
 
 
 def _page(text: str, folder: Path) -> str:

@@ -3,17 +3,25 @@
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
 from lwq import paths
-from lwq.contracts import Losses, Row, digest
+from lwq.contracts import Row, digest
 from lwq.errors import InputError
 
 TABLE, WINDOWS, TIMINGS = "table.csv", "windows.parquet", "timings.csv"
-ARRAYS = ("nll", "kl", "top1")
+ARRAYS = ("nll", "kl", "top1", "correct", "score")
+
+
+class Measured(Protocol):
+    """What a measurement is made of: numbers for the table, and the arrays behind them, one value a window, item or unit."""
+
+    def summary(self) -> dict[str, float]: ...
+
+    def arrays(self) -> dict[str, np.ndarray]: ...
 
 
 class Results:
@@ -32,26 +40,22 @@ class Results:
             self._index(record)
         self._read_runs()
 
-    def find(self, row: Row) -> Losses | None:
-        """The losses of `row`, or of another row with the same plan on the same texts; None where it must be measured.
-
-        What another row has is kept under this one too.
-        """
+    def known(self, row: Row) -> bool:
+        """Whether `row` was measured, or another row with the same plan on the same texts; that one is then kept under both."""
         key = identity(row)
-        if key in self.found:
-            return _losses(self.found[key])
-        twin = self._by_plan.get(_content(asdict(row)))
-        if twin is None:
-            return None
-        losses = _losses(self.found[twin])
-        self.keep(row, losses, 0.0)
-        return losses
+        if key not in self.found and (twin := self._by_plan.get(_content(asdict(row)))):
+            kept = {name: value for name, value in self.found[twin].items() if name not in ("row", "seconds")}
+            self.add({"row": asdict(replace(row, id=key)), "seconds": 0.0, **kept})
+        return key in self.found
 
-    def keep(self, row: Row, losses: Losses, seconds: float) -> None:
-        """Write a measurement, with the seconds that it took; from here on `find` knows it."""
+    def keep(self, row: Row, found: Measured, seconds: float) -> None:
+        """Write a measurement, with the seconds that it took; from here on it is known."""
         row = replace(row, id=identity(row))
-        arrays = {key: getattr(losses, key).tolist() for key in ARRAYS if getattr(losses, key) is not None}
-        self.add({"row": asdict(row), "tokens": losses.tokens, "arrays": arrays, "seconds": round(seconds, 3)})
+        arrays = {name: values.tolist() for name, values in found.arrays().items()}
+        tokens = getattr(found, "tokens", 0)
+        self.add(
+            {"row": asdict(row), "seconds": round(seconds, 3), "tokens": tokens, "metrics": found.summary(), "arrays": arrays}
+        )
 
     def add(self, record: dict[str, Any]) -> None:
         """Write a record of `found`, such as another folder's, under its id."""
@@ -72,9 +76,7 @@ class Results:
     def windows(self) -> pd.DataFrame:
         """The arrays behind the rows: id, window, tokens, nll, kl, top1."""
         parts = [
-            pd.DataFrame(
-                {"id": key, "window": range(len(record["arrays"]["nll"])), "tokens": record["tokens"], **record["arrays"]}
-            )
+            pd.DataFrame({"id": key, "window": range(_length(record)), "tokens": record["tokens"], **record["arrays"]})
             for key, record in sorted(self.found.items())
         ]
         columns = ["id", "window", "tokens", *ARRAYS]
@@ -98,7 +100,8 @@ class Results:
 
     def _index(self, record: dict[str, Any]) -> None:
         self.found[record["row"]["id"]] = record
-        self._by_plan.setdefault(_content(record["row"]), record["row"]["id"])
+        if record["row"]["plan"]:
+            self._by_plan.setdefault(_content(record["row"]), record["row"]["id"])
 
     def _read_runs(self) -> None:
         for path in sorted(self.runs.glob("*.json")):
@@ -113,8 +116,10 @@ class Results:
         records = []
         for key, rows in table.groupby("id"):
             row, part = rows.iloc[0].to_dict(), arrays[key]
-            kept = {name: part[name].tolist() for name in ARRAYS if part[name].notna().all()}
-            records.append({"row": {**row, "id": key}, "tokens": int(part["tokens"].iloc[0]), "arrays": kept, "seconds": None})
+            kept = {name: part[name].tolist() for name in ARRAYS if name in part and part[name].notna().all()}
+            metrics = dict(zip(rows["metric"], rows["value"], strict=True))
+            tokens = int(part["tokens"].iloc[0])
+            records.append({"row": {**row, "id": key}, "seconds": None, "tokens": tokens, "metrics": metrics, "arrays": kept})
         return records
 
 
@@ -143,15 +148,13 @@ def _content(row: dict[str, Any]) -> tuple[str, ...]:
     return tuple(str(row[key]) for key in ("plan", "calibration", "judge", "dtype"))
 
 
-def _losses(record: dict[str, Any]) -> Losses:
-    arrays = {key: np.array(values) for key, values in record["arrays"].items()}
-    return Losses(arrays["nll"], arrays.get("kl"), arrays.get("top1"), record["tokens"])
+def _length(record: dict[str, Any]) -> int:
+    return len(next(iter(record["arrays"].values())))
 
 
 def _rows(record: dict[str, Any]) -> list[Row]:
     row = Row(**record["row"])
-    losses = _losses(record)
-    return [replace(row, metric=metric, value=value, n=len(losses.nll)) for metric, value in losses.summary().items()]
+    return [replace(row, metric=metric, value=value, n=_length(record)) for metric, value in record["metrics"].items()]
 
 
 def _read(path: Path) -> dict[str, Any]:

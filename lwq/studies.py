@@ -70,6 +70,14 @@ def points(study: str, size: str = "smoke", overrides: dict[str, Any] | None = N
     return found
 
 
+def full(point: Point) -> dict[str, Any]:
+    """All parameters of a point: those given, and the notebook's own values for the others."""
+    import papermill
+
+    declared = papermill.inspect_notebook(str(point.notebook))
+    return {**{name: yaml.safe_load(entry["default"]) for name, entry in declared.items()}, **point.parameters}
+
+
 def check(notebook: Path, parameters: dict[str, Any]) -> None:
     """Raise InputError unless every parameter is declared in the notebook and holds plain data."""
     import papermill

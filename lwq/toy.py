@@ -8,15 +8,21 @@ import torch
 BLOCKS, WIDTH = 4, 64
 
 
-def model(seed: int = 0) -> Any:
-    """A llama of 4 blocks, width 64, with random weights; context of 512 tokens, tied embeddings."""
+def depth(name: str) -> int | None:
+    """Blocks of the model called `name`: 4 for "toy", N for "toy-N"; None for another name."""
+    kind, _, blocks = name.partition("-")
+    return None if kind != "toy" or not (blocks.isdecimal() or name == kind) else int(blocks or BLOCKS)
+
+
+def model(seed: int = 0, blocks: int = BLOCKS) -> Any:
+    """A llama of width 64 with random weights; context of 512 tokens, tied embeddings."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
         vocab_size=257,
         hidden_size=WIDTH,
         intermediate_size=2 * WIDTH,
-        num_hidden_layers=BLOCKS,
+        num_hidden_layers=blocks,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=512,

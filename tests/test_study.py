@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 import lwq
-from lwq import compare, experiment, figures, paths, report, results, studies
+from lwq import compare, experiment, figures, paths, plans, report, results, studies
 
 TEXTS = experiment.texts("toy", "toy", 4, 48, 6, 48)
 ORDERINGS = "lim, zd, reversed(lim), zd(two_sided=True, pool='matrix'), random"
@@ -100,7 +100,7 @@ def test_another_dtype_stands_beside_its_deviation(tmp_path):
     found = {entry["what"]: entry["deviation"] for entry in report.deviations(table)}
     assert set(found) == {"untouched", "3 bits", "4 bits"}
     assert all(0 < abs(value) < 0.02 for value in found.values())
-    assert [part["dtype"].unique().tolist() for part in report.sweeps(table)] == [["bfloat16"]]
+    assert [part["dtype"].unique().tolist() for part in compare.sweeps(table)] == [["bfloat16"]]
     text = report.build(tmp_path / "r", tmp_path / "out").with_suffix(".md").read_text()
     assert f"toy rtn bfloat16, untouched {100 * found['untouched']:+.2f} %" in text
     with pytest.raises(lwq.InputError, match="deviation from float32 was not measured"):
@@ -127,8 +127,8 @@ def test_the_same_text_for_both_is_refused(tmp_path):
     with pytest.raises(lwq.InputError, match="would look lossless; use 64"):
         experiment.Experiment("x", "smollm2-135m", "rtn(group_size=32)", *TEXTS, lwq.Results(tmp_path))
     with pytest.raises(lwq.InputError, match="steps=1"):
-        experiment.points(4, 1)
-    assert experiment.points(30, 8) == [0, 4, 9, 13, 17, 21, 26, 30]
+        plans.points(4, 1)
+    assert plans.points(30, 8) == [0, 4, 9, 13, 17, 21, 26, 30]
     assert experiment.quantizer("gptq", group_size=32).group_size == 32
 
 

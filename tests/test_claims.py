@@ -1,0 +1,149 @@
+"""Verdicts follow their rules: built from tables whose truth is known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lwq import claims, compare, figures, studies
+from lwq.compare import Interval
+from lwq.contracts import Row
+
+WINDOWS = 40
+RULES = studies.catalogue()["claims"]
+
+
+class Tables:
+    """Rows and windows, written down one plan at a time."""
+
+    def __init__(self):
+        self.rows, self.windows = [], []
+        self.noise = np.random.default_rng(0).normal(0, 0.3, WINDOWS)  # shared: what one window costs more than another
+
+    def add(self, nll, spread=0.002, **columns):
+        key = f"id{len(self.rows)}"
+        own = np.random.default_rng(len(self.rows)).normal(0, spread, WINDOWS)
+        losses = nll + self.noise + own - own.mean()
+        base = dict.fromkeys(Row.__dataclass_fields__, "") | {
+            "id": key, "study": "orderings", "model": "m", "quantizer": "gptq()", "high": 4, "low": 2, "moved": 0, "units": 20,
+            "avg_bits": 4.0, "true_bits": 4.3, "plan_bytes": 1, "total_bytes": 2, "judge": "j", "calibration": "c",
+            "dtype": "float32", "metric": "perplexity", "value": float(np.exp(losses.mean())), "n": WINDOWS,
+        }  # fmt: skip
+        self.rows.append({**base, **columns})
+        self.windows.append(pd.DataFrame({"id": key, "window": range(WINDOWS), "tokens": 9, "nll": losses}))
+        return self
+
+    def done(self):
+        return pd.DataFrame(self.rows), pd.concat(self.windows, ignore_index=True)
+
+
+def sweep(tables, name, until, **columns):
+    """An ordering that loses nothing until a share of the blocks, and everything after."""
+    for moved in range(0, 21):
+        tables.add(3.0 if moved <= 20 * until else 5.0, ordering=name, moved=moved, avg_bits=4 - moved / 10, **columns)
+    return tables
+
+
+def ends(tables, **columns):
+    tables.add(2.9, ordering="original", avg_bits=16.0, **columns)
+    tables.add(3.0, ordering="uniform", **columns)
+    return tables.add(5.0, ordering="uniform", moved=20, avg_bits=2.0, **columns)
+
+
+@pytest.mark.parametrize(
+    ("lim", "random", "expected"),
+    [(0.4, 0.05, claims.HOLDS), (0.4, 0.3, claims.UNDECIDED), (0.1, 0.05, claims.FAILS), (0.4, 0.5, claims.FAILS)],
+)
+def test_how_far(lim, random, expected):
+    tables = sweep(sweep(ends(Tables()), "lim", lim), "random(seed=0)", random)
+    (found,) = claims.verdicts(*tables.done(), {"a": RULES["a"]})
+    assert found.verdict == expected and f"LIM until {lim:.0%}" in found.number and f"random until {random:.0%}" in found.number
+    assert len(found.ids) == 42
+
+
+def test_the_headline_reads_the_largest_plan_that_fits():
+    tables = sweep(ends(Tables()), "lim", 0.6)
+    (found,) = claims.verdicts(*tables.done(), {"headline": RULES["headline"]})
+    assert found.number.endswith("at 2.90 (4.30 true) bits") or "at 2.80" in found.number
+    assert found.verdict == claims.HOLDS and found.number.startswith("90.5%")
+    assert not claims.verdicts(*ends(Tables()).done(), {"headline": RULES["headline"]})
+
+
+@pytest.mark.parametrize(
+    ("scored", "random", "expected"),
+    [(2.9, 2.95, claims.HOLDS), (2.9, 2.85, claims.UNDECIDED), (3.1, 3.2, claims.FAILS), (3.0, 3.1, claims.UNDECIDED)],
+)
+def test_what_a_score_adds(scored, random, expected):
+    tables = Tables()
+    shared = {"study": "dynamic_methods", "quantizer": "owq(outlier_bits=0.1)"}
+    tables.add(3.0, ordering="uniform", high=3, low=3, **shared)
+    tables.add(scored, ordering="lim", high=4, low=2, moved=3, **shared)
+    tables.add(random, ordering="random(seed=0)", high=4, low=2, moved=3, **shared)
+    (found,) = claims.verdicts(*tables.done(), {"b": RULES["b"]})
+    assert found.verdict == expected and found.setting == "owq, base bits, 3 blocks, lim"
+    gains = claims.gains(*tables.done())
+    assert gains["value"].tolist() == pytest.approx([3 - scored, 3 - random], abs=1e-9)
+    figures.gains(gains).canvas.draw()
+
+
+def test_dropping_against_quantizing():
+    tables = Tables()
+    shared = {"study": "pruning", "high": 16, "ordering": "lim"}
+    for k in (4, 8):
+        tables.add(3.5 + k, low=0, moved=k, true_bits=16 - 0.8 * k, **shared)
+        tables.add(3.1, low=4, moved=k + 1, true_bits=16 - 0.8 * k - 0.1, **shared)
+        tables.add(9.5 + k, low=2, moved=k, true_bits=16 - 0.8 * k, **shared)
+    tables.add(1.0, low=4, moved=1, true_bits=15.9, **shared)  # larger than both: must not be compared
+    found = claims.verdicts(*tables.done(), {key: RULES[key] for key in ("c", "c, 2 bits")})
+    assert [(v.claim, v.verdict) for v in found] == [("c", claims.HOLDS), ("c, 2 bits", claims.HOLDS)]
+    gaps = claims.gaps(*tables.done())
+    assert gaps.groupby(["bits", "dropped"])["value"].first().round(6).to_dict() == {
+        (2, 4): -6, (2, 8): -6, (4, 4): 4.4, (4, 8): 8.4,
+    }  # fmt: skip
+    figures.pruning_gaps(gaps).canvas.draw()
+
+
+@pytest.mark.parametrize(
+    ("untils", "expected"),
+    [((0.2, 0.4, 0.6, 0.8), claims.HOLDS), ((0.8, 0.6, 0.4, 0.2), claims.FAILS), ((1.0,) * 4, claims.UNDECIDED)],
+)
+def test_depth(untils, expected):
+    tables = Tables()
+    for depth, until in zip((2, 4, 8, 16), untils, strict=True):
+        shared = {"study": "model_scale", "model": f"ladder-{depth}"}
+        for moved in range(depth + 1):
+            loss = 3.0 + 2 * max(0, moved / depth - until)
+            tables.add(loss, spread=0.05, ordering="lim", moved=moved, units=depth, **shared)
+        tables.add(3.0, ordering="uniform", units=depth, **shared)
+    (found,) = claims.verdicts(*tables.done(), {"d": RULES["d"]})
+    assert (found.model, found.verdict) == ("depth ladder", expected)
+    areas = claims.areas(*tables.done())
+    figures.scale_areas(areas).canvas.draw()
+
+
+def test_the_area_of_a_straight_line():
+    x = np.linspace(0, 1, 5)
+    quality = 1 - x / 2
+    nll = np.tile(-np.log(quality)[:, None], (1, 8))
+    found = compare.area(x[::-1], nll[::-1], np.zeros(8))
+    assert found == pytest.approx((0.75, 0.75, 0.75))
+
+
+def test_a_model_has_a_verdict_only_where_its_settings_agree():
+    def verdict(model, word):
+        return claims.Verdict("a", model, "s", word, "n", ())
+
+    found = claims.by_model([verdict("x", claims.HOLDS), verdict("x", claims.FAILS), verdict("y", claims.HOLDS)])
+    assert found["verdict"].tolist() == [claims.UNDECIDED, claims.HOLDS]
+    assert found["settings"].tolist() == ["holds in 1, does not hold in 1 of 2 settings", "holds in 1 of 1 settings"]
+
+
+def test_an_interval_decides():
+    assert claims.decide(Interval(1, 0.5, 2)) == claims.HOLDS
+    assert claims.decide(Interval(1, 0.5, 2), 2.5) == claims.FAILS
+    assert claims.decide(Interval(0, -0.5, 2)) == claims.UNDECIDED
+
+
+def test_every_claim_has_words_a_rule_and_a_study():
+    for claim in RULES.values():
+        assert {"study", "words", "says", "rule", "numbers"} == set(claim)
+        assert claim["rule"] in claims.RULES and claim["study"] in studies.names()
