@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 from lwq import models
 from lwq.collect import BlockStats, MatrixStats, require_windows, stream
-from lwq.contracts import DROPPED, KEPT, Plan, Shape, dropped, inside
+from lwq.contracts import DROPPED, KEPT, Plan, Shape, Width, dropped, inside
 from lwq.errors import InputError
 from lwq.progress import track
-from lwq.quantizers import QUANTIZERS, Packed
+from lwq.quantizers import QUANTIZERS, Packed, Sparse
 from lwq.strategies import build
 
 
-def require_fit(quantizer: Any, shapes: Mapping[str, Shape], widths: set[int]) -> None:
+def require_fit(quantizer: Any, shapes: Mapping[str, Shape], widths: set[Width]) -> None:
     """Raise InputError, naming the matrix, if a width is not the quantizer's or a shape does not suit it."""
     if bad := sorted(widths - {DROPPED, KEPT, *quantizer.levels}):
         raise InputError(f"{type(quantizer).__name__} has no width {bad}; it offers {sorted(quantizer.levels)}, 0 and 16")
@@ -59,12 +59,12 @@ def shapes(plan: Plan) -> dict[str, Shape]:
     return {name: shape for matrices in plan.layout.units.values() for name, shape in matrices.items()}
 
 
-def matrix_bits(plan: Plan) -> dict[str, int]:
+def matrix_bits(plan: Plan) -> dict[str, Width]:
     """Width of each matrix."""
     return {name: plan.bits[unit] for unit, names in plan.layout.units.items() for name in names}
 
 
-def replace_(matrix: models.Matrix, packed: Packed) -> tuple[float, float]:
+def replace_(matrix: models.Matrix, packed: Packed | Sparse) -> tuple[float, float]:
     """Write the dequantized weights into the model; returns (Σ (w − ŵ)², Σ w²)."""
     weight = matrix.view()
     before = weight.float().clone()
@@ -72,13 +72,13 @@ def replace_(matrix: models.Matrix, packed: Packed) -> tuple[float, float]:
     return float((before - weight.float()).square().sum()), float(before.square().sum())
 
 
-def drop_blocks_(model: nn.Module, bits: Mapping[str, int]) -> None:
+def drop_blocks_(model: nn.Module, bits: Mapping[str, Width]) -> None:
     """Make exactly the blocks whose units all have 0 bits pass their input through."""
     for block in models.blocks(model):
         models.drop_(model, block, dropped(block, bits))
 
 
-def require_whole_drops(blocks: Iterable[str], bits: Mapping[str, int]) -> None:
+def require_whole_drops(blocks: Iterable[str], bits: Mapping[str, Width]) -> None:
     """Raise InputError where only some units of a block have 0 bits: half a block cannot be skipped."""
     for block in blocks:
         partly = any(width == DROPPED and inside(unit, block) for unit, width in bits.items())
@@ -94,8 +94,8 @@ def _relative_error(unit: str, names: Mapping[str, Shape], plan: Plan, squares: 
 
 
 def quantized(
-    model: nn.Module, quantizer: Any, wanted: Mapping[str, set[int]], windows: Tensor | None, save: bool = False
-) -> Iterator[tuple[str, int, Packed]]:
+    model: nn.Module, quantizer: Any, wanted: Mapping[str, set[Width]], windows: Tensor | None, save: bool = False
+) -> Iterator[tuple[str, Width, Packed | Sparse]]:
     """(matrix, bits, Packed) for each wanted width of each matrix, from one streamed pass.
 
     The consumer may write a result into the model at once: with `inputs="full"` the block has run by then, and with

@@ -164,13 +164,13 @@ def fetch(name: str) -> Path:
     """
     folder, place = _places(name)
     if _problem(name):
-        with _locked(folder) as work:
+        with locked(folder) as work:
             if problem := _problem(name):  # else another process was quicker
                 if folder.exists():
                     print(f"lwq: warning: {folder} {problem}; making it again", file=sys.stderr)
                 made = work / "made"
                 made.mkdir()
-                _seal(made, _make(name, made, work))
+                seal(made, _make(name, made, work))
                 if folder.exists():
                     os.replace(folder, work / "old")
                 os.replace(made, folder)
@@ -240,7 +240,7 @@ def _problem(name: str) -> str:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[Path]:
+def locked(folder: Path) -> Iterator[Path]:
     """Hold the lock of `folder` (it dies with its process) and yield an empty folder beside it to work in."""
     paths.writable(folder.parent, "LWQ_CACHE")
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
@@ -284,7 +284,7 @@ def _make(name: str, made: Path, work: Path) -> dict[str, Any]:
     return origin
 
 
-def _seal(made: Path, origin: dict[str, Any]) -> None:
+def seal(made: Path, origin: dict[str, Any]) -> None:
     """Write the record: size and sha256 of every file, each of them flushed to the disk and readable to others."""
     files = {}
     for path in sorted(path for path in made.rglob("*") if path.is_file()):

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from lwq import models
 from lwq.apply import drop_blocks_, matrix_bits, quantized, require_fit, require_whole_drops
-from lwq.contracts import DROPPED, KEPT, Plan, inside
+from lwq.contracts import DROPPED, KEPT, Plan, Width, inside
 from lwq.errors import InputError
-from lwq.quantizers import QUANTIZERS, Packed
+from lwq.quantizers import QUANTIZERS, Packed, Sparse
 from lwq.store import Store
 from lwq.strategies import spec
 
@@ -54,8 +54,10 @@ class Bank:
         self._take()
         self.layout = models.layout(model)
         self.matrices = models.matrices(model)
-        self.now = dict.fromkeys(self.matrices, KEPT)
-        self.packed: LRUCache[tuple[str, int], Packed] = LRUCache(memory, getsizeof=lambda packed: packed.resident_bytes)
+        self.now: dict[str, Width] = dict.fromkeys(self.matrices, KEPT)
+        self.packed: LRUCache[tuple[str, Width], Packed | Sparse] = LRUCache(
+            memory, getsizeof=lambda packed: packed.resident_bytes
+        )
         self.source = source(quantizer, self.layout.fingerprint, windows)
         self.store = store if self.source else None  # results of code that cannot be read stay in memory
         kept = models.streamed(model)
@@ -73,7 +75,7 @@ class Bank:
         Raises InputError, before the work starts, for a plan of another model, a part of a block with 0 bits, or a width or
         shape that the quantizer cannot do.
         """
-        wanted: dict[str, set[int]] = {name: set() for name in self.matrices}
+        wanted: dict[str, set[Width]] = {name: set() for name in self.matrices}
         for plan in plans:
             if plan.layout.fingerprint != self.layout.fingerprint:
                 plan.layout.require(self.layout, "plan")
@@ -125,7 +127,7 @@ class Bank:
             if width not in (self.now[name], DROPPED):
                 self._set(name, width)
 
-    def _set(self, name: str, width: int) -> None:
+    def _set(self, name: str, width: Width) -> None:
         if models.streamed(self.model) is None:  # else blocks are written when they are loaded
             self._write(name, width)
         self.now[name] = width
@@ -135,11 +137,11 @@ class Bank:
             if width != KEPT and inside(name, block):
                 self._write(name, width)
 
-    def _write(self, name: str, width: int) -> None:
+    def _write(self, name: str, width: Width) -> None:
         weights = self.original[name] if width == KEPT else self._get(name, width).dequantize()
         self.matrices[name].view().copy_(weights)
 
-    def _get(self, name: str, width: int) -> Packed:
+    def _get(self, name: str, width: Width) -> Packed | Sparse:
         if (name, width) not in self.packed:
             found = self.store.get(self._key(name, width)) if self.store else None
             if found is None:
@@ -151,19 +153,19 @@ class Bank:
             return found
         return self.packed[name, width]
 
-    def _keep(self, name: str, width: int, packed: Packed) -> None:
+    def _keep(self, name: str, width: Width, packed: Packed | Sparse) -> None:
         if packed.resident_bytes <= self.packed.maxsize:
             self.packed[name, width] = packed
 
-    def _missing(self, wanted: Mapping[str, set[int]]) -> dict[str, set[int]]:
-        def has(name: str, width: int) -> bool:
+    def _missing(self, wanted: Mapping[str, set[Width]]) -> dict[str, set[Width]]:
+        def has(name: str, width: Width) -> bool:
             return (name, width) in self.packed or (self.store is not None and self._key(name, width) in self.store)
 
         left = {name: {w for w in widths - {DROPPED, KEPT} if not has(name, w)} for name, widths in wanted.items()}
         return {name: widths for name, widths in left.items() if widths}
 
     @torch.no_grad()
-    def _quantize(self, missing: Mapping[str, set[int]]) -> None:
+    def _quantize(self, missing: Mapping[str, set[Width]]) -> None:
         if not missing:
             return
         self.restore_()
@@ -172,7 +174,7 @@ class Bank:
             if self.store is not None:
                 self.store.put(self._key(name, width), packed)
 
-    def _key(self, name: str, width: int) -> str:
+    def _key(self, name: str, width: Width) -> str:
         return _digest([self.source, name, width])
 
 

@@ -69,7 +69,7 @@ def show_size(size: Any) -> None:
 @app.command("list")
 def list_(kind: Annotated[str, typer.Argument(help=" | ".join(KINDS))]) -> None:
     """What can be asked for, one line each."""
-    from lwq import allocators, assets, data, quantizers, scorers, studies
+    from lwq import allocators, assets, data, ladder, quantizers, scorers, studies
     from lwq.strategies import pick
 
     def first_lines(table: dict[str, type]) -> dict[str, str]:
@@ -79,7 +79,11 @@ def list_(kind: Annotated[str, typer.Argument(help=" | ".join(KINDS))]) -> None:
         "scorers": first_lines(scorers.SCORERS),
         "allocators": first_lines(allocators.ALLOCATORS),
         "quantizers": first_lines(quantizers.QUANTIZERS),
-        "models": {"toy": "4 random blocks, made in code", **{name: entry.note for name, entry in assets.MODELS.items()}},
+        "models": {
+            "toy": "4 random blocks, made in code",
+            **{name: entry.note for name, entry in assets.MODELS.items()},
+            **{name: f"llama of {ladder.depth(name)} blocks, trained here in minutes" for name in ladder.NAMES},
+        },
         "texts": {
             "toy": "seeded grammar, made in code",
             **{name: entry.note for name, entry in assets.TEXTS.items()},

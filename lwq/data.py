@@ -62,13 +62,13 @@ def windows(text: str, tokenizer: Any, n: int = 64, length: int = 512, split: st
         InputError: for an unknown name or split, an empty or non-UTF-8 file, windows longer than the model's context,
             or a split with fewer tokens than asked for.
     """
-    share = pick(SPLITS, "split", split)
+    pick(SPLITS, "split", split)
     limit = int(getattr(tokenizer, "model_max_length", 0) or 0)
     if length < 2 or n < 1:
         raise InputError(f"n={n}, length={length}: at least one window of two tokens is needed")
     if 0 < limit < length:
         raise InputError(f"length={length} is longer than the model's context of {limit} tokens; ask for {limit} or fewer")
-    chosen = [document for document in documents(text) if _bucket(document) in share]
+    chosen = split_documents(text, split)
     order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed)).tolist()
     bos = leading_bos(tokenizer)
     body = length - len(bos)
@@ -94,6 +94,12 @@ def leading_bos(tokenizer: Any) -> list[int]:
 
 def _bucket(document: str) -> int:
     return int.from_bytes(hashlib.sha256(document.encode()).digest()[:4], "big") % 100
+
+
+def split_documents(text: str, split: str) -> list[str]:
+    """The documents of one split, in the order of the text."""
+    share = pick(SPLITS, "split", split)
+    return [document for document in documents(text) if _bucket(document) in share]
 
 
 def documents(text: str) -> list[str]:

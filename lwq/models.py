@@ -9,13 +9,14 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from lwq import assets, offload, toy
+from lwq import assets, ladder, offload, toy
 from lwq.contracts import GRANULARITIES, Layout
 from lwq.errors import InputError
 from lwq.progress import quiet_transformers, track
@@ -81,7 +82,8 @@ def load(
     """A decoder in evaluation mode and its tokenizer.
 
     Args:
-        name: `toy` (`toy-8` has 8 blocks), a name in `lwq.assets`, a hub id or a folder (safetensors only).
+        name: `toy` (`toy-8` has 8 blocks), a name in `lwq.assets`, `ladder-N` (trained when first asked for,
+            see `lwq.ladder`), a hub id or a folder (safetensors only).
         dtype: "float32", "bfloat16" or "float16": of the weights and of all arithmetic.
         device_map: handed to transformers ("auto" spreads a large model; needs accelerate).
         trust_remote_code: run code that a hub repository ships; off unless asked for.
@@ -114,7 +116,7 @@ def load(
 def _pretrained(name: str, **options: Any) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    source = assets.fetch(name) if name in assets.MODELS else name
+    source = _source(name)
     with _loading(name):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=options["trust_remote_code"])
         return AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, **options), tokenizer
@@ -124,11 +126,18 @@ def _streamed(name: str, dtype: torch.dtype, device: str, trust_remote_code: boo
     from transformers import AutoTokenizer
 
     with _loading(name):
-        source = offload.local(assets.fetch(name) if name in assets.MODELS else name)
+        source = offload.local(_source(name))
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
         model = offload.skeleton(source, dtype, trust_remote_code)
         model._offload = offload.Offload(model, source, blocks(model), device)
     return model, tokenizer
+
+
+def _source(name: str) -> str | Path:
+    """The folder of a carried or trained model; another name as it is."""
+    if (depth := ladder.depth(name)) is not None:
+        return ladder.fetch(ladder.Recipe(depth))
+    return assets.fetch(name) if name in assets.MODELS else name
 
 
 @contextmanager
@@ -142,7 +151,8 @@ def _loading(name: str) -> Iterator[None]:
             raise
         reason = " ".join(str(error).split())[:300]
         raise InputError(
-            f"cannot load the model {name!r}: {reason}. Names that need no hub: {['toy', *assets.MODELS]}; otherwise give "
+            f"cannot load the model {name!r}: {reason}. Names that need no hub: "
+            f"{['toy', *assets.MODELS, *ladder.NAMES]}; otherwise give "
             "a folder or a hub id with safetensors weights"
         ) from None
 

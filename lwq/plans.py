@@ -6,12 +6,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lwq.allocators import allocate
-from lwq.contracts import DROPPED, KEPT, Layout, Plan, Scores
+from lwq.contracts import DROPPED, KEPT, Layout, Plan, Scores, Width
 from lwq.errors import InputError
 from lwq.quantizers import QUANTIZERS
-from lwq.strategies import spec
+from lwq.quantizers.masks import density_of
+from lwq.strategies import pick, spec
 
 WITHOUT_OUTLIERS = {"owq": {"outlier_bits": 0.0}, "spqr": {"outliers": 0.0}}  # until a fractional width asks for them
+
+RATES = {  # layer rates of a mask -> (scorer, allocator)
+    "uniform": ("first_to_last", "rates(spread=0.0)"),
+    "owl": ("owl", "rates(spread=0.08)"),
+    "dlp": ("dlp", "rates(spread=0.15)"),
+    "lamp": ("lamp(density={density})", "rates(spread=None)"),
+}
 
 
 class Candidate(NamedTuple):
@@ -43,12 +51,12 @@ def points(units: int, steps: int) -> list[int]:
     return sorted({int(point) for point in np.linspace(0, units, steps).round()})
 
 
-def uniform(layout: Layout, quantizer: Any, widths: Sequence[int], label: str = "uniform") -> Iterator[Candidate]:
+def uniform(layout: Layout, quantizer: Any, widths: Sequence[Width], label: str = "uniform") -> Iterator[Candidate]:
     """Every unit at the same width, for each of `widths`."""
-    high, low = max(widths), min(widths)
+    high, low = int(max(widths)), int(min(widths))
     for width in widths:
         plan = Plan(dict.fromkeys(layout.units, width), layout, spec(QUANTIZERS, quantizer))
-        yield Candidate(label, label, plan, high, low, len(layout.units) if width != high else 0)
+        yield Candidate(label, label, plan, high, low, len(layout.units) if width != max(widths) else 0)
 
 
 def ends(layout: Layout, quantizer: Any, high: int, low: int) -> Iterator[Candidate]:
@@ -102,7 +110,7 @@ def outlier_budgets(orderings: Orderings, quantizer: Any, base: int, extra: floa
     for label, scores in orderings.items():
         upper = scores.order()[len(scores) // 2 :]
         richer = round(base + extra * len(scores) / len(upper), 2)
-        bits: dict[str, float] = {**dict.fromkeys(scores, base), **dict.fromkeys(upper, richer)}
+        bits: dict[str, Width] = {**dict.fromkeys(scores, base), **dict.fromkeys(upper, richer)}
         plan = Plan(bits, scores.layout, spec(QUANTIZERS, quantizer))
         yield Candidate(label, scores.scorer, plan, base, base, len(upper))
 
@@ -125,3 +133,17 @@ def runs(orderings: Orderings, quantizer: Any, counts: Sequence[int], label: str
     """The first of `orderings` with the first of `counts` blocks dropped, the second with the second, under one label."""
     for scores, count in zip(orderings.values(), counts, strict=True):
         yield from drops({label: scores}, quantizer, [count])
+
+
+def masks(study: Any, rates: Sequence[str], true_bits: Sequence[float]) -> Iterator[Candidate]:
+    """Masks of each size, each with densities by one of RATES; sizes that no density reaches are left out.
+
+    study: an Experiment whose quantizer is a mask.
+    """
+    levels = study.quantizer.levels
+    for size in (size for size in true_bits if levels[0] < size < levels[-1]):
+        for name in rates:
+            scorer, rule = pick(RATES, "layer rates", name)
+            (scores,) = study.orderings([scorer.format(density=round(density_of(size), 4))]).values()
+            plan = allocate(scores, None, levels, study.quantizer, rule, true_bits=size)
+            yield Candidate(name, scores.scorer, plan, KEPT, int(levels[0]), len(scores))

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from lwq import paths
 from lwq.quantizers.packed import Packed
+from lwq.quantizers.sparse import Sparse, read
 
 LIMIT = 20 << 30
 
@@ -34,7 +35,7 @@ class Store:
         self.folder = paths.writable(folder or default(), "the bank's folder")
         self.limit = limit
 
-    def get(self, key: str) -> Packed | None:
+    def get(self, key: str) -> Packed | Sparse | None:
         """What was put under `key`, or None."""
         path = self._path(key)
         try:
@@ -45,9 +46,9 @@ class Store:
         except (OSError, SafetensorError):
             path.unlink(missing_ok=True)  # damaged: it will be made again
             return None
-        return Packed.read(tensors, about)
+        return read(tensors, about)
 
-    def put(self, key: str, packed: Packed) -> None:
+    def put(self, key: str, packed: Packed | Sparse) -> None:
         """Keep `packed` under `key`."""
         path = self._path(key)
         path.parent.mkdir(exist_ok=True)

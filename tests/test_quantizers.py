@@ -6,7 +6,7 @@ import torch
 from lwq import collect
 from lwq.collect import MatrixStats
 from lwq.errors import InputError
-from lwq.quantizers import QUANTIZERS, baq, grid, packed, quanto
+from lwq.quantizers import QUANTIZERS, baq, grid, masks, packed, quanto, sparse
 from lwq.quantizers.baq import BAQ
 from lwq.quantizers.gptq import GPTQ
 from lwq.quantizers.hqq import HQQ
@@ -14,14 +14,21 @@ from lwq.quantizers.owq import OWQ
 from lwq.quantizers.rtn import RTN
 from lwq.quantizers.spqr import SpQR
 
-CASES = [(name, bits) for name, cls in QUANTIZERS.items() for bits in cls.levels]
+
+def some(levels):
+    """All of a few levels; of many the ends and some between, fractions among them."""
+    return levels if len(levels) < 10 else [levels[0], *levels[3 : -1 : len(levels) // 5], levels[-1]]
+
+
+MASKS = ("magnitude", "wanda")
+CASES = [(name, bits) for name, cls in QUANTIZERS.items() for bits in some(cls.levels)]
 
 
 def gram_of(columns, tokens=512, seed=1):
     draw = torch.Generator().manual_seed(seed)
     x = torch.randn(tokens, columns, generator=draw) @ torch.randn(columns, columns, generator=draw) * 0.2
     stats = MatrixStats()
-    stats.add(x, frozenset({"gram"}))
+    stats.add(x, frozenset({"gram", "input_norms"}))
     return stats, x
 
 
@@ -34,15 +41,17 @@ def test_stored_tensors_weigh_what_was_promised(name, bits, weight):
     quantizer = QUANTIZERS[name]()
     found = quantizer(weight, bits, gram_of(128)[0])
     assert found.nbytes == quantizer.nbytes((32, 128), bits) == sum(t.nbytes for t in found.tensors().values())
-    assert found.codes.dtype == torch.uint8 and (found.widths is not None or int(found.codes.max()) < 2**bits)
-    again = packed.Packed.read(found.tensors(), found.header())
+    if isinstance(found, packed.Packed):
+        assert found.codes.dtype == torch.uint8 and (found.widths is not None or int(found.codes.max()) < 2 ** int(bits))
+    again = sparse.read(found.tensors(), found.header())
     assert torch.equal(again.dequantize(), found.dequantize()) and again.nbytes == found.nbytes
 
 
 @pytest.mark.parametrize("name", QUANTIZERS)
 def test_more_bits_never_mean_more_error(name, weight):
     quantizer, stats = QUANTIZERS[name](), gram_of(128)[0]
-    errors = [error(weight, quantizer(weight, bits, stats)) for bits in sorted(quantizer.levels)]
+    levels = [bits for bits in some(quantizer.levels) if isinstance(bits, int) or name in MASKS]
+    errors = [error(weight, quantizer(weight, bits, stats)) for bits in levels]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 1e-3 * float(weight.square().sum())
 
@@ -58,7 +67,7 @@ def test_the_same_twice_and_the_input_untouched(name, weight):
     assert torch.equal(view, kept)
 
 
-@pytest.mark.parametrize("name", QUANTIZERS)
+@pytest.mark.parametrize("name", [name for name in QUANTIZERS if name not in MASKS])
 def test_zero_and_constant_groups_come_back(name):
     weight = torch.zeros(16, 128)
     weight[1], weight[2, 64:] = 0.5, -0.25
@@ -304,6 +313,53 @@ def test_spqr_saves_what_sticks_out(weight):
     stats, x = gram_of(128)
     errors = [((weight - SpQR(outliers=share)(weight, 3, stats).dequantize()) @ x.T).square().sum() for share in (0.0, 0.01)]
     assert errors[1] < 0.2 * errors[0]
+
+
+@pytest.mark.parametrize("method", ["owq", "spqr"])
+def test_a_fraction_of_a_bit_buys_outliers(method, weight):
+    stats = gram_of(128)[0]
+    bare = {"owq": OWQ(outlier_bits=0), "spqr": SpQR(outliers=0)}[method]
+    rich = {"owq": OWQ(outlier_bits=0.5), "spqr": SpQR(outliers=0.5 / 48)}[method]
+    found = bare(weight, 3.5, stats)
+    assert torch.equal(found.dequantize(), rich(weight, 3, stats).dequantize()) and found.bits == 3
+    assert 8 * (found.nbytes - bare.nbytes((32, 128), 3)) / weight.numel() == pytest.approx(0.5, abs=0.1)
+    assert bare.nbytes((32, 128), 3) == 3 * 32 * 128 // 8 + bare.nbytes((32, 128), 2) - 2 * 32 * 128 // 8 + (
+        32 * 2 // 8 if method == "owq" else 0
+    )
+    assert error(weight, found) < error(weight, bare(weight, 3, stats))
+
+
+def slow_mask(scores, count):
+    kept = sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:count]
+    return [i in kept for i in range(len(scores))]
+
+
+@pytest.mark.parametrize("density", [0.01, 0.37, 0.5, 0.93])
+def test_masks_equal_their_slow_twins(density, weight):
+    weight = (weight * 4).round() / 4  # many equal magnitudes
+    stats = gram_of(128)[0]
+    width = masks.width_of(density)
+    assert masks.density_of(width) == pytest.approx(density)
+    found = masks.Magnitude()(weight, width, stats)
+    assert found.mask.flatten().tolist() == slow_mask(weight.abs().flatten().tolist(), round(density * weight.numel()))
+    assert torch.equal(found.dequantize(), weight * found.mask)
+    wanda = masks.Wanda()(weight, width, stats)
+    scores = weight.abs() * stats.square_sum.sqrt()
+    assert wanda.mask.tolist() == [slow_mask(row.tolist(), round(density * 128)) for row in scores]
+    even = masks.Wanda()(weight, width, MatrixStats(tokens=1, square_sum=torch.full((128,), 7.0)))
+    assert even.mask.tolist() == [slow_mask(row.abs().tolist(), round(density * 128)) for row in weight]
+    assert found.nbytes == 32 * 128 // 8 + 2 * round(density * weight.numel())
+
+
+def test_wanda_minds_the_inputs(weight):
+    x = torch.randn(256, 128, generator=torch.Generator().manual_seed(3)) * torch.logspace(-2, 2, 128)
+    stats = MatrixStats()
+    stats.add(x, frozenset({"input_norms"}))
+    errors = [
+        float(((weight - q(weight, masks.width_of(0.3), stats).dequantize()) @ x.T).square().sum())
+        for q in (masks.Wanda(), masks.Magnitude())
+    ]
+    assert errors[0] < 0.05 * errors[1]
 
 
 def test_baq_spends_bits_where_columns_lose():

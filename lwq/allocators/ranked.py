@@ -3,11 +3,11 @@
 from bisect import bisect_left
 from dataclasses import dataclass
 
-from lwq.contracts import Budget, Scores
+from lwq.contracts import Budget, Scores, Width
 from lwq.errors import InputError
 
 
-def steps(order: list[str], widths: tuple[int, ...], spread: float) -> list[tuple[str, int]]:
+def steps(order: list[str], widths: tuple[Width, ...], spread: float) -> list[tuple[str, Width]]:
     """The way from all-high to all-low as (unit, its next width), one unit one level down at a time.
 
     Unit r (0 = least important) leaves level s at time s + spread · r / units. So less important units never have more
@@ -17,11 +17,11 @@ def steps(order: list[str], widths: tuple[int, ...], spread: float) -> list[tupl
     return [(order[rank], widths[level + 1]) for _, rank, level in sorted(moves)]
 
 
-def descend(scores: Scores, budget: Budget, spread: float) -> dict[str, int]:
+def descend(scores: Scores, budget: Budget, spread: float) -> dict[str, Width]:
     """Take as few steps down as the budget asks for (by bisection: every step makes the plan smaller)."""
     way = steps(scores.order(), budget.widths, spread)
 
-    def after(count: int) -> dict[str, int]:
+    def after(count: int) -> dict[str, Width]:
         return {**dict.fromkeys(scores, budget.widths[0]), **dict(way[:count])}
 
     def enough(count: int) -> bool:
@@ -40,7 +40,7 @@ class TopK:
     Source: Dumitru et al. 2024, arXiv:2406.17415, section 3: b_avg = ((L − k) b_high + k b_low) / L for equal blocks.
     """
 
-    def __call__(self, scores: Scores, budget: Budget) -> dict[str, int]:
+    def __call__(self, scores: Scores, budget: Budget) -> dict[str, Width]:
         if len(budget.widths) != 2:
             raise InputError(f"topk takes two widths, not {budget.widths}; use the allocator 'levels' for three or more")
         return descend(scores, budget, spread=1.0)
@@ -57,7 +57,7 @@ class Levels:
 
     spread: float = 2.0
 
-    def __call__(self, scores: Scores, budget: Budget) -> dict[str, int]:
+    def __call__(self, scores: Scores, budget: Budget) -> dict[str, Width]:
         if self.spread < 1:
             raise InputError(f"levels: spread={self.spread}; it is at least 1")
         return descend(scores, budget, self.spread)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lwq.contracts import Budget, Scores
+from lwq.contracts import Budget, Scores, Width
 from lwq.errors import InputError
 
 
@@ -10,7 +10,7 @@ from lwq.errors import InputError
 class Uniform:
     """One width for all units: the highest that the budget holds."""
 
-    def __call__(self, scores: Scores, budget: Budget) -> dict[str, int]:
+    def __call__(self, scores: Scores, budget: Budget) -> dict[str, Width]:
         for width in budget.widths:
             bits = dict.fromkeys(scores, width)
             if budget.holds(bits):

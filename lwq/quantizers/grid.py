@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from lwq.contracts import Width
 from lwq.errors import InputError
 from lwq.quantizers.packed import FLOATS, packed_bytes
 
@@ -88,3 +89,14 @@ def grid_bytes(shape: tuple[int, int], bits: int, group_size: int, symmetric: bo
     groups = shape[0] * group_count(shape, group_size)
     zeros = 0 if symmetric else packed_bytes(groups, bits)
     return packed_bytes(shape[0] * shape[1], bits) + groups * FLOATS[scale_dtype].itemsize + zeros
+
+
+def with_fractions(widths: tuple[int, ...]) -> tuple[Width, ...]:
+    """`widths`, and those of 2, 3 and 4 with 0.05 to 0.95 bits more."""
+    fractions = [round(width + step / 20, 2) for width in (2, 3, 4) for step in range(1, 20)]
+    return tuple(sorted([*widths, *fractions]))
+
+
+def parts(bits: Width, default: float) -> tuple[int, float]:
+    """(whole bits, the fraction); `default` where there is no fraction."""
+    return int(bits), round(bits - int(bits), 6) or default

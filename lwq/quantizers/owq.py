@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lwq.collect import MatrixStats
+from lwq.contracts import Width
 from lwq.errors import InputError
 from lwq.quantizers import grid
 from lwq.quantizers.gptq import inverse_factor, with_grid
@@ -24,7 +25,8 @@ class OWQ:
     stored in 16 bits. Grids are fitted beforehand to the other columns, with a search for the best range.
 
     Attributes:
-        outlier_bits: bits a weight that the kept columns may cost beyond their b bits.
+        outlier_bits: bits a weight that the kept columns may cost beyond their b bits; a fractional width b + r asks for r
+            instead (3.25: 3 bits, and 0.25 for columns), so that a plan can share outliers out.
         group_size: input columns that share a scale, in the original order; −1 for a whole row.
         damp_percent: as in gptq.
         scale_dtype: of the stored scales.
@@ -39,18 +41,19 @@ class OWQ:
     scale_dtype: str = "float16"
 
     needs: ClassVar[frozenset[str]] = frozenset({"gram"})
-    levels: ClassVar[tuple[int, ...]] = (2, 3, 4, 5, 6, 7, 8)
+    levels: ClassVar[tuple[Width, ...]] = grid.with_fractions((2, 3, 4, 5, 6, 7, 8))
 
     def __post_init__(self) -> None:
         pick(FLOATS, "scale_dtype", self.scale_dtype)
         if not 0 <= self.outlier_bits < 8:
             raise InputError(f"owq: outlier_bits={self.outlier_bits}; bits a weight are needed, from 0 to below 8, such as 0.1")
 
-    def __call__(self, weight: Tensor, bits: int, stats: MatrixStats) -> Packed:
+    def __call__(self, weight: Tensor, bits: Width, stats: MatrixStats) -> Packed:
         rows, columns = weight.shape
+        count, bits = self._count(columns, bits), int(bits)
         groups = grid.group_count((rows, columns), self.group_size)
         w = weight.float()
-        outliers = self._outliers(w, bits, groups, stats)
+        outliers = self._outliers(w, bits, groups, stats)[:count].sort().values
         others = torch.ones(columns, dtype=torch.bool)
         others[outliers] = False
         inside = others.nonzero()[:, 0]
@@ -66,18 +69,19 @@ class OWQ:
         return Packed(codes.T.contiguous(), scales.to(dtype), bits, zeros.byte(), exact=exact)
 
     def _outliers(self, w: Tensor, bits: int, groups: int, stats: MatrixStats) -> Tensor:
-        """The columns to keep, ascending."""
+        """All columns, those that hurt most first."""
         grouped = w.reshape(len(w), groups, -1)
         scale, zero = (part.unsqueeze(-1) for part in grid.fit(grouped, bits, None, FLOATS[self.scale_dtype]))
         error = (grouped - (grid.nearest(grouped, scale, zero, bits) - zero) * scale).reshape(w.shape)
         harm = stats.require("gram").diagonal() * error.square().sum(0)
-        return torch.argsort(harm, descending=True, stable=True)[: self._count(w.shape[1], bits)].sort().values
+        return torch.argsort(harm, descending=True, stable=True)
 
-    def _count(self, columns: int, bits: int) -> int:
-        return 2 * round(self.outlier_bits * columns / (16 - bits) / 2)
+    def _count(self, columns: int, bits: Width) -> int:
+        base, share = grid.parts(bits, self.outlier_bits)
+        return 2 * round(share * columns / (16 - base) / 2)
 
-    def nbytes(self, shape: tuple[int, int], bits: int) -> int:
-        kept = self._count(shape[1], bits)
+    def nbytes(self, shape: tuple[int, int], bits: Width) -> int:
+        kept, bits = self._count(shape[1], bits), int(bits)
         whole = grid.grid_bytes(shape, bits, self.group_size, False, self.scale_dtype)
         codes = packed_bytes(shape[0] * (shape[1] - kept), bits) - packed_bytes(shape[0] * shape[1], bits)
         return whole + codes + kept * (2 * shape[0] + 4)

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from lwq.collect import MatrixStats
+from lwq.contracts import Width
 from lwq.errors import InputError
 from lwq.quantizers import grid
 from lwq.quantizers.gptq import columns_first, fitting_grid, inverse_factor
 from lwq.quantizers.packed import Exact, Packed, packed_bytes
 
+OUTLIER_BITS = 48  # of a weight that is kept: its value and its place
 CHUNK = 1 << 24  # numbers that the search for outliers holds at once
 
 
@@ -31,7 +33,7 @@ class SpQR:
 
     Attributes:
         group_size: input columns that share a scale.
-        outliers: share of the weights.
+        outliers: share of the weights; a fractional width b + r asks for r / 48 instead (3.48: 3 bits, and 1 % of outliers).
         stat_bits, stat_group: of the second level; the rows must be a multiple of `stat_group`.
         damp_percent: as in gptq; the authors take 1.0, far more than gptq.
 
@@ -46,19 +48,20 @@ class SpQR:
     damp_percent: float = 1.0
 
     needs: ClassVar[frozenset[str]] = frozenset({"gram"})
-    levels: ClassVar[tuple[int, ...]] = (2, 3, 4, 5, 6, 7, 8)
+    levels: ClassVar[tuple[Width, ...]] = grid.with_fractions((2, 3, 4, 5, 6, 7, 8))
 
     def __post_init__(self) -> None:
         if not 0 <= self.outliers < 0.5 or not 1 <= self.stat_bits <= 8:
             raise InputError(f"{self}: 0 ≤ outliers < 0.5 and 1 ≤ stat_bits ≤ 8 are needed")
 
-    def __call__(self, weight: Tensor, bits: int, stats: MatrixStats) -> Packed:
+    def __call__(self, weight: Tensor, bits: Width, stats: MatrixStats) -> Packed:
         rows, columns = weight.shape
         self._require_shape((rows, columns))
+        count, bits = self._count((rows, columns), bits), int(bits)
         size = columns // grid.group_count((rows, columns), self.group_size)
         factor = inverse_factor(stats, self.damp_percent)
         w = columns_first(weight)
-        keep = self._outliers(weight.float(), factor, bits, size)
+        keep = self._outliers(weight.float(), factor, bits, size, count)
         second: list[tuple[Packed, Packed]] = []
         fits = iter(range(0, columns, size))
 
@@ -78,14 +81,14 @@ class SpQR:
         exact = Exact(flat.int(), w.T.reshape(-1)[flat].half())
         return Packed(codes.T.contiguous().byte(), scales, bits, zeros, exact=exact)
 
-    def _outliers(self, w: Tensor, factor: Tensor, bits: int, size: int) -> Tensor:
+    def _outliers(self, w: Tensor, factor: Tensor, bits: int, size: int, count: int) -> Tensor:
         """(in, out): which weights are kept."""
         diagonal = factor.diagonal().reshape(-1, size).expand(len(w), -1, -1)
         groups, diagonal = w.reshape(-1, size), diagonal.reshape(-1, size)
         parts = zip(groups.split(CHUNK // size**2), diagonal.split(CHUNK // size**2), strict=True)
         scores = torch.cat([_gains(group, d, bits) for group, d in parts]).reshape(-1)
         keep = torch.zeros_like(scores, dtype=torch.bool)
-        keep[torch.argsort(scores, descending=True, stable=True)[: self._count((w.shape[0], w.shape[1]))]] = True
+        keep[torch.argsort(scores, descending=True, stable=True)[:count]] = True
         return keep.reshape(w.shape).T
 
     def _second_level(self, values: Tensor) -> Packed:
@@ -97,18 +100,19 @@ class SpQR:
         codes = ((groups + shift.float()[:, None]) / scale.float()[:, None]).round().clamp(0, 2**self.stat_bits - 1)
         return Packed(codes.reshape(1, -1).byte(), scale[None], self.stat_bits, shifts=shift[None])
 
-    def _count(self, shape: tuple[int, int]) -> int:
-        return round(self.outliers * shape[0] * shape[1])
+    def _count(self, shape: tuple[int, int], bits: Width) -> int:
+        _, share = grid.parts(bits, OUTLIER_BITS * self.outliers)
+        return round(share / OUTLIER_BITS * shape[0] * shape[1])
 
     def _require_shape(self, shape: tuple[int, int]) -> None:
         if shape[0] % self.stat_group:
             raise InputError(f"spqr: stat_group={self.stat_group} does not divide {shape[0]} output rows; choose one that does")
 
-    def nbytes(self, shape: tuple[int, int], bits: int) -> int:
+    def nbytes(self, shape: tuple[int, int], bits: Width) -> int:
         self._require_shape(shape)
         groups = grid.group_count(shape, self.group_size)
         second = packed_bytes(groups * shape[0], self.stat_bits) + 4 * groups * shape[0] // self.stat_group
-        return packed_bytes(shape[0] * shape[1], bits) + 2 * second + 6 * self._count(shape)
+        return packed_bytes(shape[0] * shape[1], int(bits)) + 2 * second + OUTLIER_BITS // 8 * self._count(shape, bits)
 
 
 def _gains(groups: Tensor, diagonal: Tensor, bits: int) -> Tensor:
