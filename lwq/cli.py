@@ -222,6 +222,8 @@ def eval(
     model: Model,
     text: Text = "wiki",
     reference: Annotated[str | None, typer.Option(help="a second model; adds KL and top-1 agreement against it")] = None,
+    tasks: Annotated[str | None, typer.Option(help="multiple-choice tasks instead of a text: hellaswag,arc_easy")] = None,
+    items: Annotated[int, typer.Option(help="questions of each task, a seeded sample")] = 300,
     windows: Windows = 32,
     length: Length = 256,
     seed: Seed = 0,
@@ -229,7 +231,7 @@ def eval(
     stream: Stream = False,
     trust_remote_code: Remote = False,
 ) -> None:
-    """Perplexity on the judging split of a text, with a 95 % interval over windows."""
+    """Perplexity on the judging split of a text, or accuracy on tasks, with 95 % intervals over windows or items."""
     import numpy as np
 
     from lwq import compare, data, models
@@ -237,6 +239,13 @@ def eval(
     from lwq.evaluate import reference as take_reference
 
     loaded, tokenizer = models.load(model, dtype, trust_remote_code=trust_remote_code, stream=stream)
+    if tasks:
+        from lwq.tasks import evaluate_tasks
+
+        found = evaluate_tasks(loaded, tokenizer, [name.strip() for name in tasks.split(",")], items, seed)
+        lines = [[name, *compare.mean(score.correct), score.chance] for name, score in found.items()]
+        show(f"{model}, {items} items of each task", ["task", "accuracy", "low", "high", "chance"], lines)
+        return
     judging = data.windows(text, tokenizer, windows, length, "judge", seed)
     truth = (
         take_reference(models.load(reference, dtype, trust_remote_code=trust_remote_code, stream=stream)[0], judging)

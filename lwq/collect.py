@@ -20,7 +20,8 @@ from lwq import models
 from lwq.errors import InputError
 from lwq.progress import track
 
-NEEDS = frozenset({"gram", "input_norms", "similarity", "hidden_states"})
+NEEDS = frozenset({"gram", "input_norms", "similarity", "hidden_states", "last_token"})
+WINDOWS = "windows"  # a need that no pass serves: a scorer that runs the model by itself asks for the windows
 BATCH = 4  # windows a forward pass; part of the arithmetic, so it is fixed
 PANEL = 512  # columns of a Gram matrix that are summed at once; what lies below its diagonal is mirrored, not computed
 
@@ -91,6 +92,7 @@ class BlockStats:
             "tokens" (mean of per-token cosines), "flat" (the window as one vector), "mean" (token averages); the last
             block also has them with the final norm applied to its output ("tokens_normed", …).
         inputs, outputs: hidden states (windows, length, width), before the final norm; only where "hidden_states" was asked.
+        last_input, last_output: the same of the last token of each window (windows, width); only where "last_token" was asked.
     """
 
     name: str
@@ -98,9 +100,14 @@ class BlockStats:
     similarity: dict[str, np.ndarray] = field(default_factory=dict)
     inputs: Tensor | None = None
     outputs: Tensor | None = None
+    last_input: Tensor | None = None
+    last_output: Tensor | None = None
 
 
-Stats = Mapping[str, BlockStats]
+class Stats(dict[str, BlockStats]):
+    """Block -> what one pass saw of it; and the windows (n, length), where a scorer asked for "windows"."""
+
+    windows: Tensor | None = None
 
 
 class _Captured(Exception):
@@ -163,7 +170,7 @@ def stream(
 
     Args:
         windows: LongTensor (n, length).
-        needs: any of "gram", "input_norms", "similarity", "hidden_states".
+        needs: any of "gram", "input_norms", "similarity", "hidden_states", "last_token".
         source: "full" feeds each block what the untouched model would; "quantized" runs the block again after the
             consumer has changed its weights, so that the next block sees the quantized prefix.
         label: of the progress bar.
@@ -187,7 +194,7 @@ def stream(
     calls = capture(model, windows)
     hidden = calls.hidden
     weights = None if token_weights is None else token_weights.split(BATCH)
-    compared = bool(needs & {"similarity", "hidden_states"}) or source == "quantized"
+    compared = bool(needs & {"similarity", "hidden_states", "last_token"}) or source == "quantized"
     for name in track(names, label):
         stats, block = BlockStats(name), blocks[name]
         own = {key: matrix for key, matrix in matrices.items() if key.startswith(name + ".")}
@@ -200,6 +207,8 @@ def stream(
                 stats.similarity = _similarities(model, hidden, outputs, last=name == list(blocks)[-1])
             if "hidden_states" in needs:
                 stats.inputs, stats.outputs = torch.cat(hidden), torch.cat(outputs)
+            if "last_token" in needs:
+                stats.last_input, stats.last_output = (torch.cat([x[:, -1] for x in states]) for states in (hidden, outputs))
             yield stats
             if source == "quantized":
                 outputs = [calls.run(block, name, batch, x) for batch, x in enumerate(hidden)]
@@ -221,14 +230,15 @@ def _similarities(model: nn.Module, hidden: list[Tensor], outputs: list[Tensor],
     return found
 
 
-def collect(
-    model: nn.Module, windows: Tensor | None, needs: frozenset[str], token_weights: Tensor | None = None
-) -> dict[str, BlockStats]:
+def collect(model: nn.Module, windows: Tensor | None, needs: frozenset[str], token_weights: Tensor | None = None) -> Stats:
     """`stream` gathered into a mapping, for scorers; without needs, no pass is made and no windows are needed."""
-    if not needs:
-        return {name: BlockStats(name) for name in models.blocks(model)}
-    found = stream(model, require_windows(windows, needs), needs, token_weights=token_weights)
-    return {stats.name: stats for stats in found}
+    found = Stats((name, BlockStats(name)) for name in models.blocks(model))
+    if WINDOWS in needs:
+        found.windows = require_windows(windows, needs)
+    if summed := needs - {WINDOWS}:
+        passed = stream(model, require_windows(windows, needs), summed, token_weights=token_weights)
+        found.update((stats.name, stats) for stats in passed)
+    return found
 
 
 def require_windows(windows: Tensor | None, needs: frozenset[str]) -> Tensor:

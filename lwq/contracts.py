@@ -15,10 +15,10 @@ import numpy as np
 
 from lwq.errors import InputError
 
-Costs: TypeAlias = dict[str, dict[int, float]]
-"""unit -> bits -> expected harm (nats of loss where the method says so); never increasing in bits."""
-
 Shape: TypeAlias = tuple[int, int]
+Width: TypeAlias = int | float
+"""Bits a weight: 0 drops, 16 keeps; whole from 1 to 8; a fraction where a quantizer has such levels (its docstring says how)."""
+
 DROPPED, KEPT = 0, 16  # widths with a meaning of their own: the block is skipped; the weights stay as they are
 GRANULARITIES = ("block", "group", "matrix")
 
@@ -26,9 +26,9 @@ GRANULARITIES = ("block", "group", "matrix")
 class Sizer(Protocol):
     """What counting bytes needs to know of a quantizer."""
 
-    levels: tuple[int, ...]
+    levels: tuple[Width, ...]
 
-    def nbytes(self, shape: Shape, bits: int) -> int: ...
+    def nbytes(self, shape: Shape, bits: Any) -> int: ...
 
 
 def digest(value: Any) -> str:
@@ -45,14 +45,15 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _read(path: str | Path, kind: str) -> dict[str, Any]:
+def _read(path: str | Path, *kinds: str) -> dict[str, Any]:
+    kind = " or ".join(kinds)
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_unique)
     except OSError as error:
         raise InputError(f"cannot read {kind} from {path}: {error.strerror}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not JSON: {error}") from None
-    if not isinstance(data, dict) or data.get("lwq") != kind:
+    if not isinstance(data, dict) or data.get("lwq") not in kinds:
         raise InputError(f"{path} does not hold an lwq {kind}; `lwq score` writes scores and `lwq plan` writes plans")
     return data
 
@@ -94,6 +95,10 @@ class Layout:
         """Share of the blocks' weights that a plan reaches, from 0 to 1."""
         inside = sum(count for block, count in self.rest.items() if block)
         return self.total / (self.total + inside)
+
+    def block_of(self, unit: str) -> str:
+        """The block that `unit` is or is inside of; `unit` where it is in none."""
+        return next((place for place in _places(unit) if place in self.rest), unit)
 
     def require(self, other: "Layout", what: str) -> None:
         """Raise InputError unless `other`, the layout of the model at hand, is the one that `what` was made for."""
@@ -137,11 +142,18 @@ class Size:
     total_bytes: int
 
     @classmethod
-    def of(cls, layout: Layout, bits: Mapping[str, int], quantizer: Sizer) -> "Size":
+    def of(cls, layout: Layout, bits: Mapping[str, Width], quantizer: Sizer) -> "Size":
         """Count `bits` (unit -> width) for the packed format of `quantizer`; equals the packed tensors to the byte."""
-        plan_bytes = sum(matrix_bytes(shape, bits[unit], quantizer) for unit, ms in layout.units.items() for shape in ms.values())
+        weighed: dict[Any, int] = {}
+        plan_bytes = 0
+        for unit, matrices in layout.units.items():
+            for shape in matrices.values():
+                if (shape, bits[unit]) not in weighed:
+                    weighed[shape, bits[unit]] = matrix_bytes(shape, bits[unit], quantizer)
+                plan_bytes += weighed[shape, bits[unit]]
         nominal = sum(bits[unit] * layout.weights(unit) for unit in layout.units)
-        rest = sum(2 * count for block, count in layout.rest.items() if not dropped(block, bits))
+        gone = _gone(bits)
+        rest = sum(2 * count for block, count in layout.rest.items() if block not in gone)
         everything = layout.total + sum(layout.rest.values())
         return cls(
             layer_bits=sum(bits[unit] for unit in layout.units) / len(layout.units),
@@ -153,7 +165,7 @@ class Size:
         )
 
 
-def matrix_bytes(shape: Shape, bits: int, quantizer: Sizer) -> int:
+def matrix_bytes(shape: Shape, bits: Width, quantizer: Sizer) -> int:
     """Stored bytes of one matrix at `bits`; 0 stores nothing and 16 stores two bytes a weight."""
     if bits == DROPPED:
         return 0
@@ -165,7 +177,20 @@ def inside(unit: str, block: str) -> bool:
     return unit == block or unit.startswith(block + ".")
 
 
-def dropped(block: str, bits: Mapping[str, int]) -> bool:
+def _gone(bits: Mapping[str, Width]) -> set[str]:
+    """The places in which every unit has 0 bits."""
+    none = {place for unit, width in bits.items() if width == DROPPED for place in _places(unit)}
+    return none - {place for unit, width in bits.items() if none and width != DROPPED for place in _places(unit)}
+
+
+def _places(unit: str) -> Iterator[str]:
+    """`unit` and everything that it is inside of."""
+    while unit:
+        yield unit
+        unit = unit.rpartition(".")[0]
+
+
+def dropped(block: str, bits: Mapping[str, Width]) -> bool:
     """Whether every unit of `block` has 0 bits, so that the block is skipped with all that it holds."""
     widths = [width for unit, width in bits.items() if block and inside(unit, block)]
     return bool(widths) and not any(widths)
@@ -226,6 +251,69 @@ class Scores(Mapping[str, float]):
 
 
 @dataclass(frozen=True)
+class Costs(Mapping[str, Mapping[Width, float]]):
+    """Expected harm of each unit at each width: finite, **never increasing in bits**, and added up over units.
+
+    Attributes:
+        harm: unit -> bits -> harm, for each unit of `layout`; in nats a token where it was measured as loss.
+        layout: the model that they are for.
+        scorer: what found them, with its settings.
+        data: the text behind them; "" for costs that need none.
+        cost: what it took: windows, tokens, seconds.
+    """
+
+    harm: Mapping[str, Mapping[Width, float]]
+    layout: Layout
+    scorer: str
+    data: str = ""
+    cost: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if wrong := sorted(self.harm.keys() ^ self.layout.units.keys()):
+            raise InputError(f"{self.scorer}: costs for each unit are needed; missing or unknown: {wrong[:6]}")
+        for unit, harm in self.harm.items():
+            falling = [harm[width] for width in sorted(harm)]
+            if not harm or not all(map(math.isfinite, falling)) or falling != sorted(falling, reverse=True):
+                raise InputError(
+                    f"{self.scorer}: the costs of {unit} are {dict(harm)}; they are finite and never increase with bits "
+                    "(where noise made them, take the running maximum from the highest width down)"
+                )
+
+    def __getitem__(self, unit: str) -> Mapping[Width, float]:
+        return self.harm[unit]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.harm)
+
+    def __len__(self) -> int:
+        return len(self.harm)
+
+    def order(self) -> list[str]:
+        """Units by what they lose from their highest width to their lowest, least first; ties keep the forward order."""
+        return sorted(self.harm, key=lambda unit: max(self.harm[unit].values()) - min(self.harm[unit].values()))
+
+    def save(self, path: str | Path) -> None:
+        _write(path, {"lwq": "costs", **asdict(self)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Costs":
+        data = _read(path, "costs")
+        del data["lwq"]
+        harm = {unit: {_width(text): value for text, value in row.items()} for unit, row in data["harm"].items()}
+        return cls(**{**data, "harm": harm, "layout": Layout.from_json(data["layout"])})
+
+
+def _width(text: str) -> Any:
+    """A width from a JSON key: an int where it is whole."""
+    return int(text) if text.isdecimal() else float(text)
+
+
+def load_scores(path: str | Path) -> Scores | Costs:
+    """Whichever of the two a file holds."""
+    return Costs.load(path) if _read(path, "scores", "costs")["lwq"] == "costs" else Scores.load(path)
+
+
+@dataclass(frozen=True)
 class Budget:
     """What an allocator may spend: the widths to choose from and exactly one limit.
 
@@ -238,7 +326,7 @@ class Budget:
     """
 
     layout: Layout
-    widths: tuple[int, ...]
+    widths: tuple[Width, ...]
     quantizer: Sizer
     limit: str
     amount: float
@@ -258,7 +346,7 @@ class Budget:
         if self.limit == "moved" and self.amount != int(self.amount):
             raise InputError(f"moved={self.amount:g} must be a whole number of units")
 
-    def spent(self, bits: Mapping[str, int]) -> float:
+    def spent(self, bits: Mapping[str, Width]) -> float:
         """The amount that an allocation uses, in the unit of the limit."""
         if self.limit == "moved":
             return sum(width != self.widths[0] for width in bits.values())
@@ -270,7 +358,7 @@ class Budget:
         ends = [self.spent(dict.fromkeys(self.layout.units, width)) for width in (self.widths[-1], self.widths[0])]
         return min(ends), max(ends)
 
-    def holds(self, bits: Mapping[str, int]) -> bool:
+    def holds(self, bits: Mapping[str, Width]) -> bool:
         """Whether an allocation stays within the limit (`moved` asks for exactly that many)."""
         spent = self.spent(bits)
         return spent == self.amount if self.limit == "moved" else spent <= self.amount * (1 + 1e-12)
@@ -287,7 +375,7 @@ class Plan:
         provenance: scorer, allocator, budget, data, seed.
     """
 
-    bits: Mapping[str, int]
+    bits: Mapping[str, Width]
     layout: Layout
     quantizer: str
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -296,8 +384,11 @@ class Plan:
         if wrong := sorted(self.bits.keys() ^ self.layout.units.keys()):
             raise InputError(f"a plan has one width for each unit of {self.layout.model!r}; missing or unknown: {wrong[:6]}")
         for unit, width in self.bits.items():
-            if not isinstance(width, int) or not (width in (DROPPED, KEPT) or 1 <= width <= 8):
-                raise InputError(f"{unit}: a width of {width!r} bits; plans hold 0 (drop), 1 to 8, or 16 (keep)")
+            whole = isinstance(width, int) and (width in (DROPPED, KEPT) or 1 <= width <= 8)
+            if not whole and not (isinstance(width, float) and DROPPED < width < KEPT):
+                raise InputError(
+                    f"{unit}: a width of {width!r} bits; plans hold 0 (drop), 1 to 8, 16 (keep), or a quantizer's fraction"
+                )
 
     @property
     def id(self) -> str:
@@ -350,11 +441,43 @@ class Losses:
         values = {"perplexity": self.perplexity}
         return values if self.kl is None else {**values, "kl": self.mean_kl, "top1": self.agreement}
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What was measured on each window."""
+        found = {"nll": self.nll, "kl": self.kl, "top1": self.top1}
+        return {name: values for name, values in found.items() if values is not None}
+
     @staticmethod
     def _measured(values: np.ndarray | None) -> np.ndarray:
         if values is None:
             raise InputError("KL and top-1 agreement need a reference; pass lwq.reference(model, windows) to evaluate")
         return values
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """How a model does on a multiple-choice task; one value an item, so that differences can be paired.
+
+    Attributes:
+        task: its name.
+        correct: 1 for a right answer, 0 for a wrong one (items,), in the order of the sample.
+        chance: the accuracy of guessing.
+    """
+
+    task: str
+    correct: np.ndarray
+    chance: float
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.correct.mean())
+
+    def summary(self) -> dict[str, float]:
+        """Metric -> value, as the results table has them."""
+        return {"accuracy": self.accuracy, "chance": self.chance}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What was measured on each item."""
+        return {"correct": self.correct}
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 import lwq
 from lwq import assets, models, paths, plans
 from lwq.bank import Bank, restore_
-from lwq.contracts import KEPT, Plan, Row, Scores, Size, digest
+from lwq.contracts import KEPT, Costs, Plan, Row, Scores, Size, digest
+from lwq.costs import measured_costs
 from lwq.data import WindowSpec
 from lwq.errors import InputError
 from lwq.evaluate import Reference, reference
@@ -120,6 +122,21 @@ class Experiment:
         other.__post_init__()
         return other
 
+    def costs(self, widths: Sequence[int], windows: int = 8) -> Costs:
+        """Harm of each block at each width, measured on the first calibration windows and kept beside the scores."""
+        few = self.calibration[:windows, : self.judging.shape[1]]
+        names = [spec(QUANTIZERS, self.quantizer), models.fingerprint(self.loaded[0]), self.dtype]
+        path = (
+            self._scores_folder() / f"costs-{digest([*names, self._common['calibration'], list(few.shape), list(widths)])}.json"
+        )
+        if not path.is_file():
+            restore_(self.loaded[0])
+            sweep = Sweep(self.loaded[0], few, self.bank, reference(self.loaded[0], few))
+            found = measured_costs(sweep, widths, data=self._common["calibration"])
+            with paths.replacing(path) as temporary:
+                found.save(temporary)
+        return Costs.load(path)
+
     def release(self) -> None:
         """Let go of the model and of all that holds it, so that another one has room; what is needed again is made again."""
         for name in ("loaded", "bank", "engine", "reference"):
@@ -148,10 +165,13 @@ class Experiment:
                     scores.save(temporary)
         return {label: Scores.load(path) for label, path in files.items()}
 
-    def _scores_file(self, scorer: Any, fingerprint: str) -> Any:
+    def _scores_file(self, scorer: Any, fingerprint: str) -> Path:
         """Where a scorer's result for these weights and this calibration text is kept."""
         key = digest([spec(SCORERS, scorer), fingerprint, self._common["calibration"], self.dtype])
-        return paths.writable(self.results.folder / "scores") / f"{key}.json"
+        return self._scores_folder() / f"{key}.json"
+
+    def _scores_folder(self) -> Path:
+        return paths.writable(self.results.folder / "scores")
 
     def sweep(
         self, orderings: Mapping[str, Scores], high: int, low: int, steps: int, avg_bits: Sequence[float] = ()

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lwq.allocators import allocate
-from lwq.contracts import DROPPED, KEPT, Layout, Plan, Scores, Width
+from lwq.contracts import DROPPED, KEPT, Costs, Layout, Plan, Scores, Width
 from lwq.errors import InputError
 from lwq.quantizers import QUANTIZERS
 from lwq.quantizers.masks import density_of
@@ -78,7 +78,7 @@ def curve(
             yield _candidate(label, scores, plan, high, low)
 
 
-def _candidate(label: str, scores: Scores, plan: Plan, high: int, low: int) -> Candidate:
+def _candidate(label: str, scores: Scores | Costs, plan: Plan, high: int, low: int) -> Candidate:
     return Candidate(label, scores.scorer, plan, high, low, sum(width != high for width in plan.bits.values()))
 
 
@@ -147,3 +147,10 @@ def masks(study: Any, rates: Sequence[str], true_bits: Sequence[float]) -> Itera
             (scores,) = study.orderings([scorer.format(density=round(density_of(size), 4))]).values()
             plan = allocate(scores, None, levels, study.quantizer, rule, true_bits=size)
             yield Candidate(name, scores.scorer, plan, KEPT, int(levels[0]), len(scores))
+
+
+def knapsack(costs: Costs, quantizer: Any, widths: Sequence[int], true_bits: Sequence[float]) -> Iterator[Candidate]:
+    """The least harm for each size; every unit has any of `widths`."""
+    for size in true_bits:
+        plan = allocate(costs, None, tuple(widths), quantizer, "knapsack", true_bits=size)
+        yield _candidate("knapsack", costs, plan, max(widths), min(widths))

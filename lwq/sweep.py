@@ -10,13 +10,13 @@ from lwq import models
 from lwq.apply import matrix_bits
 from lwq.bank import Bank
 from lwq.collect import Calls, capture
-from lwq.contracts import Losses, Plan, inside
+from lwq.contracts import Losses, Plan, Width, inside
 from lwq.errors import InputError
 from lwq.evaluate import Reference, batches, head, measured, require_windows_fit
 from lwq.progress import bar
 
 MEMORY = 2 << 30
-Path = tuple[tuple[int, ...], ...]  # for each block in turn, the widths of its matrices
+Path = tuple[tuple[Width, ...], ...]  # for each block in turn, the widths of its matrices
 
 
 class Sweep:
@@ -48,8 +48,8 @@ class Sweep:
         self.blocks = models.blocks(model)
         bank.restore_()
         with torch.inference_mode():
-            self._require_separable()
-            self.calls = self._capture(windows)
+            require_separable(model, windows)
+            self.calls = capture_batches(model, windows)
         room = max(1, memory // sum(states.nbytes for states in self.calls.hidden))
         self.stride = math.ceil(len(self.blocks) / room)
         self.blocks_run = 0
@@ -102,19 +102,22 @@ class Sweep:
         bits = matrix_bits(plan)
         return tuple(tuple(width for name, width in bits.items() if inside(name, block)) for block in self.blocks)
 
-    def _capture(self, windows: Tensor) -> Calls:
-        return capture(self.model, windows, len(next(batches(windows))))
 
-    def _require_separable(self) -> None:
-        """Raise InputError for a model whose blocks hand on more than hidden states (checked on a few tokens)."""
-        few = self.windows[:1, :8]
-        calls = self._capture(few)
-        hidden = calls.hidden
-        for name, block in self.blocks.items():
-            hidden = [calls.run(block, name, 0, hidden[0])]
-        whole = self.model(few.to(models.device(self.model)), use_cache=False).logits[0, :-1]
-        if not torch.equal(next(head(self.model, few, hidden)), whole):
-            raise InputError(
-                f"{type(self.model).__name__}: its blocks hand on more than hidden states, so that running them one by one "
-                "gives other numbers; measure its plans with quantize_ and evaluate"
-            )
+def capture_batches(model: nn.Module, windows: Tensor) -> Calls:
+    """`capture` in the forward passes of `evaluate`, so that running the blocks one by one gives its numbers."""
+    return capture(model, windows, len(next(batches(windows))))
+
+
+def require_separable(model: nn.Module, windows: Tensor) -> None:
+    """Raise InputError for a model whose blocks hand on more than hidden states (checked on a few tokens)."""
+    few = windows[:1, :8]
+    calls = capture_batches(model, few)
+    hidden = calls.hidden
+    for name, block in models.blocks(model).items():
+        hidden = [calls.run(block, name, 0, hidden[0])]
+    whole = model(few.to(models.device(model)), use_cache=False).logits[0, :-1]
+    if not torch.equal(next(head(model, few, hidden)), whole):
+        raise InputError(
+            f"{type(model).__name__}: its blocks hand on more than hidden states, so that running them one by one "
+            "gives other numbers; measure its plans with quantize_ and evaluate"
+        )

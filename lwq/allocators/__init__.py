@@ -8,22 +8,24 @@ from typing import Any
 from torch import nn
 
 from lwq import models
+from lwq.allocators.knapsack import Knapsack
 from lwq.allocators.ranked import Levels, TopK
+from lwq.allocators.rates import Rates
 from lwq.allocators.uniform import Uniform
-from lwq.contracts import Budget, Plan, Scores
+from lwq.contracts import Budget, Costs, Plan, Scores, Width
 from lwq.errors import InputError
 from lwq.quantizers import QUANTIZERS
 from lwq.strategies import build, spec
 
-ALLOCATORS: dict[str, type] = {"uniform": Uniform, "topk": TopK, "levels": Levels}
+ALLOCATORS: dict[str, type] = {"uniform": Uniform, "topk": TopK, "levels": Levels, "rates": Rates, "knapsack": Knapsack}
 
 __all__ = ["ALLOCATORS", "allocate"]
 
 
 def allocate(
-    scores: Scores,
+    scores: Scores | Costs,
     model: nn.Module | None = None,
-    bits: tuple[int, ...] = (4, 2),
+    bits: tuple[Width, ...] = (4, 2),
     quantizer: Any = "rtn",
     allocator: Any = None,
     *,
@@ -35,7 +37,7 @@ def allocate(
     """Turn scores into a Plan under exactly one budget.
 
     Args:
-        scores: from `lwq.score`, or read from a file.
+        scores: from `lwq.score`, or read from a file; for `knapsack` also Costs, such as `lwq.costs.measured_costs` finds.
         model: the model that was scored, to check that the scores are its own; None trusts the file.
         bits: the widths to choose from; 0 drops a block, 16 keeps it.
         quantizer: what will pack the weights (a name, a call in text, an object): true bytes depend on it.

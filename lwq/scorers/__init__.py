@@ -12,18 +12,26 @@ from torch import Tensor, nn
 from lwq import models
 from lwq.collect import collect
 from lwq.contracts import Layout, Scores
-from lwq.scorers.baselines import FirstToLast, LastToFirst, Random, Reversed
+from lwq.scorers.baselines import Deepest, FirstToLast, LastToFirst, Random, Reversed
 from lwq.scorers.estimate import Estimate
-from lwq.scorers.hidden_states import LIM
+from lwq.scorers.hidden_states import LIM, Angular
+from lwq.scorers.interventions import BlockDrop
+from lwq.scorers.outliers import DLP, LAMP, OWL
 from lwq.scorers.weights import ZD
 from lwq.strategies import build, spec
 
 SCORERS: dict[str, type] = {
     "lim": LIM,
     "zd": ZD,
+    "angular": Angular,
+    "block_drop": BlockDrop,
+    "owl": OWL,
+    "dlp": DLP,
+    "lamp": LAMP,
     "random": Random,
     "first_to_last": FirstToLast,
     "last_to_first": LastToFirst,
+    "deepest": Deepest,
     "reversed": Reversed,
 }
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from lwq.collect import Stats
 from lwq.errors import InputError
@@ -47,3 +48,50 @@ class LIM:
             # rounding can leave a cosine a hair above 1
             found[name] = Estimate.of((1 - block.similarity[key]).clip(min=0.0))
         return found
+
+
+@dataclass(frozen=True)
+class Angular:
+    """Angular distance across a run of blocks: which contiguous blocks turn the last token least?
+
+        d(l, m) = 1/π · arccos(x_l · x_m / (‖x_l‖ ‖x_m‖)), mean over windows        in [0, 1]
+
+    x_l, shape (windows, width), is the last token's hidden state that enters block l (x_L: that leaves the last block, before
+    the final norm). The blocks of the run l … l + n − 1 with the smallest d(l, l + n) have importance 0. From there the run
+    grows by one neighbour at a time, on the side where the longer run has the smaller d; importance = 1, 2, … in the order in
+    which blocks join. So `moved=n` drops exactly the run, and any larger number a run around it.
+
+    Attributes:
+        run: n, from 1 to the number of blocks.
+
+    Source: Gromov et al. 2024, arXiv:2403.17887, section 3.2.
+    """
+
+    run: int = 1
+
+    needs: ClassVar[frozenset[str]] = frozenset({"last_token"})
+
+    def __call__(self, model: nn.Module, stats: Stats) -> dict[str, float]:
+        blocks = len(stats)
+        if not 1 <= self.run <= blocks:
+            raise InputError(f"angular: run={self.run} is out of range; the model has {blocks} blocks, so 1 to {blocks}")
+        d = _distances(stats)
+        first = min(range(blocks - self.run + 1), key=lambda start: float(d[start, start + self.run]))
+        last = first + self.run
+        joined = dict.fromkeys(range(first, last), 0.0)
+        while len(joined) < blocks:
+            if last == blocks or (first > 0 and d[first - 1, last] <= d[first, last + 1]):
+                first -= 1
+                joined[first] = float(last - first - self.run)
+            else:
+                last += 1
+                joined[last - 1] = float(last - first - self.run)
+        return {name: joined[index] for index, name in enumerate(stats)}
+
+
+def _distances(stats: Stats) -> Tensor:
+    """d between all boundaries of the blocks, float64 (blocks + 1, blocks + 1)."""
+    found = list(stats.values())
+    boundaries = [found[0].last_input, *(block.last_output for block in found)]
+    x = torch.nn.functional.normalize(torch.stack([states.double().cpu() for states in boundaries]), dim=-1)  # type: ignore[union-attr]
+    return torch.einsum("lwd,mwd->lmw", x, x).clamp(-1, 1).arccos().mean(-1) / torch.pi

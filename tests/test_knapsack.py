@@ -1,0 +1,134 @@
+"""The knapsack against brute force, and its price on large ones."""
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+
+import lwq
+from lwq import models
+from lwq.allocators.knapsack import Knapsack
+from lwq.bank import Bank
+from lwq.contracts import Budget, Costs, Layout, Scores, Size, load_scores
+from lwq.costs import costs, measured_costs
+from lwq.quantizers.rtn import RTN
+
+WIDTHS = (8, 4, 3, 0)
+
+
+def layout_of(units, per_block=1, seed=0):
+    draw = np.random.default_rng(seed)
+    shapes = [(int(draw.integers(1, 4)) * 32, 64) for _ in range(units)]
+    names = [f"blocks.{i // per_block}.m{i % per_block}" if per_block > 1 else f"blocks.{i}" for i in range(units)]
+    rest = {"": 500, **{f"blocks.{i}": 70 + i for i in range(-(-units // per_block))}}
+    return Layout("m", "0" * 16, "block", {n: {f"{n}.w": s} for n, s in zip(names, shapes, strict=True)}, rest)
+
+
+def random_costs(layout, widths=WIDTHS, seed=0):
+    draw = np.random.default_rng(seed)
+    return Costs(
+        {u: dict(zip(widths, np.sort(draw.random(len(widths)) ** 3).tolist(), strict=True)) for u in layout.units}, layout, "s"
+    )
+
+
+def brute_force(found, budget):
+    best = np.inf
+    for widths in itertools.product(budget.widths, repeat=len(found)):
+        bits = dict(zip(found, widths, strict=True))
+        blocks = {}
+        for unit, width in bits.items():
+            blocks.setdefault(budget.layout.block_of(unit), set()).add(width == 0)
+        if all(len(kinds) == 1 for kinds in blocks.values()) and budget.holds(bits):
+            best = min(best, sum(found[u][w] for u, w in bits.items()))
+    return best
+
+
+@pytest.mark.parametrize("per_block", [1, 3])
+@pytest.mark.parametrize(("limit", "share"), [("avg_bits", 0.5), ("true_bits", 0.4), ("max_bytes", 0.6), ("moved", 0.5)])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_optimum_is_that_of_brute_force(limit, share, per_block, seed):
+    layout = layout_of(6, per_block, seed)
+    found = random_costs(layout, seed=seed)
+    low, high = Budget(layout, WIDTHS, RTN(), "moved", 0).range() if limit == "moved" else ends(layout, limit)
+    amount = round(low + share * (high - low)) if limit in ("moved", "max_bytes") else low + share * (high - low)
+    if limit == "moved" and per_block > 1:
+        return  # whole blocks of three cannot move any number of units
+    budget = Budget(layout, WIDTHS, RTN(), limit, amount)
+    plan = lwq.allocate(found, None, WIDTHS, RTN(), "knapsack", **{limit: amount})
+    assert sum(found[u][w] for u, w in plan.bits.items()) == pytest.approx(brute_force(found, budget), abs=1e-9)
+
+
+def ends(layout, limit):
+    sizes = [Size.of(layout, dict.fromkeys(layout.units, width), RTN()) for width in (WIDTHS[-1], WIDTHS[0])]
+    return [getattr(size, {"max_bytes": "total_bytes"}.get(limit, limit)) for size in sizes]
+
+
+@pytest.mark.parametrize("per_block", [1, 7])
+def test_a_price_is_nearly_as_good(per_block):
+    layout = layout_of(140, per_block)
+    found = random_costs(layout)
+    budget = Budget(layout, WIDTHS, RTN(), "true_bits", 3.7)
+    exact, priced = (Knapsack(exact=size)(found, budget) for size in (10_000, 0))
+    harms = [sum(found[u][w] for u, w in bits.items()) for bits in (exact, priced)]
+    assert budget.holds(priced) and harms[0] <= harms[1] + 1e-12
+    assert harms[1] - harms[0] <= per_block * max(found[u][0] for u in found)
+    assert harms[1] < 1.05 * harms[0]
+
+
+def test_a_hundred_thousand_units_take_seconds():
+    widths = (8, 7, 6, 5, 4, 3, 2, 0)
+    layout = layout_of(100_000)
+    found = random_costs(layout, widths)
+    budget = Budget(layout, widths, RTN(), "true_bits", 4.0)
+    start = time.monotonic()
+    bits = Knapsack()(found, budget)
+    assert time.monotonic() - start < 60
+    spent = budget.spent(bits)
+    assert 3.9999 < spent <= 4.0
+
+
+def test_more_room_never_hurts():
+    layout = layout_of(12)
+    found = random_costs(layout)
+    harms = []
+    for amount in np.linspace(0.5, 8.0, 9):
+        bits = lwq.allocate(found, None, WIDTHS, RTN(), "knapsack", avg_bits=amount).bits
+        harms.append(sum(found[u][w] for u, w in bits.items()))
+    assert harms == sorted(harms, reverse=True)
+
+
+def test_scores_become_costs():
+    layout = layout_of(4)
+    scores = Scores(dict(zip(layout.units, [3.0, 1.0, 2.0, 5.0], strict=True)), layout, "s")
+    same = Layout("m", "0" * 16, "block", {u: {f"{u}.w": (32, 64)} for u in layout.units}, layout.rest)
+    plan = lwq.allocate(Scores(scores.importance, same, "s"), None, (4, 3, 2), RTN(), "knapsack", avg_bits=3)
+    assert [plan.bits[u] for u in scores.order()] == sorted(plan.bits.values())
+    assert costs(scores, dict.fromkeys(layout.units, {4: 0.1, 2: 1.0}))["blocks.3"] == {4: 0.5, 2: 5.0}
+    with pytest.raises(lwq.InputError, match="lack the widths"):
+        lwq.allocate(random_costs(layout, (8, 4)), None, (8, 3), RTN(), "knapsack", avg_bits=4)
+
+
+def test_measured_costs_are_those_of_plain_plans(toy, judge, tmp_path):
+    model, _ = toy
+    layout = models.layout(model)
+    truth = lwq.reference(model, judge)
+    sweep = lwq.Sweep(model, judge, Bank(model, RTN()), truth)
+    found = measured_costs(sweep, [16, 4, 2, 0], data="d")
+    unit = list(layout.units)[1]
+    slow = {}
+    for width in (16, 4, 2, 0):
+        fresh, _ = lwq.load("toy")
+        lwq.quantize_(fresh, lwq.Plan({**dict.fromkeys(layout.units, 16), unit: width}, layout, "rtn()"))
+        slow[width] = lwq.evaluate(fresh, judge, truth).mean_kl
+    assert list(found[unit].values()) == pytest.approx(np.maximum.accumulate([slow[w] for w in (16, 4, 2, 0)]).tolist())
+    found.save(tmp_path / "costs.json")
+    assert dict(load_scores(tmp_path / "costs.json")) == dict(found)
+
+
+def test_costs_that_rise_with_bits_are_refused():
+    layout = layout_of(1)
+    with pytest.raises(lwq.InputError, match="never increase with bits"):
+        Costs({"blocks.0": {2: 0.1, 4: 0.2}}, layout, "s")
+    with pytest.raises(lwq.InputError, match="missing or unknown"):
+        Costs({}, layout, "s")

@@ -1,0 +1,170 @@
+"""Tasks: lm-eval's own questions, our own way of asking several at once."""
+
+import architectures
+import numpy as np
+import pytest
+import torch
+
+import lwq
+from lwq import assets, models, tasks
+from lwq.bank import Bank
+from lwq.quantizers.rtn import RTN
+
+lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed")
+ASKED = [
+    ("the layer keeps", " four bits."),
+    ("the layer keeps", " its weights, and nothing changes."),
+    ("the layer keeps", " a"),
+    ("every head ranks ", "two bits"),
+    ("every head ranks ", "its importance, which is cheap"),
+    ("one matrix", " rounds"),
+]
+
+
+class Letters:
+    """One token a letter, for any vocabulary."""
+
+    def __init__(self, vocabulary):
+        self.vocabulary, self.input_ids = vocabulary, []
+
+    def __call__(self, text, **options):
+        found = Letters(self.vocabulary)
+        found.input_ids = [1 + ord(letter) % (self.vocabulary - 1) for letter in text]
+        return found
+
+
+def slow_twin(model, tokenizer, requests):
+    """One plain forward pass a request."""
+    found = []
+    for context, continuation in requests:
+        before, answer = tasks.encode(model, tokenizer, context, continuation)
+        with torch.inference_mode():
+            logits = model(torch.tensor([before + answer]), use_cache=False).logits[0].float()
+        log_p = torch.log_softmax(logits, -1)[len(before) - 1 : -1]
+        wanted = torch.tensor(answer)
+        found.append((float(log_p.gather(-1, wanted[:, None]).sum()), bool((log_p.argmax(-1) == wanted).all())))
+    return found
+
+
+def require_equal(found, slow):
+    assert [a for a, _ in found] == pytest.approx([a for a, _ in slow], abs=1e-3)
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in slow]
+
+
+@pytest.mark.parametrize("name", architectures.CONFIGS)
+def test_packed_questions_equal_plain_ones(name):
+    """On every architecture: where a packed row is not the same thing, requests go one by one."""
+    model = architectures.make(name)
+    tokenizer = Letters(models.vocabulary(model))
+    require_equal(tasks.loglikelihoods(model, tokenizer, ASKED), slow_twin(model, tokenizer, ASKED))
+
+
+def test_a_question_longer_than_the_sliding_window_goes_alone(monkeypatch):
+    model = architectures.make("mistral")
+    window = model.config.sliding_window
+    asked = [("a" * (window - 4), answer) for answer in ("bb", "cc", "d" * 30)]
+    short = [("a" * 5, answer) for answer in ("bb", "cc")]
+    rows, real = [], tasks._packed
+    monkeypatch.setattr(tasks, "_packed", lambda model, batch, encoded: rows.append(len(batch)) or real(model, batch, encoded))
+    tokenizer = Letters(models.vocabulary(model))
+    require_equal(tasks.loglikelihoods(model, tokenizer, [*short, *asked]), slow_twin(model, tokenizer, [*short, *asked]))
+    assert rows == [1, 1], "the trial, and the short question"
+
+
+def test_plans_with_dropped_blocks_answer_too(toy):
+    model, tokenizer = toy
+    layout = models.layout(model)
+    plan = lwq.Plan(dict(zip(layout.units, (4, 0, 2, 16), strict=True)), layout, "rtn()")
+    before = tasks.loglikelihoods(model, tokenizer, ASKED)
+    bank = Bank(model, RTN())
+    bank.apply_(plan)
+    found = tasks.loglikelihoods(model, tokenizer, ASKED)
+    require_equal(found, slow_twin(model, tokenizer, ASKED))
+    bank.restore_()
+    assert found != before == tasks.loglikelihoods(model, tokenizer, ASKED)
+
+
+def test_contexts_are_computed_once(toy, monkeypatch):
+    model, tokenizer = toy
+    seen, real = [], model.forward
+    monkeypatch.setattr(model, "forward", lambda ids, **more: seen.append(ids.numel()) or real(ids, **more))
+    tasks.loglikelihoods(model, tokenizer, ASKED)
+    alone = sum(len("".join(request)) - 1 for request in ASKED)
+    assert sum(seen[4:]) < 0.75 * alone, "the first passes try the packed row of three answers"
+
+
+def test_encode_moves_spaces_and_refuses_what_is_too_long(toy):
+    model, tokenizer = toy
+    before, answer = tasks.encode(model, tokenizer, "every head ranks ", "two")
+    assert tokenizer.decode(before) == "every head ranks" and tokenizer.decode(answer) == " two"
+    with pytest.raises(lwq.InputError, match="does not fit a context of 512"):
+        tasks.encode(model, tokenizer, "a", "b" * 600)
+    before, _ = tasks.encode(model, tokenizer, "a" * 600, "b" * 10)
+    assert len(before) == 512 + 1 - 10
+
+
+def test_errors_name_the_way_out():
+    with pytest.raises(lwq.InputError, match=r"unknown task 'hellaswagg' \(did you mean 'hellaswag'"):
+        tasks.evaluate_tasks(None, None, ["hellaswagg"])
+
+
+@pytest.mark.assets
+@pytest.mark.parametrize("name", ["hellaswag", "arc_easy", "piqa"])
+def test_requests_are_those_of_the_stock_task(name, monkeypatch):
+    """The stock definition, its download replaced by the same items under its own split names."""
+    from pathlib import Path
+
+    import datasets
+    from lm_eval.api.task import ConfigurableTask
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    file = assets.fetch(name) / "validation" / "data.arrow"
+    rows = datasets.Dataset.from_file(str(file))
+    config = load_yaml(Path(lm_eval.__file__).parent / "tasks" / tasks.STOCK[name])
+
+    def download(self, *args, **kwargs):
+        self.dataset = datasets.DatasetDict(dict.fromkeys(("train", "validation", "test"), rows))
+
+    monkeypatch.setattr(ConfigurableTask, "download", download)
+    stock = ConfigurableTask(config=config)
+    monkeypatch.undo()
+    (local,) = tasks.local_tasks(name)
+    ours, theirs = list(local.eval_docs), list(stock.eval_docs)
+    assert len(ours) == len(theirs) == {"hellaswag": 10042, "arc_easy": 570, "piqa": 1838}[name]
+    for index in np.random.default_rng(0).choice(len(ours), 50, replace=False):
+        assert tasks.requests(local, ours[index]) == tasks.requests(stock, theirs[index])
+
+
+@pytest.mark.assets
+@pytest.mark.parametrize("name", list(tasks.STOCK))
+def test_every_task_asks_and_marks(name):
+    items = 8
+    found = tasks.questions(name, items)
+    assert len(found) == items and found[0].requests == tasks.questions(name, items)[0].requests
+    assert [q.requests for q in tasks.questions(name, items, seed=1)] != [q.requests for q in found]
+    for question in found:
+        marks = []
+        for right in range(len(question.requests)):
+            marks.append(question.correct([(0.0 if i == right else -1e6, False) for i in range(len(question.requests))]))
+        assert sorted(marks) == [0.0] * (len(marks) - 1) + [1.0], "exactly one answer is right"
+    if name == "arc_easy":
+        with pytest.raises(lwq.InputError, match="arc_easy has 570 items, not 571"):
+            tasks.questions(name, 571)
+
+
+@pytest.mark.assets
+def test_the_same_answers_as_lm_eval():
+    from lm_eval.models.huggingface import HFLM
+
+    model, tokenizer = lwq.load("smollm2-135m")
+    found = tasks.questions("hellaswag", 6)
+    asked = [request for question in found for request in question.requests]
+    instances = [
+        instance
+        for question in found
+        for instance in question.task.construct_requests(
+            doc=question.doc, ctx=question.requests[0][0], metadata=("hellaswag", 0, 1)
+        )
+    ]
+    theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4).loglikelihood(instances, disable_tqdm=True)
+    require_equal(tasks.loglikelihoods(model, tokenizer, asked), [(float(a), bool(b)) for a, b in theirs])
