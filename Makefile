@@ -52,8 +52,8 @@ lint: .venv/.stamp-dev ## ruff, mypy, notebooks without outputs
 	@$(BIN)/mypy
 	@$(BIN)/nbstripout --keep-id --verify $(filter-out notebooks/00_tour.ipynb,$(wildcard notebooks/*.ipynb))
 
-studies: env ## run the laptop-size studies (hours, resumable)
-	@$(BIN)/lwq study orderings --size laptop
+studies: env ## run the four studies at laptop size (overnight, resumable; an estimate comes first)
+	@for name in orderings model_scale pruning dynamic_methods; do $(BIN)/lwq study $$name --size laptop || exit $$?; done
 
 report-full: env ## rebuild the tracked report from results/table.csv
 	@$(BIN)/lwq report --size laptop

@@ -148,7 +148,7 @@ def helps(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, Any]
             if verdict == HOLDS and not gain.value > chance:
                 verdict = UNDECIDED
             text = f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] nats/token, random {chance:+.3f}"
-            setting = f"{row['quantizer'].partition('(')[0]}, {row['way']}, {row['moved']} blocks, {row['ordering']}"
+            setting = f"{row['quantizer'].partition('(')[0]}, {row['way']}, k = {row['moved']}, {row['ordering']}"
             yield row["model"], setting, verdict, text, (row["plain"], row["id"])
 
 

@@ -44,7 +44,7 @@ def measured_costs(sweep: Sweep, widths: Iterable[int], base: int = KEPT, data: 
 
     plans = {made.id: made for unit in layout.units for made in (plan(unit, width) for width in [base, *ordered])}
     found = {made.id: _loss(losses) for made, losses in sweep.measure(plans.values(), "measure costs")}
-    harm = {}
+    harm: dict[str, dict[Width, float]] = {}
     for unit in layout.units:
         rise = [found[plan(unit, width).id] - found[plan(unit, base).id] for width in ordered]
         harm[unit] = dict(zip(ordered, np.maximum.accumulate(rise).tolist(), strict=True))

@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from lwq import compare
 from lwq.contracts import Scores
@@ -371,9 +371,10 @@ def gains(gains: pd.DataFrame) -> Figure:
                 axis.plot([row["low"], row["high"]], [position] * 2, color=color, lw=2.2)
                 axis.plot(row["value"], position, marker, color=color, ms=6)
         axis.axvline(0, color="#333333", lw=0.9)
-        axis.set_title(f"{str(quantizer).partition('(')[0]}, {way}, {moved} blocks", fontsize=9)
+        axis.set_title(f"{str(quantizer).partition('(')[0]}, {way}, k = {moved}", fontsize=9)
         axis.set_yticks(range(len(names)), [label(name) for name in names])
         axis.tick_params(axis="x", labelsize=7)
+        axis.xaxis.set_major_locator(MaxNLocator(5))
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     figure.supxlabel("gain over the plain method at the same bytes (nats/token)", fontsize=9)
@@ -450,7 +451,7 @@ def far(limits: pd.DataFrame, names: Sequence[str] = ("lim", "zd", "reversed(lim
         shown = f"{label(name)} (median and range)" if name == "random" else label(name)
         axis.plot([row["value"] for _, row in found], heights, marker, color=color, ms=5, label=shown)
     axis.set_yticks(range(len(sweeps)), sweeps)
-    axis.invert_yaxis()
+    axis.set_ylim(len(sweeps) - 0.5, -0.5)
     axis.grid(axis="y", visible=False)
     axis.set(xlabel="blocks moved", xlim=(-0.02, 1.02))
     axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))

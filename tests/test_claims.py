@@ -79,7 +79,7 @@ def test_what_a_score_adds(scored, random, expected):
     tables.add(scored, ordering="lim", high=4, low=2, moved=3, **shared)
     tables.add(random, ordering="random(seed=0)", high=4, low=2, moved=3, **shared)
     (found,) = claims.verdicts(*tables.done(), {"b": RULES["b"]})
-    assert found.verdict == expected and found.setting == "owq, base bits, 3 blocks, lim"
+    assert found.verdict == expected and found.setting == "owq, base bits, k = 3, lim"
     gains = claims.gains(*tables.done())
     assert gains["value"].tolist() == pytest.approx([3 - scored, 3 - random], abs=1e-9)
     figures.gains(gains).canvas.draw()
