@@ -9,7 +9,7 @@ import lwq
 from lwq import models
 from lwq.scorers import SCORERS, score_all
 
-SPECS = [name if name != "reversed" else "reversed(lim)" for name in SCORERS]
+SPECS = [{"reversed": "reversed(lim)", "owl": "owl(threshold=2.0)"}.get(name, name) for name in SCORERS]
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -120,7 +120,7 @@ def test_a_user_s_own_scorer(toy, windows):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("limm", r"unknown scorer 'limm' \(did you mean 'lim'\?\); choose one of \['first_to_last'"),
+        ("limm", r"unknown scorer 'limm' \(did you mean 'lim'\?\); choose one of \['angular'"),
         ("lim(averages='flat')", r"its settings are \['average', 'final_norm'\]"),
         ("lim(average='median')", "choose one of"),
         ("zd(pool='row')", "choose one of"),

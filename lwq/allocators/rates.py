@@ -4,7 +4,8 @@ from bisect import bisect_right
 from dataclasses import dataclass
 
 from lwq.contracts import Budget, Scores, Width
-from lwq.errors import InputError
+
+HALVINGS = 40  # of the range of means
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,17 @@ class Rates:
 
     def __call__(self, scores: Scores, budget: Budget) -> dict[str, Width]:
         levels, shifts = sorted(budget.widths), self._shifts(scores)
-        for mean in reversed(levels):
-            bits = {unit: _below(levels, mean + shifts[unit]) for unit in scores}
-            if budget.holds(bits):
-                return bits
-        raise InputError(f"rates: no mean width of {levels[0]} to {levels[-1]} meets {budget.limit}={budget.amount:g}")
+
+        def around(mean: float) -> dict[str, Width]:
+            return {unit: _below(levels, mean + shifts[unit]) for unit in scores}
+
+        low, high = levels[0] - max(shifts.values()), levels[-1] - min(shifts.values())  # all at the lowest, all at the highest
+        if budget.holds(around(high)):
+            return around(high)
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if budget.holds(around(middle)) else (low, middle)
+        return around(low)
 
     def _shifts(self, scores: Scores) -> dict[str, float]:
         low, high = min(scores.values()), max(scores.values())

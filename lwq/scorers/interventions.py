@@ -35,7 +35,14 @@ class BlockDrop:
         *without, whole = _losses(model, require_windows(stats.windows, self.needs))
         rises = {name: nll - whole for name, nll in zip(stats, without, strict=True)}
         shift = min(0.0, *(float(rise.mean()) for rise in rises.values()))
-        return {name: Estimate.of(rise - shift) for name, rise in rises.items()}
+        return {name: _lifted(rise, shift) for name, rise in rises.items()}
+
+
+def _lifted(rise: np.ndarray, shift: float) -> Estimate:
+    """The mean less `shift`: exactly 0 for the block that the shift comes from."""
+    lifted = Estimate(float(rise.mean()) - shift)
+    lifted.stderr = Estimate.of(rise).stderr
+    return lifted
 
 
 @torch.inference_mode()
