@@ -109,7 +109,12 @@ def outlier_budgets(orderings: Orderings, quantizer: Any, base: int, extra: floa
     """`base` bits throughout; the more important half of the units shares all that outliers may cost, `extra` bits a weight."""
     for label, scores in orderings.items():
         upper = scores.order()[len(scores) // 2 :]
-        richer = round(base + extra * len(scores) / len(upper), 2)
+        share = extra * len(scores) / len(upper)
+        if not 0 < share < 1:
+            raise InputError(
+                f"extra={extra}: {len(upper)} of {len(scores)} units would spend {share:g} bits on outliers; less than 1"
+            )
+        richer = round(base + share, 2)
         bits: dict[str, Width] = {**dict.fromkeys(scores, base), **dict.fromkeys(upper, richer)}
         plan = Plan(bits, scores.layout, spec(QUANTIZERS, quantizer))
         yield Candidate(label, scores.scorer, plan, base, base, len(upper))
