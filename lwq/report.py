@@ -158,7 +158,10 @@ def deviations(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
     Raises InputError where float32 was not measured.
     """
-    key = [column for column in compare.SWEEP if column not in ("dtype", "calibration", "study")] + ["ordering", "avg_bits"]
+    key = [column for column in compare.SWEEP if column not in ("dtype", "calibration", "study", "high", "low")] + [
+        "ordering",
+        "avg_bits",
+    ]
     ends = table[(table["metric"] == "perplexity") & table["ordering"].isin(compare.ENDS)]
     ends = ends[ends["study"].isin(["orderings", "model_scale"])].drop_duplicates([*key, "dtype"])
     exact = ends[ends["dtype"] == "float32"].set_index(key)["value"]

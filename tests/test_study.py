@@ -94,7 +94,7 @@ def test_equal_plans_share_one_measurement(tmp_path, monkeypatch):
 
 def test_another_dtype_stands_beside_its_deviation(tmp_path):
     lwq.Experiment("orderings", "toy", "rtn", *TEXTS, lwq.Results(tmp_path / "r"), dtype="bfloat16").sweep(
-        lwq.Experiment("orderings", "toy", "rtn", *TEXTS, lwq.Results(tmp_path / "r"), "bfloat16").orderings("zd"), 4, 3, 2
+        lwq.Experiment("orderings", "toy", "rtn", *TEXTS, lwq.Results(tmp_path / "r"), "bfloat16").orderings("zd"), 4, 3, 3
     )
     table, _ = results.load(tmp_path / "r")
     found = {entry["what"]: entry["deviation"] for entry in report.deviations(table)}
