@@ -40,10 +40,18 @@ class Bank:
         windows: calibration windows, LongTensor (n, length), where the quantizer needs statistics.
         store: where results outlive the process; None keeps them in memory only.
         memory: bytes of results kept in memory.
+        exact: the same model in a wider dtype, which is what gets quantized and what plans are made for; the results are
+            written into `model`, rounded to its dtype. Without it, `model` itself.
     """
 
     def __init__(
-        self, model: nn.Module, quantizer: Any, windows: Tensor | None = None, store: Store | None = None, memory: int = MEMORY
+        self,
+        model: nn.Module,
+        quantizer: Any,
+        windows: Tensor | None = None,
+        store: Store | None = None,
+        memory: int = MEMORY,
+        exact: nn.Module | None = None,
     ):
         if getattr(quantizer, "inputs", "full") != "full":
             raise InputError(
@@ -51,8 +59,10 @@ class Bank:
                 "cannot be reused; sweeps need inputs='full' (quantize_ takes both)"
             )
         self.model, self.quantizer, self.windows = model, quantizer, windows
+        self.exact = model if exact is None else exact
+        restore_(self.exact)
         self._take()
-        self.layout = models.layout(model)
+        self.layout = models.layout(self.exact)
         self.matrices = models.matrices(model)
         self.now: dict[str, Width] = dict.fromkeys(self.matrices, KEPT)
         self.packed: LRUCache[tuple[str, Width], Packed | Sparse] = LRUCache(
@@ -169,7 +179,8 @@ class Bank:
         if not missing:
             return
         self.restore_()
-        for name, width, packed in quantized(self.model, self.quantizer, missing, self.windows):
+        restore_(self.exact)
+        for name, width, packed in quantized(self.exact, self.quantizer, missing, self.windows):
             self._keep(name, width, packed)
             if self.store is not None:
                 self.store.put(self._key(name, width), packed)

@@ -56,14 +56,15 @@ def verdicts(table: pd.DataFrame, windows: pd.DataFrame, claims: Mapping[str, Ma
 
 
 def by_model(found: Iterable[Verdict]) -> pd.DataFrame:
-    """One line a claim and model: what all its settings agree on, else "undecided", and how many settings say what."""
+    """One line a claim and model: what all settings agree on, else "undecided"; how many say what, and an example of each."""
     frame = pd.DataFrame([vars(verdict) for verdict in found], columns=list(Verdict.__dataclass_fields__))
     lines = []
     for (claim, model), part in frame.groupby(["claim", "model"], sort=False):
-        counts = part["verdict"].value_counts()
-        agreed = counts.index[0] if len(counts) == 1 else UNDECIDED
-        shown = ", ".join(f"{verdict} in {counts[verdict]}" for verdict in (HOLDS, FAILS, UNDECIDED) if verdict in counts)
-        lines.append((claim, model, agreed, f"{shown} of {len(part)} settings", part["number"].iloc[0]))
+        groups = {word: part[part["verdict"] == word] for word in (HOLDS, FAILS, UNDECIDED) if (part["verdict"] == word).any()}
+        agreed = next(iter(groups)) if len(groups) == 1 else UNDECIDED
+        counts = ", ".join(f"{word} in {len(group)}" for word, group in groups.items())
+        examples = "; ".join(f"{group.iloc[0]['setting']}: {group.iloc[0]['number']} ({word})" for word, group in groups.items())
+        lines.append((claim, model, agreed, f"{counts} of {len(part)} settings", examples))
     return pd.DataFrame(lines, columns=["claim", "model", "verdict", "settings", "number"])
 
 
@@ -187,6 +188,29 @@ def gaps(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
             "quantized",
         ],
     )
+
+
+def crossings(gaps: pd.DataFrame) -> pd.DataFrame:
+    """Where dropping stops losing more than quantizing, on the way from large to small.
+
+    Args:
+        gaps: from `gaps`.
+
+    Returns:
+        Columns model, quantizer, bits, ordering, most, least (true bits of the sizes compared), wins (who does at the most
+        bits), at (true bits at which the other begins to win, between two sizes by a straight line; NaN where none does).
+    """
+    found = []
+    for place, part in gaps.groupby(["model", "quantizer", "bits", "ordering"], sort=False):
+        part = part.sort_values("true_bits", ascending=False)
+        sizes, values = part["true_bits"].to_numpy(), part["value"].to_numpy()
+        turned = np.flatnonzero((values > 0) != (values[0] > 0))
+        at = np.nan
+        if len(turned):
+            i = turned[0]
+            at = sizes[i] + (sizes[i - 1] - sizes[i]) * values[i] / (values[i] - values[i - 1])
+        found.append((*place, sizes[0], sizes[-1], "quantizing" if values[0] > 0 else "dropping", at))
+    return pd.DataFrame(found, columns=["model", "quantizer", "bits", "ordering", "most", "least", "wins", "at"])
 
 
 def cheaper(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, Any]) -> Found:

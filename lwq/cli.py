@@ -224,6 +224,7 @@ def eval(
     reference: Annotated[str | None, typer.Option(help="a second model; adds KL and top-1 agreement against it")] = None,
     tasks: Annotated[str | None, typer.Option(help="multiple-choice tasks instead of a text: hellaswag,arc_easy")] = None,
     items: Annotated[int, typer.Option(help="questions of each task, a seeded sample")] = 300,
+    hub: Annotated[bool, typer.Option(help="lm-eval's own questions, from a hub, in place of the carried ones")] = False,
     windows: Windows = 32,
     length: Length = 256,
     seed: Seed = 0,
@@ -242,7 +243,7 @@ def eval(
     if tasks:
         from lwq.tasks import evaluate_tasks
 
-        found = evaluate_tasks(loaded, tokenizer, [name.strip() for name in tasks.split(",")], items, seed)
+        found = evaluate_tasks(loaded, tokenizer, [name.strip() for name in tasks.split(",")], items, seed, hub)
         lines = [[name, *compare.mean(score.correct), score.chance] for name, score in found.items()]
         show(f"{model}, {items} items of each task", ["task", "accuracy", "low", "high", "chance"], lines)
         return
@@ -309,7 +310,7 @@ def _show_estimate(name: str, points: list[Any], tflops: float | None) -> None:
     for number, point in enumerate(points, start=1):
         parameters = studies.full(point)
         found = estimate.of_point(name, parameters, models)
-        dtype = parameters["dtype"]
+        dtype = parameters["judge_dtype"] or parameters["dtype"]
         if dtype not in speeds:
             speeds[dtype] = tflops * 1e12 if tflops else estimate.speed(dtype)
         took = found.seconds(speeds[dtype]) / 3600
@@ -322,10 +323,13 @@ def _show_estimate(name: str, points: list[Any], tflops: float | None) -> None:
 @app.command()
 def report(size: Annotated[str, typer.Option(help="whose results: smoke, quick or laptop")] = "laptop") -> None:
     """Build report.md, report.html and the figures from the results tables; needs no model."""
+    from lwq import paths, studies
     from lwq import report as builder
-    from lwq import studies
 
-    print(f"report: {builder.build(*studies.folders(size))}")
+    results, reports = studies.folders(size)
+    print(f"report: {builder.build(results, reports)}")
+    if results == paths.RESULTS:
+        builder.put_into_readme(paths.WORK / "README.md", results)
 
 
 def _target(path: Path) -> Path:

@@ -1,6 +1,6 @@
 """Differences with intervals: paired bootstrap over windows, retained quality, how far an ordering goes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -115,6 +115,30 @@ def area(fractions: np.ndarray, nll: np.ndarray, reference_nll: np.ndarray) -> I
         return np.trapezoid(quality, fractions, axis=0)
 
     return paired(statistic, np.arange(len(reference_nll)))
+
+
+def against_uniform(rows: pd.DataFrame, nll: Mapping[str, np.ndarray]) -> dict[str, Interval]:
+    """By how many nats per token each plan beats uniform bits of the same true size; below 0 it loses.
+
+    Uniform bits of a size between two widths are a straight line between the losses of the two, on each window; a size
+    below the lowest or above the highest width is left out.
+
+    Args:
+        rows: those of one sweep, one a plan.
+        nll: from `nll_by_id`.
+
+    Returns:
+        id -> gain, for the plans that are not uniform themselves.
+    """
+    uniform = rows[rows["ordering"] == "uniform"].sort_values("true_bits")
+    sizes, losses = uniform["true_bits"].to_numpy(), np.stack([nll[key] for key in uniform["id"]])
+    found = {}
+    for row in rows[~rows["ordering"].isin(ENDS)].to_dict("records"):
+        above = int(np.searchsorted(sizes, row["true_bits"]))
+        if 0 < above < len(sizes):
+            share = (row["true_bits"] - sizes[above - 1]) / (sizes[above] - sizes[above - 1])
+            found[row["id"]] = mean((1 - share) * losses[above - 1] + share * losses[above] - nll[row["id"]])
+    return found
 
 
 def nll_by_id(windows: pd.DataFrame) -> dict[str, np.ndarray]:

@@ -50,8 +50,11 @@ def of_point(study: str, parameters: Mapping[str, Any], models: Mapping[str, Map
     calibrated = 3 * p["nsamples"] * p["seqlen"]  # the block runs, its statistics are summed, its matrices are rounded
     tokens = [plans * judged * SWEPT + asked + calibrated * widths for plans, widths in found]
     weights = [float(size["parameters"]) for size in sizes]
-    wide = BYTES[p.get("dtype", "float32")]
-    memory = max(w * (2 * wide + min(widths, 4 * GIB / w)) for w, (_, widths) in zip(weights, found, strict=True))
+    wide, judged_wide = BYTES[p["dtype"]], BYTES[p["judge_dtype"] or p["dtype"]]
+    held = (
+        2 * wide if wide == judged_wide else wide + 2 * judged_wide
+    )  # the weights, and the originals of those that plans change
+    memory = max(w * (held + min(widths, 4 * GIB / w)) for w, (_, widths) in zip(weights, found, strict=True))
     operations = sum(2 * w * t for w, t in zip(weights, tokens, strict=True))
     return Estimate(sum(plans for plans, _ in found), sum(tokens), operations, memory + 4 * GIB)
 
@@ -75,7 +78,8 @@ def _count(study: str, p: Mapping[str, Any], blocks: int) -> tuple[int, int]:
         ways, budgets = len(p["methods"]), len(p["budgets"])
         return ways * (2 + orders * len(p["moved"])) + budgets * (1 + orders), 3 * ways + 2 * budgets
     between = p["high"] - p["low"] + 1 if p["high"] != KEPT else 2
-    return orders * (p["steps"] - 1) + between + 1, between
+    inner = min(p["steps"] - 2, blocks - 1) + sum(p["low"] <= bits <= p["high"] for bits in p.get("avg_bits", ()))
+    return orders * inner + between + 1, between
 
 
 def speed(dtype: str = "float32") -> float:

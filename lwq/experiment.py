@@ -2,16 +2,19 @@
 
 import copy
 import hashlib
+import importlib.metadata
+import platform
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
@@ -28,7 +31,7 @@ from lwq.quantizers import QUANTIZERS
 from lwq.results import Results
 from lwq.scorers import SCORERS, score_all
 from lwq.store import Store
-from lwq.strategies import build, spec
+from lwq.strategies import build, pick, spec
 from lwq.sweep import Sweep
 
 FORBIDDEN_GROUP = 32  # the carried models were dequantized from groups of 32, which such a grid would reproduce exactly
@@ -63,7 +66,9 @@ class Experiment:
         quantizer: a name, a call in text or an object.
         calibrate, judge: how windows are drawn; scores and quantizers see the first, judgement the second.
         results: where measurements are looked up and kept.
-        dtype: of the weights and the arithmetic; with any other than float32 the ends of a sweep are measured in float32 too.
+        dtype: of the weights that are scored and quantized, and of that arithmetic.
+        judge_dtype: of the weights and the arithmetic that plans are judged with; "" is `dtype`. Where it is narrower than
+            float32 the ends of a sweep are judged in float32 too.
     """
 
     study: str
@@ -73,8 +78,12 @@ class Experiment:
     judge: WindowSpec
     results: Results
     dtype: str = "float32"
+    judge_dtype: str = ""
 
     def __post_init__(self) -> None:
+        self.judge_dtype = self.judge_dtype or self.dtype
+        for name in ("dtype", "judge_dtype"):
+            pick(models.DTYPES, name, getattr(self, name))
         self.quantizer = build(QUANTIZERS, "quantizer", self.quantizer)
         if self.model in assets.MODELS and getattr(self.quantizer, "group_size", 0) == FORBIDDEN_GROUP:
             raise InputError(
@@ -86,7 +95,18 @@ class Experiment:
 
     @cached_property
     def loaded(self) -> tuple[nn.Module, Any]:
-        return models.load(self.model, dtype=self.dtype)
+        return models.load(self.model, self.dtype, device_map="auto" if torch.cuda.is_available() else None)
+
+    @cached_property
+    def judged(self) -> nn.Module:
+        """The model that holds the plans: `loaded` itself, or a copy in `judge_dtype`."""
+        model = self.loaded[0]
+        return model if self.judge_dtype == self.dtype else models.cast(model, self.judge_dtype)
+
+    @property
+    def arithmetic(self) -> str:
+        """Both dtypes, as the rows name them."""
+        return self.dtype if self.judge_dtype == self.dtype else f"{self.judge_dtype} from {self.dtype}"
 
     @cached_property
     def calibration(self) -> Tensor:
@@ -98,19 +118,18 @@ class Experiment:
 
     @cached_property
     def bank(self) -> Bank:
-        return Bank(self.loaded[0], self.quantizer, self.calibration, Store())
+        return Bank(self.judged, self.quantizer, self.calibration, Store(), exact=self.loaded[0])
 
     @cached_property
     def reference(self) -> Reference:
         """The untouched model on the judging windows."""
-        restore_(self.loaded[0])
-        return reference(self.loaded[0], self.judging)
+        restore_(self.judged)
+        return reference(self.judged, self.judging, models.free_memory(self.judged) // 2)
 
     @cached_property
     def engine(self) -> Sweep:
         """Measures plans on the judging windows."""
-        truth = self.reference
-        return Sweep(self.loaded[0], self.judging, self.bank, truth)
+        return Sweep(self.judged, self.judging, self.bank, self.reference)
 
     def using(self, quantizer: Any = None, calibrate: WindowSpec | None = None) -> "Experiment":
         """The same with another quantizer or other calibration windows; the loaded model and the reference are shared."""
@@ -125,13 +144,13 @@ class Experiment:
     def costs(self, widths: Sequence[int], windows: int = 8) -> Costs:
         """Harm of each block at each width, measured on the first calibration windows and kept beside the scores."""
         few = self.calibration[:windows, : self.judging.shape[1]]
-        names = [spec(QUANTIZERS, self.quantizer), models.fingerprint(self.loaded[0]), self.dtype]
+        names = [spec(QUANTIZERS, self.quantizer), models.fingerprint(self.loaded[0]), self.arithmetic]
         path = (
             self._scores_folder() / f"costs-{digest([*names, self._common['calibration'], list(few.shape), list(widths)])}.json"
         )
         if not path.is_file():
-            restore_(self.loaded[0])
-            sweep = Sweep(self.loaded[0], few, self.bank, reference(self.loaded[0], few))
+            restore_(self.judged)
+            sweep = Sweep(self.judged, few, self.bank, reference(self.judged, few))
             found = measured_costs(sweep, widths, data=self._common["calibration"])
             with paths.replacing(path) as temporary:
                 found.save(temporary)
@@ -139,7 +158,7 @@ class Experiment:
 
     def release(self) -> None:
         """Let go of the model and of all that holds it, so that another one has room; what is needed again is made again."""
-        for name in ("loaded", "bank", "engine", "reference"):
+        for name in ("loaded", "judged", "bank", "engine", "reference"):
             self.__dict__.pop(name, None)
 
     def orderings(self, names: str | Sequence[str], seeds: int = 0) -> dict[str, Scores]:
@@ -187,9 +206,9 @@ class Experiment:
         layout = next(iter(orderings.values())).layout
         moved = plans.points(len(layout.units), steps)
         self.measure(plans.ends(layout, self.quantizer, high, low))
-        self.measure(plans.curve(orderings, self.quantizer, high, low, moved, avg_bits))
-        if self.dtype != "float32":
+        if self.judge_dtype != "float32":
             self._measure_deviation(high, low)
+        self.measure(plans.curve(orderings, self.quantizer, high, low, moved, avg_bits))
         return self.table(high=high, low=low, quantizer=self._common["quantizer"])
 
     def measure(self, candidates: Iterable[Candidate]) -> None:
@@ -208,21 +227,24 @@ class Experiment:
                 self.results.keep(row, losses, time.monotonic() - start)
                 start = time.monotonic()
 
-    def answer(self, candidates: Iterable[Candidate], tasks: Sequence[str], items: int, seed: int = 0) -> None:
-        """Measure the accuracy of plans on multiple-choice tasks, the same `items` for every plan; keep it under its rows."""
+    def answer(self, candidates: Iterable[Candidate], tasks: Sequence[str], items: int, seed: int = 0, hub: bool = False) -> None:
+        """Measure the accuracy of plans on multiple-choice tasks, the same `items` for every plan; keep it under its rows.
+
+        The arguments are those of `evaluate_tasks`.
+        """
         for candidate in candidates:
             row = self._row(candidate)
-            rows = {task: replace(row, judge=f"{task} {items} items seed {seed}") for task in tasks}
+            rows = {task: replace(row, judge=f"{task} {items} items seed {seed}{' hub' * hub}") for task in tasks}
             if left := [task for task in tasks if not self.results.known(rows[task])]:
-                self._answer(candidate.plan, {task: rows[task] for task in left}, items, seed)
+                self._answer(candidate.plan, {task: rows[task] for task in left}, items, seed, hub)
 
-    def _answer(self, plan: Plan, rows: Mapping[str, Row], items: int, seed: int) -> None:
+    def _answer(self, plan: Plan, rows: Mapping[str, Row], items: int, seed: int, hub: bool) -> None:
         from lwq.tasks import evaluate_tasks
 
         start = time.monotonic()
         self.bank.apply_(plan)
         try:
-            found = evaluate_tasks(*self.loaded, list(rows), items, seed)
+            found = evaluate_tasks(self.judged, self.loaded[1], list(rows), items, seed, hub)
         finally:
             self.bank.restore_()
         for task, score in found.items():
@@ -245,10 +267,11 @@ class Experiment:
         return self.results.table(**{**shared, **where})
 
     def _measure_deviation(self, high: int, low: int) -> None:
-        """The ends of the sweep once more in float32: how far is this dtype off?"""
-        other = replace(self, dtype="float32")
-        layout = models.layout(other.loaded[0])
-        other.measure(plans.ends(layout, other.quantizer, high, low))
+        """The ends of the sweep, judged once more in float32: how far off is `judge_dtype`?"""
+        other = replace(self, dtype="float32", judge_dtype="float32")
+        if self.dtype == "float32":
+            other.__dict__["loaded"] = self.loaded
+        other.measure(plans.ends(models.layout(other.loaded[0]), other.quantizer, high, low))
 
     def _row(self, candidate: Candidate) -> Row:
         plan = candidate.plan
@@ -268,6 +291,7 @@ class Experiment:
             plan_bytes=size.plan_bytes,
             total_bytes=size.total_bytes,
             version=lwq.__version__,
+            environment=environment(),
             metric="",
             value=0.0,
             n=0,
@@ -283,8 +307,19 @@ class Experiment:
             "quantizer": spec(QUANTIZERS, self.quantizer),
             "calibration": f"{self.calibrate} #{token_digest(self.calibration)}",
             "judge": f"{self.judge} #{token_digest(self.judging)}",
-            "dtype": self.dtype,
+            "dtype": self.arithmetic,
         }
+
+
+@lru_cache
+def environment() -> str:
+    """Versions and processor that decide the last bits of a number."""
+    if torch.cuda.is_available():
+        processor = torch.cuda.get_device_name()
+    else:
+        processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    python, transformers = platform.python_version(), importlib.metadata.version("transformers")
+    return f"Python {python}, torch {torch.__version__}, transformers {transformers}, {processor}"
 
 
 def token_digest(windows: Tensor) -> str:

@@ -4,6 +4,7 @@ Blocks are the items of the module list that holds most weights. Matrices are th
 modules inside blocks, and the slices of 3-D expert parameters. Routers, norms and biases stay as they are.
 """
 
+import copy
 import hashlib
 import re
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -113,6 +115,11 @@ def load(
     return model.eval().requires_grad_(False), tokenizer
 
 
+def cast(model: nn.Module, dtype: str) -> nn.Module:
+    """A copy of `model`, which is in memory, with all weights and arithmetic in `dtype`."""
+    return copy.deepcopy(model).to(pick(DTYPES, "dtype", dtype))
+
+
 def _pretrained(name: str, **options: Any) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -185,6 +192,12 @@ def device(model: nn.Module) -> torch.device:
     """Where token ids go."""
     kept = streamed(model)
     return kept.device if kept else next(model.parameters()).device
+
+
+def free_memory(model: nn.Module) -> int:
+    """Bytes that are free where the model computes."""
+    place = device(model)
+    return torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else psutil.virtual_memory().available
 
 
 def require_finite(model: nn.Module) -> None:

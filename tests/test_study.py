@@ -11,9 +11,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import lwq
-from lwq import compare, experiment, figures, paths, plans, report, results, studies
+from lwq import compare, estimate, experiment, figures, paths, plans, report, results, studies
 
 TEXTS = experiment.texts("toy", "toy", 4, 48, 6, 48)
 ORDERINGS = "lim, zd, reversed(lim), zd(two_sided=True, pool='matrix'), random"
@@ -107,6 +108,23 @@ def test_another_dtype_stands_beside_its_deviation(tmp_path):
         list(report.deviations(table[table["dtype"] == "bfloat16"]))
 
 
+def test_plans_are_quantized_in_one_dtype_and_judged_in_another(tmp_path):
+    study = lwq.Experiment("orderings", "toy", "gptq", *TEXTS, lwq.Results(tmp_path / "r"), "float32", "bfloat16")
+    table = study.sweep(study.orderings("zd"), 4, 2, 3)
+    assert set(table["dtype"]) == {"bfloat16 from float32"} and set(table["fingerprint"]) == {study.bank.layout.fingerprint}
+    exact, judged = lwq.load("toy")[0], study.judged
+    (plan,) = [c.plan for c in plans.uniform(study.bank.layout, study.quantizer, [2])]
+    lwq.quantize_(exact, plan, study.calibration)  # the same result, rounded once
+    study.bank.apply_(plan)
+    for name, matrix in lwq.models.matrices(judged).items():
+        assert torch.equal(matrix.view(), lwq.models.matrices(exact)[name].view().bfloat16())
+    found, _ = results.load(tmp_path / "r")
+    assert {entry["dtype"] for entry in report.deviations(found)} == {"bfloat16 from float32"}
+    assert next(study.loaded[0].parameters()).dtype == torch.float32
+    with pytest.raises(lwq.InputError, match="judge_dtype"):
+        lwq.Experiment("orderings", "toy", "gptq", *TEXTS, lwq.Results(tmp_path / "r"), judge_dtype="int8")
+
+
 def test_damage_is_named(done, tmp_path):
     shutil.copytree(done[0], tmp_path / "r")
     victim = next((tmp_path / "r" / "runs").iterdir())
@@ -119,6 +137,15 @@ def test_damage_is_named(done, tmp_path):
     windows[windows["id"] != windows["id"].iloc[0]].to_parquet(tmp_path / "r" / results.WINDOWS)
     with pytest.raises(lwq.InputError, match="do not belong together"):
         results.load(tmp_path / "r")
+    pd.read_csv(done[0] / results.TABLE).drop(columns="environment").to_csv(tmp_path / "r" / results.TABLE)
+    with pytest.raises(lwq.InputError, match=r"columns of another version of lwq \(\['Unnamed: 0', 'environment'\]\)"):
+        results.load(tmp_path / "r")
+    (tmp_path / "r" / results.TABLE).unlink()
+    record = json.loads((done[0] / "runs" / victim.name).read_text())
+    del record["row"]["environment"]
+    victim.write_text(json.dumps(record))
+    with pytest.raises(lwq.InputError, match="is damaged .columns of another version"):
+        lwq.Results(tmp_path / "r")
 
 
 def test_the_same_text_for_both_is_refused(tmp_path):
@@ -174,6 +201,21 @@ def test_the_tracked_report_was_built_from_the_tracked_table():
         assert not (paths.REPORTS / "report.md").exists(), "a report without its table"
         return
     assert report.built_from(paths.REPORTS / "report.md") == hashlib.sha256(tracked.read_bytes()).hexdigest()
+    readme = (paths.WORK / "README.md").read_text()
+    assert report.MARKS[0] + "\n" + report.verdict_table(paths.RESULTS) + report.MARKS[1] in readme
+
+
+def test_the_verdicts_go_between_their_marks(done, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{report.MARKS[0]}\nstale\n{report.MARKS[1]}\nafter\n")
+    report.put_into_readme(readme, done[0])
+    report.put_into_readme(readme, done[0])
+    text = readme.read_text()
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "stale" not in text
+    assert text.count("| claim | toy |") == 1 and any(word in text for word in ("holds", "does not hold", "undecided"))
+    readme.write_text("nothing")
+    report.put_into_readme(readme, done[0])
+    assert readme.read_text() == "nothing"
 
 
 def test_parameters_are_checked_before_anything_runs(tmp_path):
@@ -190,11 +232,37 @@ def test_parameters_are_checked_before_anything_runs(tmp_path):
         studies.points("orderings", "smoke", {"results_dir": str(tmp_path / "file")})
 
 
-@pytest.mark.parametrize("size", ["smoke", "quick", "laptop"])
+@pytest.mark.parametrize("size", ["smoke", "quick", "laptop", "paper"])
 def test_every_size_of_every_study_passes_the_check(size):
     for name in studies.names():
         for point in studies.points(name, size, {"results_dir": str(paths.RESULTS / "smoke")}):
             assert point.notebook.is_file()
+
+
+def test_an_estimate_counts_what_a_study_measures(done):
+    table = done[1]
+    defaults = studies.full(studies.points("orderings", "smoke")[0])
+    asked = {
+        **defaults,
+        "orderings": ["lim", "zd", "reversed(lim)", "zd(pool='matrix')", "random"],
+        "seeds": 2,
+        "steps": 3,
+        "avg_bits": [],
+    }
+    found = estimate.of_point("orderings", asked, {"toy": {"blocks": 4, "parameters": 180_000}})
+    assert table["plan"].nunique() <= found.plans <= table["plan"].nunique() + 3  # orders of four blocks share plans
+    twice = estimate.of_point("orderings", {**asked, "windows": 2 * asked["windows"]}, {})
+    assert twice.tokens > 1.2 * found.tokens and twice.memory > found.memory
+    assert found.seconds(1e9) == pytest.approx(2 * found.seconds(2e9))
+    assert estimate.speed() > 1e8
+
+
+@pytest.mark.parametrize("study", ["orderings", "model_scale", "pruning", "dynamic_methods"])
+def test_paper_size_is_checked_without_a_hub(study):
+    for point in studies.points(study, "paper", {"results_dir": str(paths.RESULTS / "smoke")}):
+        found = estimate.of_point(study, studies.full(point), studies.catalogue()["models"])
+        assert 50 < found.plans < 1000 and 10 < found.memory / estimate.GIB < 80
+        assert 0.1 < found.seconds(1e14) / 3600 < 48
 
 
 def small_point(tmp_path, **overrides):

@@ -108,6 +108,17 @@ def test_errors_name_the_way_out():
         tasks.evaluate_tasks(None, None, ["hellaswagg"])
 
 
+@pytest.mark.parametrize(
+    ("name", "dataset", "split"), [("hellaswag", "Rowan/hellaswag", "validation"), ("arc_easy", "allenai/ai2_arc", "test")]
+)
+def test_with_a_hub_the_stock_task_is_taken_as_it_is(name, dataset, split, monkeypatch):
+    asked = []
+    monkeypatch.setattr(tasks, "_task", lambda config: asked.append(config) or config)
+    assert list(tasks.stock_tasks(name)) == asked and len(asked) == 1
+    assert asked[0]["dataset_path"] == dataset and asked[0]["task"] == name
+    assert asked[0].get(f"{split}_split") == split and "data_files" not in str(asked[0])
+
+
 @pytest.mark.assets
 @pytest.mark.parametrize("name", ["hellaswag", "arc_easy", "piqa"])
 def test_requests_are_those_of_the_stock_task(name, monkeypatch):

@@ -1,0 +1,33 @@
+"""The plain types that cross the seams: Layout, Scores, Costs, Budget, Plan, Size, Losses, Row.
+
+Everything here is data: no torch, no model. Bits and bytes are counted here and nowhere else.
+"""
+
+from lwq.contracts.files import digest
+from lwq.contracts.layout import DROPPED, GRANULARITIES, KEPT, Layout, Shape, Size, Sizer, Width, dropped, inside, matrix_bytes
+from lwq.contracts.plan import Budget, Plan
+from lwq.contracts.results import Losses, Row, TaskScore
+from lwq.contracts.scores import Costs, Scores, load_scores
+
+__all__ = [
+    "Budget",
+    "Costs",
+    "DROPPED",
+    "GRANULARITIES",
+    "KEPT",
+    "Layout",
+    "Losses",
+    "Plan",
+    "Row",
+    "Scores",
+    "Shape",
+    "Size",
+    "Sizer",
+    "TaskScore",
+    "Width",
+    "digest",
+    "dropped",
+    "inside",
+    "load_scores",
+    "matrix_bytes",
+]

@@ -1,0 +1,156 @@
+"""Units, their sizes, and what bits weigh in bytes."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+from lwq.errors import InputError
+
+Shape: TypeAlias = tuple[int, int]
+Width: TypeAlias = int | float
+"""Bits a weight: 0 drops, 16 keeps; whole from 1 to 8; a fraction where a quantizer has such levels (its docstring says how)."""
+
+DROPPED, KEPT = 0, 16  # widths with a meaning of their own: the block is skipped; the weights stay as they are
+GRANULARITIES = ("block", "group", "matrix")
+
+
+class Sizer(Protocol):
+    """What counting bytes needs to know of a quantizer."""
+
+    levels: tuple[Width, ...]
+
+    def nbytes(self, shape: Shape, bits: Any) -> int: ...
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What scores and plans must know of a model, without the model.
+
+    Attributes:
+        model: the name it was loaded by.
+        fingerprint: sha256 of its weights, 16 hex digits.
+        granularity: "block", "group" (matrices of one parent fed by the same tensor) or "matrix".
+        units: unit -> matrix -> shape (out_features, in_features), in the order of the forward pass.
+        rest: block -> number of its weights that no plan reaches (norms, biases, routers); "" -> those outside blocks
+            (embeddings, final norm, lm_head; a tied head is counted once). They stay at 16 bits.
+    """
+
+    model: str
+    fingerprint: str
+    granularity: str
+    units: Mapping[str, Mapping[str, Shape]]
+    rest: Mapping[str, int]
+
+    def weights(self, unit: str) -> int:
+        """Number of weights in the matrices of `unit`."""
+        return sum(rows * columns for rows, columns in self.units[unit].values())
+
+    @property
+    def total(self) -> int:
+        """Number of weights that a plan reaches."""
+        return sum(map(self.weights, self.units))
+
+    @property
+    def coverage(self) -> float:
+        """Share of the blocks' weights that a plan reaches, from 0 to 1."""
+        inside = sum(count for block, count in self.rest.items() if block)
+        return self.total / (self.total + inside)
+
+    def block_of(self, unit: str) -> str:
+        """The block that `unit` is or is inside of; `unit` where it is in none."""
+        return next((place for place in _places(unit) if place in self.rest), unit)
+
+    def require(self, other: "Layout", what: str) -> None:
+        """Raise InputError unless `other`, the layout of the model at hand, is the one that `what` was made for."""
+        missing, extra = self.units.keys() - other.units.keys(), other.units.keys() - self.units.keys()
+        if missing or extra:
+            raise InputError(
+                f"this {what} was made for {self.model!r} and does not fit {other.model!r}: "
+                f"units that the model lacks: {sorted(missing)[:4] or 'none'}; "
+                f"units that the {what} lacks: {sorted(extra)[:4] or 'none'}"
+            )
+        if self.fingerprint != other.fingerprint:
+            raise InputError(
+                f"this {what} was made for other weights of {self.model!r} (fingerprint {self.fingerprint}, the model at "
+                f"hand has {other.fingerprint}); load the model afresh or make a new {what}"
+            )
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Layout":
+        units = {u: {m: (int(s[0]), int(s[1])) for m, s in ms.items()} for u, ms in data["units"].items()}
+        return cls(**{**data, "units": units})
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a plan weighs, under every convention in use, side by side. Bits are per weight.
+
+    Attributes:
+        layer_bits: nominal width, mean over units whatever their size (the LWQ paper).
+        avg_bits: nominal width, mean over the weights that a plan reaches (EvoPress, Q-Palette).
+        true_bits: scales, zeros and outliers counted too (EXL2, ModelOpt, AutoRound).
+        model_bits: every stored byte, embeddings and head at 16 bits included (llama.cpp, mlx-lm).
+        plan_bytes: stored bytes of the matrices that the plan reaches.
+        total_bytes: stored bytes of the whole model.
+    """
+
+    layer_bits: float
+    avg_bits: float
+    true_bits: float
+    model_bits: float
+    plan_bytes: int
+    total_bytes: int
+
+    @classmethod
+    def of(cls, layout: Layout, bits: Mapping[str, Width], quantizer: Sizer) -> "Size":
+        """Count `bits` (unit -> width) for the packed format of `quantizer`; equals the packed tensors to the byte."""
+        weighed: dict[Any, int] = {}
+        plan_bytes = 0
+        for unit, matrices in layout.units.items():
+            for shape in matrices.values():
+                if (shape, bits[unit]) not in weighed:
+                    weighed[shape, bits[unit]] = matrix_bytes(shape, bits[unit], quantizer)
+                plan_bytes += weighed[shape, bits[unit]]
+        nominal = sum(bits[unit] * layout.weights(unit) for unit in layout.units)
+        gone = _gone(bits)
+        rest = sum(2 * count for block, count in layout.rest.items() if block not in gone)
+        everything = layout.total + sum(layout.rest.values())
+        return cls(
+            layer_bits=sum(bits[unit] for unit in layout.units) / len(layout.units),
+            avg_bits=nominal / layout.total,
+            true_bits=8 * plan_bytes / layout.total,
+            model_bits=8 * (plan_bytes + rest) / everything,
+            plan_bytes=plan_bytes,
+            total_bytes=plan_bytes + rest,
+        )
+
+
+def matrix_bytes(shape: Shape, bits: Width, quantizer: Sizer) -> int:
+    """Stored bytes of one matrix at `bits`; 0 stores nothing and 16 stores two bytes a weight."""
+    if bits == DROPPED:
+        return 0
+    return 2 * shape[0] * shape[1] if bits == KEPT else quantizer.nbytes(shape, bits)
+
+
+def inside(unit: str, block: str) -> bool:
+    """Whether `unit` is `block` or a part of it."""
+    return unit == block or unit.startswith(block + ".")
+
+
+def dropped(block: str, bits: Mapping[str, Width]) -> bool:
+    """Whether every unit of `block` has 0 bits, so that the block is skipped with all that it holds."""
+    widths = [width for unit, width in bits.items() if block and inside(unit, block)]
+    return bool(widths) and not any(widths)
+
+
+def _gone(bits: Mapping[str, Width]) -> set[str]:
+    """The places in which every unit has 0 bits."""
+    none = {place for unit, width in bits.items() if width == DROPPED for place in _places(unit)}
+    return none - {place for unit, width in bits.items() if none and width != DROPPED for place in _places(unit)}
+
+
+def _places(unit: str) -> Iterator[str]:
+    """`unit` and everything that it is inside of."""
+    while unit:
+        yield unit
+        unit = unit.rpartition(".")[0]

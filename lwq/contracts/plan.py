@@ -1,0 +1,106 @@
+"""What allocators are given, and what they make."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lwq.contracts.files import digest, read, write
+from lwq.contracts.layout import DROPPED, KEPT, Layout, Size, Sizer, Width
+from lwq.errors import InputError
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What an allocator may spend: the widths to choose from and exactly one limit.
+
+    Attributes:
+        layout: the units and their sizes.
+        widths: the bit widths to choose from, highest first.
+        quantizer: counts the bytes.
+        limit: "moved" (units below the highest width), "avg_bits", "true_bits" or "max_bytes" (the whole model).
+        amount: the value of that limit.
+    """
+
+    layout: Layout
+    widths: tuple[Width, ...]
+    quantizer: Sizer
+    limit: str
+    amount: float
+
+    LIMITS = ("moved", "avg_bits", "true_bits", "max_bytes")
+
+    def __post_init__(self) -> None:
+        allowed = sorted({DROPPED, *self.quantizer.levels, KEPT})
+        if bad := [width for width in self.widths if width not in allowed]:
+            raise InputError(f"bits={self.widths}: {bad} out of range; this quantizer offers {allowed} (0 drops, 16 keeps)")
+        if len(set(self.widths)) != len(self.widths) or not self.widths:
+            raise InputError(f"bits={self.widths}: name each width once, at least one")
+        object.__setattr__(self, "widths", tuple(sorted(self.widths, reverse=True)))
+        low, high = self.range()
+        if not (math.isfinite(self.amount) and low <= self.amount <= high):
+            raise InputError(f"{self.limit}={self.amount:g} is out of reach: bits={self.widths} span {low:g} to {high:g}")
+        if self.limit == "moved" and self.amount != int(self.amount):
+            raise InputError(f"moved={self.amount:g} must be a whole number of units")
+
+    def spent(self, bits: Mapping[str, Width]) -> float:
+        """The amount that an allocation uses, in the unit of the limit."""
+        if self.limit == "moved":
+            return sum(width != self.widths[0] for width in bits.values())
+        size = Size.of(self.layout, bits, self.quantizer)
+        return size.total_bytes if self.limit == "max_bytes" else getattr(size, self.limit)
+
+    def range(self) -> tuple[float, float]:
+        """The smallest and largest amounts that the widths can reach."""
+        ends = [self.spent(dict.fromkeys(self.layout.units, width)) for width in (self.widths[-1], self.widths[0])]
+        return min(ends), max(ends)
+
+    def holds(self, bits: Mapping[str, Width]) -> bool:
+        """Whether an allocation stays within the limit (`moved` asks for exactly that many)."""
+        spent = self.spent(bits)
+        return spent == self.amount if self.limit == "moved" else spent <= self.amount * (1 + 1e-12)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bits for each unit of one model, and everything needed to apply and to repeat it.
+
+    Attributes:
+        bits: unit -> width; 0 drops the block, 16 keeps the weights.
+        layout: the model that it was made for; any other is refused.
+        quantizer: the quantizer with its settings, as text that builds it again.
+        provenance: scorer, allocator, budget, data, seed.
+    """
+
+    bits: Mapping[str, Width]
+    layout: Layout
+    quantizer: str
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if wrong := sorted(self.bits.keys() ^ self.layout.units.keys()):
+            raise InputError(f"a plan has one width for each unit of {self.layout.model!r}; missing or unknown: {wrong[:6]}")
+        for unit, width in self.bits.items():
+            whole = isinstance(width, int) and (width in (DROPPED, KEPT) or 1 <= width <= 8)
+            if not whole and not (isinstance(width, float) and DROPPED < width < KEPT):
+                raise InputError(
+                    f"{unit}: a width of {width!r} bits; plans hold 0 (drop), 1 to 8, 16 (keep), or a quantizer's fraction"
+                )
+
+    @property
+    def id(self) -> str:
+        """12 hex digits that name what the plan does to its model (not how it was found)."""
+        return digest([self.layout.fingerprint, self.layout.granularity, self.quantizer, dict(self.bits)])
+
+    def size(self, quantizer: Sizer) -> Size:
+        return Size.of(self.layout, self.bits, quantizer)
+
+    def save(self, path: str | Path) -> None:
+        write(path, {"lwq": "plan", **asdict(self)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Plan":
+        data = read(path, "plan")
+        del data["lwq"]
+        return cls(**{**data, "layout": Layout.from_json(data["layout"])})

@@ -1,0 +1,109 @@
+"""What was measured."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lwq.errors import InputError
+
+
+@dataclass(frozen=True)
+class Losses:
+    """How a model does on judging windows; one value a window, so that differences can be paired.
+
+    Attributes:
+        nll: mean negative log-likelihood per token, nats.
+        kl: mean KL(reference || model) per token, nats; None without a reference.
+        top1: share of positions where the model and the reference rank the same token first; None without a reference.
+        tokens: scored tokens a window; the first token of a window is not scored.
+    """
+
+    nll: np.ndarray
+    kl: np.ndarray | None
+    top1: np.ndarray | None
+    tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        return float(np.exp(self.nll.mean()))
+
+    @property
+    def mean_kl(self) -> float:
+        return float(self._measured(self.kl).mean())
+
+    @property
+    def agreement(self) -> float:
+        return float(self._measured(self.top1).mean())
+
+    def summary(self) -> dict[str, float]:
+        """Metric -> value, as the results table has them; KL and agreement only where there was a reference."""
+        values = {"perplexity": self.perplexity}
+        return values if self.kl is None else {**values, "kl": self.mean_kl, "top1": self.agreement}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What was measured on each window."""
+        found = {"nll": self.nll, "kl": self.kl, "top1": self.top1}
+        return {name: values for name, values in found.items() if values is not None}
+
+    @staticmethod
+    def _measured(values: np.ndarray | None) -> np.ndarray:
+        if values is None:
+            raise InputError("KL and top-1 agreement need a reference; pass lwq.reference(model, windows) to evaluate")
+        return values
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """How a model does on a multiple-choice task; one value an item, so that differences can be paired.
+
+    Attributes:
+        task: its name.
+        correct: 1 for a right answer, 0 for a wrong one (items,), in the order of the sample.
+        chance: the accuracy of guessing.
+    """
+
+    task: str
+    correct: np.ndarray
+    chance: float
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.correct.mean())
+
+    def summary(self) -> dict[str, float]:
+        """Metric -> value, as the results table has them."""
+        return {"accuracy": self.accuracy, "chance": self.chance}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What was measured on each item."""
+        return {"correct": self.correct}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured number with everything needed to repeat it: one line of results/table.csv."""
+
+    id: str  # names the measurement; the arrays behind it stand under the same id in windows.parquet
+    plan: str  # Plan.id; rows with one plan share one measurement
+    study: str
+    model: str
+    fingerprint: str
+    quantizer: str
+    high: int
+    low: int
+    ordering: str  # what chose the units to move
+    scorer: str  # the same with all its settings
+    moved: int
+    units: int
+    avg_bits: float
+    true_bits: float
+    plan_bytes: int
+    total_bytes: int
+    calibration: str
+    judge: str
+    dtype: str
+    version: str
+    environment: str  # Python, libraries and processor that measured it
+    metric: str
+    value: float
+    n: int  # windows behind the value

@@ -1,0 +1,128 @@
+"""What scorers hand over: importance, or harm."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lwq.contracts.files import read, write
+from lwq.contracts.layout import Layout, Width
+from lwq.errors import InputError
+
+
+@dataclass(frozen=True)
+class Scores(Mapping[str, float]):
+    """Importance of each unit: finite, at least 0, **higher = more important = keeps more bits**.
+
+    Attributes:
+        importance: unit -> importance, one entry for each unit of `layout`.
+        layout: the model that was scored.
+        scorer: what ran, with its settings, as text that builds it again.
+        stderr: unit -> standard error over windows, where the score is sampled.
+        data: the calibration text behind it; "" for scores that need none.
+        cost: what it took: windows, tokens, seconds.
+    """
+
+    importance: Mapping[str, float]
+    layout: Layout
+    scorer: str
+    stderr: Mapping[str, float] = field(default_factory=dict)
+    data: str = ""
+    cost: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.importance.keys() != self.layout.units.keys():
+            wrong = sorted(self.importance.keys() ^ self.layout.units.keys())
+            raise InputError(f"{self.scorer}: one score for each unit is needed; missing or unknown: {wrong[:6]}")
+        for unit, value in self.importance.items():
+            if not math.isfinite(value) or value < 0:
+                raise InputError(
+                    f"{self.scorer}: the score of {unit} is {value}; scores are finite and at least 0 "
+                    "(look for NaN or Inf in the activations of that block)"
+                )
+
+    def __getitem__(self, unit: str) -> float:
+        return self.importance[unit]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.importance)
+
+    def __len__(self) -> int:
+        return len(self.importance)
+
+    def order(self) -> list[str]:
+        """Units from the least to the most important; ties keep the order of the forward pass."""
+        return sorted(self.importance, key=self.importance.__getitem__)
+
+    def save(self, path: str | Path) -> None:
+        write(path, {"lwq": "scores", **asdict(self)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Scores":
+        data = read(path, "scores")
+        del data["lwq"]
+        return cls(**{**data, "layout": Layout.from_json(data["layout"])})
+
+
+@dataclass(frozen=True)
+class Costs(Mapping[str, Mapping[Width, float]]):
+    """Expected harm of each unit at each width: finite, **never increasing in bits**, and added up over units.
+
+    Attributes:
+        harm: unit -> bits -> harm, for each unit of `layout`; in nats a token where it was measured as loss.
+        layout: the model that they are for.
+        scorer: what found them, with its settings.
+        data: the text behind them; "" for costs that need none.
+        cost: what it took: windows, tokens, seconds.
+    """
+
+    harm: Mapping[str, Mapping[Width, float]]
+    layout: Layout
+    scorer: str
+    data: str = ""
+    cost: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if wrong := sorted(self.harm.keys() ^ self.layout.units.keys()):
+            raise InputError(f"{self.scorer}: costs for each unit are needed; missing or unknown: {wrong[:6]}")
+        for unit, harm in self.harm.items():
+            falling = [harm[width] for width in sorted(harm)]
+            if not harm or not all(map(math.isfinite, falling)) or falling != sorted(falling, reverse=True):
+                raise InputError(
+                    f"{self.scorer}: the costs of {unit} are {dict(harm)}; they are finite and never increase with bits "
+                    "(where noise made them, take the running maximum from the highest width down)"
+                )
+
+    def __getitem__(self, unit: str) -> Mapping[Width, float]:
+        return self.harm[unit]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.harm)
+
+    def __len__(self) -> int:
+        return len(self.harm)
+
+    def order(self) -> list[str]:
+        """Units by what they lose from their highest width to their lowest, least first; ties keep the forward order."""
+        return sorted(self.harm, key=lambda unit: max(self.harm[unit].values()) - min(self.harm[unit].values()))
+
+    def save(self, path: str | Path) -> None:
+        write(path, {"lwq": "costs", **asdict(self)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Costs":
+        data = read(path, "costs")
+        del data["lwq"]
+        harm = {unit: {_width(text): value for text, value in row.items()} for unit, row in data["harm"].items()}
+        return cls(**{**data, "harm": harm, "layout": Layout.from_json(data["layout"])})
+
+
+def _width(text: str) -> Any:
+    """A width from a JSON key: an int where it is whole."""
+    return int(text) if text.isdecimal() else float(text)
+
+
+def load_scores(path: str | Path) -> Scores | Costs:
+    """Whichever of the two a file holds."""
+    return Costs.load(path) if read(path, "scores", "costs")["lwq"] == "costs" else Scores.load(path)
