@@ -128,13 +128,19 @@ def _claims(found: list[claims.Verdict], catalogue: Mapping[str, Any]) -> Iterat
 def _orderings(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> Iterator[dict[str, str]]:
     parts = []
     for sweep in compare.sweeps(table):
+        limits = compare.limits(sweep, windows, (0.90,))
+        parts.append((limits, claims.areas(sweep, windows)))
         first = sweep.iloc[0]
         name = f"{first['model']}\n{first['quantizer'].partition('(')[0]}, {first['high']} to {first['low']} bits"
-        parts.append(compare.limits(sweep, windows, (0.90,)).assign(sweep=name))
+        for part in parts[-1]:
+            part["sweep"] = name
     if parts:
-        limits = pd.concat(parts, ignore_index=True)
-        alt = "The largest share of blocks moved that keeps 90 % of the quality, for every sweep, with 95 % intervals."
-        yield draw("far", "all", alt, "study orderings", limits)
+        limits, areas = (pd.concat(tables, ignore_index=True) for tables in zip(*parts, strict=True))
+        alt = (
+            "For every sweep, the largest share of blocks moved that keeps 90 % of the quality, and the mean quality kept while "
+            "all are moved, with 95 % intervals."
+        )
+        yield draw("far", "all", alt, "study orderings", limits, areas)
     for (model, high, low), part in table.groupby(["model", "high", "low"], sort=False):
         if (part["metric"] == "accuracy").any():
             alt = f"Accuracy that {model} retains on tasks, {high} to {low} bits, with 95 % intervals over questions."

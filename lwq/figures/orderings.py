@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import LogFormatter, PercentFormatter
 
 from lwq import compare
 from lwq.figures.look import (
@@ -24,6 +24,7 @@ from lwq.figures.look import (
 )
 
 METRICS = {"perplexity": "perplexity / reference", "kl": "KL divergence (nats/token)", "top1": "top-1 agreement"}
+PLAIN = LogFormatter(minor_thresholds=(1.2, 0.5))  # 20, not 2 x 10^1; between powers of ten only where there is room
 PAPER = {"our ordering": (0.25, 0.50), "no specific ordering": (0.05, 0.10)}
 
 
@@ -49,6 +50,8 @@ def curves(table: pd.DataFrame) -> Figure:
                 axis.plot(uniform[x], uniform["value"], "x:", color=UNIFORM, ms=7, lw=0.8, label="uniform bits")
             if metric != "top1":
                 axis.set_yscale("log")
+                axis.yaxis.set_major_formatter(PLAIN)
+                axis.yaxis.set_minor_formatter(PLAIN)
         axes[row][0].set_ylabel(name)
     axes[-1][0].set_xlabel("blocks moved to low bits")
     axes[-1][1].set_xlabel("true bits per weight (scales and zeros counted)")
@@ -119,34 +122,45 @@ def thresholds(limits: pd.DataFrame) -> Figure:
     return figure
 
 
-def far(limits: pd.DataFrame, names: Sequence[str] = ("lim", "zd", "reversed(lim)", "reversed(zd)", "random")) -> Figure:
-    """How far each ordering goes in every sweep: the largest share of blocks moved that keeps the quality, with its interval.
+def far(
+    limits: pd.DataFrame,
+    areas: pd.DataFrame,
+    names: Sequence[str] = ("lim", "zd", "reversed(lim)", "reversed(zd)", "first_to_last", "last_to_first", "random"),
+) -> Figure:
+    """Every sweep in one picture: until where each ordering keeps the quality, and how much it keeps on the way.
 
-    The paper's two ranges (25 to 50 % with its ordering, 5 to 10 % with none) are shaded.
+    Left: the largest share of blocks moved that keeps the quality, with the paper's two ranges (25 to 50 % with its ordering, 5
+    to 10 % with none) shaded. Right: the mean retained quality while all blocks are moved. Bars are 95 % intervals over windows;
+    for random orders the range.
 
     Args:
         limits: columns sweep, ordering, value, low, high: `compare.limits` of several sweeps at one threshold.
+        areas: the same columns, from `claims.areas`.
         names: orderings to draw, each a little below the one before it.
     """
     sweeps = list(dict.fromkeys(limits["sweep"]))
-    figure, axes = canvas(8.5, 1.4 + 0.62 * len(sweeps))
-    axis = axes[0][0]
+    figure, axes = canvas(10.0, 1.5 + 0.75 * len(sweeps), 1, 2, sharey=True)
     for (text, (low, high)), hatch in zip(PAPER.items(), ("//", ".."), strict=True):
-        axis.axvspan(low, high, facecolor="none", edgecolor="#cccccc", hatch=hatch, lw=0, label=f"paper: {text}")
-    for offset, name in enumerate(names):
-        color, _, marker = STYLES.get(name, (RANDOM, "", "D"))
-        part = limits[limits["ordering"] == name].set_index("sweep")
-        found = [(position, part.loc[sweep]) for position, sweep in enumerate(sweeps) if sweep in part.index]
-        heights = [position + 0.14 * (offset - (len(names) - 1) / 2) for position, _ in found]
-        axis.hlines(heights, [row["low"] for _, row in found], [row["high"] for _, row in found], color=color, lw=1.8)
-        shown = f"{label(name)} (median and range)" if name == "random" else label(name)
-        axis.plot([row["value"] for _, row in found], heights, marker, color=color, ms=5, label=shown)
-    axis.set_yticks(range(len(sweeps)), sweeps)
-    axis.set_ylim(len(sweeps) - 0.5, -0.5)
-    axis.grid(axis="y", visible=False)
-    axis.set(xlabel="blocks moved", xlim=(-0.02, 1.02))
-    axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    figure.legend(loc="outside lower center", ncols=4, frameon=False)
+        axes[0][0].axvspan(low, high, facecolor="none", edgecolor="#cccccc", hatch=hatch, lw=0, label=f"paper: {text}")
+    for axis, table in zip(axes[0], (limits, areas), strict=True):
+        for offset, name in enumerate(names):
+            color, _, marker = STYLES.get(name, (RANDOM, "", "D"))
+            part = table[table["ordering"] == name].set_index("sweep")
+            found = [(position, part.loc[sweep]) for position, sweep in enumerate(sweeps) if sweep in part.index]
+            heights = [position + 0.11 * (offset - (len(names) - 1) / 2) for position, _ in found]
+            axis.hlines(heights, [row["low"] for _, row in found], [row["high"] for _, row in found], color=color, lw=1.8)
+            shown = f"{label(name)} (median and range)" if name == "random" else label(name)
+            axis.plot([row["value"] for _, row in found], heights, marker, color=color, ms=4.5, ls="", label=shown)
+        axis.grid(axis="y", visible=False)
+        for edge in range(1, len(sweeps)):
+            axis.axhline(edge - 0.5, color="#dddddd", lw=0.8)
+    axes[0][0].set_yticks(range(len(sweeps)), sweeps)
+    axes[0][0].set_ylim(len(sweeps) - 0.5, -0.5)
+    axes[0][0].set(xlabel="blocks moved with the quality kept", xlim=(-0.02, 1.02))
+    axes[0][0].xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes[0][1].set(xlabel="mean retained quality while blocks are moved", xlim=(-0.02, 1.02))
+    handles, texts = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, texts, loc="outside lower center", ncols=5, frameon=False)
     return figure
 
 

@@ -22,17 +22,19 @@ class BlockDrop:
 
         importance(i) = r_i − min(0, min_j r_j),    r_i = NLL without block i − NLL        in nats a token
 
-    NLL is the mean over the calibration windows; a dropped block passes its input through. The shift, 0 unless the model
-    does better without some block, keeps the ranking. The standard error is that of r_i over windows.
+    NLL is the mean over the first `windows` calibration windows; a dropped block passes its input through. The shift, 0
+    unless the model does better without some block, keeps the ranking. The standard error is that of r_i over windows.
 
     Runs n (n + 1) / 2 of n blocks, and the head n + 1 times. Source: one-shot removal by perplexity, Kim et al. 2024 (Shortened
     LLaMA), arXiv:2402.02834.
     """
 
+    windows: int = 8
+
     needs: ClassVar[frozenset[str]] = frozenset({WINDOWS})
 
     def __call__(self, model: nn.Module, stats: Stats) -> dict[str, float]:
-        *without, whole = _losses(model, require_windows(stats.windows, self.needs))
+        *without, whole = _losses(model, require_windows(stats.windows, self.needs)[: self.windows])
         rises = {name: nll - whole for name, nll in zip(stats, without, strict=True)}
         shift = min(0.0, *(float(rise.mean()) for rise in rises.values()))
         return {name: _lifted(rise, shift) for name, rise in rises.items()}
