@@ -75,10 +75,11 @@ def on_cluster(points: Sequence[Point], address: str) -> Iterator[Path]:
         raise InputError(f"no Dask scheduler answers at {address!r} ({error}); start one with: dask scheduler") from None
     with client:
         _require_workers(client, address)
-        folders = {point.parameters["results_dir"] for point in points}
-        known = {folder: client.scatter([list(Results(folder).found.values())], hash=False)[0] for folder in folders}
+        measured = {folder: Results(folder) for folder in {point.parameters["results_dir"] for point in points}}
+        # what is known travels inside each task: scattered, it would live on one worker and die with it
         tasks = {
-            client.submit(remote, point, known[point.parameters["results_dir"]], pure=False, retries=0): point for point in points
+            client.submit(remote, point, known(point, measured[point.parameters["results_dir"]]), pure=False, retries=0): point
+            for point in points
         }
         for task in track(as_completed(tasks), "points", len(tasks)):
             point = tasks[task]
@@ -92,11 +93,17 @@ def on_cluster(points: Sequence[Point], address: str) -> Iterator[Path]:
             yield point.output
 
 
-def remote(point: Point, known: list[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
+def known(point: Point, results: Results) -> list[dict[str, Any]]:
+    """What is measured already of the models of `point`."""
+    models = point.parameters.get("models") or [point.parameters.get("model")]
+    return [record for record in results.found.values() if models == [None] or record["row"]["model"] in models]
+
+
+def remote(point: Point, measured: list[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
     """Run a point in a folder of its own, given what is measured already; returns the executed copy and what is new."""
     with _one_at_a_time, tempfile.TemporaryDirectory() as folder:
         results = Results(folder)
-        for record in known:
+        for record in measured:
             results.add(record)
         home = point.parameters["results_dir"]
         here = replace(
@@ -106,7 +113,7 @@ def remote(point: Point, known: list[dict[str, Any]]) -> tuple[str, list[dict[st
             output=Path(folder) / "executed" / point.output.name,
         )
         text = run(here, quiet=True).read_text(encoding="utf-8")
-        before = {record["row"]["id"] for record in known}
+        before = {record["row"]["id"] for record in measured}
         new = [record for key, record in sorted(Results(folder).found.items()) if key not in before]
         return text.replace(json.dumps(folder)[1:-1], json.dumps(home)[1:-1]), new
 

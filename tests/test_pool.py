@@ -90,6 +90,18 @@ def test_what_is_known_travels_and_is_not_measured_again(tmp_path, monkeypatch):
     assert none == []
 
 
+def test_only_the_models_of_a_point_travel(tmp_path):
+    point, other = points(tmp_path)[0], points(tmp_path)[1]
+    _, new = pool.remote(point, [])
+    results = lwq.Results(tmp_path / "r")
+    for record in new:
+        results.add(record)
+    assert len(pool.known(point, results)) == len(new) > 0
+    elsewhere = replace(other, parameters={**other.parameters, "model": "smollm2-135m"})
+    assert pool.known(elsewhere, results) == []
+    assert len(pool.known(replace(other, parameters={"models": ["x", "toy"]}), results)) == len(new)
+
+
 def test_refusals(tmp_path, cluster, monkeypatch):
     with pytest.raises(lwq.InputError, match="no Dask scheduler answers at 'nowhere'"):
         list(pool.on_cluster(points(tmp_path), "nowhere"))
