@@ -34,7 +34,8 @@ class Recipe:
         texts: whose calibrate split is trained on; the judge split stays unseen.
         width, inner, heads: of a block; two query heads share a key-value head.
         vocabulary: of the byte-level BPE tokenizer, trained on the same text.
-        length, batch, steps: tokens a window, windows a step, steps.
+        length, batch, steps: tokens a window, windows a step, steps. Many small steps: at this size they teach far more than
+            as many tokens in large ones.
         rate: peak learning rate of AdamW, the same for all depths: what a block adds to the residual stream starts at
             1 / sqrt(2 · depth) of the usual size, as in GPT-2.
         seed: of the weights and of the order of windows.
@@ -47,8 +48,8 @@ class Recipe:
     heads: int = 4
     vocabulary: int = 2048
     length: int = 256
-    batch: int = 16
-    steps: int = 400
+    batch: int = 4
+    steps: int = 1600
     rate: float = 3e-3
     seed: int = 0
 

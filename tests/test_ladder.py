@@ -69,5 +69,5 @@ def test_a_rung_is_found_by_name_and_a_killed_one_leaves_nothing(monkeypatch, tm
 def test_an_unknown_rung_lists_those_that_exist():
     with pytest.raises(lwq.InputError, match=r"unknown rung 'ladder-3'; there are \['ladder-2', "):
         lwq.load("ladder-3")
-    with pytest.raises(lwq.InputError, match="make 1 windows of 256; 16 are needed"):
+    with pytest.raises(lwq.InputError, match="make 1 windows of 256; 4 are needed"):
         list(ladder.batches(torch.arange(300), ladder.Recipe(2)))

@@ -197,6 +197,10 @@ def rankings(table: pd.DataFrame) -> Figure:
         table: rows with the metric "spearman", of one model.
     """
     table = table.drop_duplicates(["ordering", "calibration"])
+    amount = table["calibration"].str.extract(r"(\d+)x")[0].astype(int)
+    text = table["calibration"].str.partition("/")[0]
+    kind = table["ordering"].str.contains("(", regex=False)
+    table = table.assign(kind=kind, text=text, amount=amount).sort_values(["kind", "text", "amount", "ordering"], kind="stable")
     names = [
         row["ordering"] if "(" in row["ordering"] else f"{label(row['ordering'])} on {row['calibration'].partition(' seed')[0]}"
         for row in table.to_dict("records")

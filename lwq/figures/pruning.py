@@ -29,7 +29,6 @@ def pruning(table: pd.DataFrame, windows: pd.DataFrame) -> Figure:
     rows = table[table["metric"] == "perplexity"]
     truth = nll[rows[rows["ordering"] == "original"].iloc[0]["id"]].mean()
     rows = rows.assign(value=[np.exp(truth - nll[key].mean()) for key in rows["id"]])
-    figure, axes = canvas(9.5, 5.2, 1, 2, sharey=True)
     families = [
         [(name, "dropped", rows[(rows["low"] == 0) & (rows["ordering"] == name)]) for name in DROPS]
         + [
@@ -43,9 +42,11 @@ def pruning(table: pd.DataFrame, windows: pd.DataFrame) -> Figure:
         ]
         + [("knapsack", "drop or quantize", rows[rows["ordering"] == "knapsack"])],
     ]
-    for axis, family in zip(axes[0], families, strict=True):
-        drawn = [(name, kind, line.sort_values("true_bits")) for name, kind, line in family if len(line)]
-        colors = sns.color_palette("colorblind", max(len(drawn), 1))
+    lines = [[(name, kind, part.sort_values("true_bits")) for name, kind, part in family if len(part)] for family in families]
+    lines = [drawn for drawn in lines if drawn]
+    figure, axes = canvas(9.5, 5.2, 1, len(lines), sharey=True)
+    for axis, drawn in zip(axes[0], lines, strict=True):
+        colors = sns.color_palette("colorblind", len(drawn))
         for color, marker, (name, kind, line) in zip(colors, MARKERS * 3, drawn, strict=False):
             style = "--" if kind in ("dropped", "pruned") else "-"
             axis.plot(
@@ -55,7 +56,7 @@ def pruning(table: pd.DataFrame, windows: pd.DataFrame) -> Figure:
         axis.invert_xaxis()
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False, fontsize=7)
     axes[0][0].set(ylabel="retained quality", ylim=(0, 1.05))
-    figure.suptitle(f"{rows.iloc[0]['model']}: whole blocks (left), single weights and knapsack (right)")
+    figure.suptitle(f"{rows.iloc[0]['model']}: whole blocks{' (left), single weights and knapsack (right)' * (len(lines) > 1)}")
     return figure
 
 
