@@ -20,6 +20,7 @@ from lwq.errors import InputError
 VERDICTS = "verdicts.csv"
 VERDICT = list(claims.Verdict.__dataclass_fields__)
 MASKS = ("magnitude", "wanda")
+SWEPT = ("orderings", "model_scale")  # studies that move blocks from one width to another
 MARKS = ("<!-- verdicts: written by lwq report -->", "<!-- end of verdicts -->")
 STYLE = """
 body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; }
@@ -187,7 +188,7 @@ SECTIONS = {"orderings": _orderings, "model_scale": _scale, "pruning": _pruning,
 
 
 def deviations(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """How far the perplexity of each end of a sweep is off that in float32, for sweeps in any other dtype.
+    """How far the perplexity of each end of a sweep is off that in float32, for finished sweeps in any other dtype.
 
     Raises InputError where float32 was not measured.
     """
@@ -196,9 +197,10 @@ def deviations(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
         "avg_bits",
     ]
     ends = table[(table["metric"] == "perplexity") & table["ordering"].isin(compare.ENDS)]
-    ends = ends[ends["study"].isin(["orderings", "model_scale"])].drop_duplicates([*key, "dtype"])
-    exact = ends[ends["dtype"] == "float32"].set_index(key)["value"]
-    for row in ends[ends["dtype"] != "float32"].to_dict("records"):
+    exact = ends[ends["dtype"] == "float32"].drop_duplicates(key).set_index(key)["value"]
+    finished = {key for sweep in compare.sweeps(table) if sweep["study"].iloc[0] in SWEPT for key in sweep["id"]}
+    ends = ends[(ends["dtype"] != "float32") & ends["id"].isin(finished)]
+    for row in ends.drop_duplicates([*key, "dtype"]).to_dict("records"):
         place = tuple(row[column] for column in key)
         if place not in exact.index:
             raise InputError(f"{row['model']}, {row['dtype']}: its deviation from float32 was not measured; run the study again")
