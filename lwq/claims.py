@@ -156,7 +156,8 @@ def helps(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, Any]
 def gaps(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
     """Claim (c): how many nats per token dropping blocks loses beyond quantizing, in one ordering, at the same bytes.
 
-    Each plan with dropped blocks is set against the largest plan of the same ordering, for each low width, that is no larger.
+    Each plan with dropped blocks is set against the largest plan of the same ordering, for each low width, that is no larger,
+    and smaller by less than a block.
 
     Returns:
         Columns model, quantizer, bits (the low width), ordering, dropped, true_bits, value, low, high, drop, quantized (row ids).
@@ -166,8 +167,9 @@ def gaps(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
     found = []
     for (model, quantizer, ordering), part in rows.groupby(["model", "quantizer", "ordering"], sort=False):
         for drop in part[part["low"] == 0].to_dict("records"):
-            smaller = part[(part["low"] != 0) & (part["true_bits"] <= drop["true_bits"] + 1e-9)]
-            for bits, plans in smaller.groupby("low"):
+            size, block = drop["true_bits"] + 1e-9, 16 / drop["units"]
+            alike = part[(part["low"] != 0) & (part["true_bits"] <= size) & (part["true_bits"] > size - block)]
+            for bits, plans in alike.groupby("low"):
                 plan = plans.sort_values("true_bits").iloc[-1]
                 gap = compare.mean(nll[drop["id"]] - nll[plan["id"]])
                 place = (model, quantizer, bits, ordering, drop["moved"], drop["true_bits"])

@@ -92,12 +92,12 @@ def verdict_table(results_dir: str | Path) -> str:
     catalogue = studies.catalogue()["claims"]
     found = claims.by_model(claims.verdicts(*results.load(results_dir), catalogue))
     models = list(dict.fromkeys(found["model"]))
-    verdicts = found.set_index(["claim", "model"])["verdict"].to_dict()
+    cells = {(row.claim, row.model): f"**{row.verdict}**: {row.settings}" for row in found.itertuples()}
     lines = [["claim", *models], ["---"] * (len(models) + 1)]
     lines += [
-        [f"({key}) {claim['short']}", *(verdicts.get((key, model), "") for model in models)] for key, claim in catalogue.items()
+        [f"({key}) {claim['short']}", *(cells.get((key, model), "") for model in models)] for key, claim in catalogue.items()
     ]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 @dataclass

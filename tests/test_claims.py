@@ -93,6 +93,7 @@ def test_dropping_against_quantizing():
         tables.add(3.1, low=4, moved=k + 1, true_bits=16 - 0.8 * k - 0.1, **shared)
         tables.add(9.5 + k, low=2, moved=k, true_bits=16 - 0.8 * k, **shared)
     tables.add(1.0, low=4, moved=1, true_bits=15.9, **shared)  # larger than both: must not be compared
+    tables.add(1.0, low=3, moved=15, true_bits=5.0, **shared)  # far smaller than both: a comparison would not be fair
     found = claims.verdicts(*tables.done(), {key: RULES[key] for key in ("c", "c, 2 bits")})
     assert [(v.claim, v.verdict) for v in found] == [("c", claims.HOLDS), ("c, 2 bits", claims.HOLDS)]
     gaps = claims.gaps(*tables.done())
