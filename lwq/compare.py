@@ -94,10 +94,12 @@ def largest_fraction(fractions: np.ndarray, nll: np.ndarray, reference_nll: np.n
 def sweeps(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """The rows of each sweep: one study, model, quantizer, pair of widths, texts and arithmetic.
 
-    What has no point between its two ends is left out: an interrupted sweep, or ends that only say how far another dtype is off.
+    Unfinished ones are left out: those in which one ordering has more points than another, or none between its two ends (ends
+    alone say how far another dtype is off).
     """
     for _, part in table[table["metric"].isin(METRICS)].groupby(SWEEP, sort=False):
-        if part.loc[~part["ordering"].isin(ENDS), "moved"].nunique() > 2:
+        points = part[~part["ordering"].isin(ENDS)].groupby("ordering")["moved"].nunique()
+        if len(points) and points.max() == points.min() > 2:
             yield part.reset_index(drop=True)
 
 

@@ -60,6 +60,14 @@ def test_how_far(lim, random, expected):
     assert len(found.ids) == 42
 
 
+def test_an_unfinished_sweep_has_no_verdict():
+    tables = sweep(sweep(ends(Tables()), "lim", 0.4), "random(seed=0)", 0.05)
+    table, windows = tables.done()
+    last = table[(table["ordering"] == "lim") & (table["moved"] == 13)]["id"].iloc[0]
+    assert claims.verdicts(table, windows, {"a": RULES["a"]})
+    assert not claims.verdicts(table[table["id"] != last], windows[windows["id"] != last], {"a": RULES["a"]})
+
+
 def test_the_headline_reads_the_largest_plan_that_fits():
     tables = sweep(ends(Tables()), "lim", 0.6)
     (found,) = claims.verdicts(*tables.done(), {"headline": RULES["headline"]})
