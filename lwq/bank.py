@@ -130,7 +130,7 @@ class Bank:
         other = getattr(self.model, "_bank", None)
         if other not in (None, self):
             other._restore()
-        self.model._bank = self  # type: ignore[assignment]
+        self.model._bank = self  # type: ignore[assignment]  # torch types attributes of a module as tensors or modules
 
     def _swap(self, plan: Plan) -> None:
         for name, width in matrix_bits(plan).items():

@@ -51,9 +51,8 @@ def of_point(study: str, parameters: Mapping[str, Any], models: Mapping[str, Map
     tokens = [plans * judged * SWEPT + asked + calibrated * widths for plans, widths in found]
     weights = [float(size["parameters"]) for size in sizes]
     wide, judged_wide = BYTES[p["dtype"]], BYTES[p["judge_dtype"] or p["dtype"]]
-    held = (
-        2 * wide if wide == judged_wide else wide + 2 * judged_wide
-    )  # the weights, and the originals of those that plans change
+    # the weights, and the originals of those that plans change; the judged copy is one more where its dtype is another
+    held = 2 * wide if wide == judged_wide else wide + 2 * judged_wide
     memory = max(w * (held + min(widths, 4 * GIB / w)) for w, (_, widths) in zip(weights, found, strict=True))
     operations = sum(2 * w * t for w, t in zip(weights, tokens, strict=True))
     return Estimate(sum(plans for plans, _ in found), sum(tokens), operations, memory + 4 * GIB)

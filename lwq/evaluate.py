@@ -134,7 +134,8 @@ def _against(log_p: Tensor, answer: Tensor, window: Tensor) -> tuple[float, floa
         nll.append(-q.gather(-1, token[:, None])[:, 0])
         top1.append(p.argmax(-1) == q.argmax(-1))
         kl.append(torch.sub(p, q, out=q).mul_(p.exp()).sum(-1))
-    return tuple(float(torch.cat(values).double().mean()) for values in (nll, kl, top1))  # type: ignore[return-value]
+    mean_nll, mean_kl, mean_top1 = (float(torch.cat(values).double().mean()) for values in (nll, kl, top1))
+    return mean_nll, mean_kl, mean_top1
 
 
 def _nll(log_probs: Tensor, window: Tensor) -> float:

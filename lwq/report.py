@@ -198,7 +198,7 @@ def deviations(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
     ]
     ends = table[(table["metric"] == "perplexity") & table["ordering"].isin(compare.ENDS)]
     exact = ends[ends["dtype"] == "float32"].drop_duplicates(key).set_index(key)["value"]
-    finished = {key for sweep in compare.sweeps(table) if sweep["study"].iloc[0] in SWEPT for key in sweep["id"]}
+    finished = {name for sweep in compare.sweeps(table) if sweep["study"].iloc[0] in SWEPT for name in sweep["id"]}
     ends = ends[(ends["dtype"] != "float32") & ends["id"].isin(finished)]
     for row in ends.drop_duplicates([*key, "dtype"]).to_dict("records"):
         place = tuple(row[column] for column in key)

@@ -20,8 +20,6 @@ STYLES = {
 }
 OTHERS = ("#000000", "-.", "D")
 RANDOM, UNIFORM = "#999999", "#000000"
-
-
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*", "<"]
 LABELS = {"lim": "LIM", "zd": "ZD", "reversed(lim)": "LIM reversed", "reversed(zd)": "ZD reversed"}
 

@@ -24,8 +24,14 @@ from lwq.figures.look import (
 )
 
 METRICS = {"perplexity": "perplexity / reference", "kl": "KL divergence (nats/token)", "top1": "top-1 agreement"}
-PLAIN = LogFormatter(minor_thresholds=(1.2, 0.5))  # 20, not 2 x 10^1; between powers of ten only where there is room
 PAPER = {"our ordering": (0.25, 0.50), "no specific ordering": (0.05, 0.10)}
+
+
+class Plain(LogFormatter):
+    """20 and 0.1, not 2e1 and 1e-1, at the ticks that LogFormatter would label; one for each axis, as it knows its own."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
 
 
 def curves(table: pd.DataFrame) -> Figure:
@@ -50,8 +56,8 @@ def curves(table: pd.DataFrame) -> Figure:
                 axis.plot(uniform[x], uniform["value"], "x:", color=UNIFORM, ms=7, lw=0.8, label="uniform bits")
             if metric != "top1":
                 axis.set_yscale("log")
-                axis.yaxis.set_major_formatter(PLAIN)
-                axis.yaxis.set_minor_formatter(PLAIN)
+                axis.yaxis.set_major_formatter(Plain())
+                axis.yaxis.set_minor_formatter(Plain(minor_thresholds=(1.2, 0.5)))
         axes[row][0].set_ylabel(name)
     axes[-1][0].set_xlabel("blocks moved to low bits")
     axes[-1][1].set_xlabel("true bits per weight (scales and zeros counted)")

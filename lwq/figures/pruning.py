@@ -56,7 +56,10 @@ def pruning(table: pd.DataFrame, windows: pd.DataFrame) -> Figure:
         axis.invert_xaxis()
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False, fontsize=7)
     axes[0][0].set(ylabel="retained quality", ylim=(0, 1.05))
-    figure.suptitle(f"{rows.iloc[0]['model']}: whole blocks{' (left), single weights and knapsack (right)' * (len(lines) > 1)}")
+    quantizer = rows[rows["low"] == 0].iloc[0]["quantizer"].partition("(")[0]
+    figure.suptitle(
+        f"{rows.iloc[0]['model']}, {quantizer}: whole blocks{' (left), single weights and knapsack (right)' * (len(lines) > 1)}"
+    )
     return figure
 
 

@@ -93,5 +93,6 @@ def _distances(stats: Stats) -> Tensor:
     """d between all boundaries of the blocks, float64 (blocks + 1, blocks + 1)."""
     found = list(stats.values())
     boundaries = [found[0].last_input, *(block.last_output for block in found)]
-    x = torch.nn.functional.normalize(torch.stack([states.double().cpu() for states in boundaries]), dim=-1)  # type: ignore[union-attr]
+    states = [x.double().cpu() for x in boundaries]  # type: ignore[union-attr]  # `needs` asks for both, so neither is None
+    x = torch.nn.functional.normalize(torch.stack(states), dim=-1)
     return torch.einsum("lwd,mwd->lmw", x, x).clamp(-1, 1).arccos().mean(-1) / torch.pi
