@@ -106,7 +106,7 @@ class Results:
             self._by_plan.setdefault(_content(record["row"]), record["row"]["id"])
 
     def _read_runs(self) -> None:
-        for path in sorted(self.runs.glob("*.json")):
+        for path in sorted(self.runs.glob("[!.]*.json")):
             if self.found.get(path.stem, {}).get("seconds") is None:  # those of the table carry no times
                 self._index(_read(path))
 

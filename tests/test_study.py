@@ -86,6 +86,16 @@ def test_an_interrupted_study_keeps_what_it_measured(tmp_path, monkeypatch):
     assert len(calls) == 3 + (len({r["row"]["plan"] for r in lwq.Results(tmp_path).found.values()}) - 2)
 
 
+def test_what_another_process_is_writing_is_not_read(done, tmp_path):
+    """A measurement on its way to disk has a name of its own, which may be gone a moment later."""
+    kept = lwq.Results(tmp_path)
+    with paths.replacing(kept.runs / "0123456789ab.json") as half_written:
+        half_written.write_text("{")
+        assert half_written.exists() and not lwq.Results(tmp_path).found
+        kept.add(next(iter(lwq.Results(done[0]).found.values())))
+        assert len(lwq.Results(tmp_path).found) == 1
+
+
 def test_equal_plans_share_one_measurement(tmp_path, monkeypatch):
     calls, real = [], lwq.Sweep._measure
     monkeypatch.setattr(lwq.Sweep, "_measure", lambda *a: calls.append(1) or real(*a))
