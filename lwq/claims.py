@@ -16,6 +16,8 @@ from lwq.compare import Interval
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 RANDOM = "random"
+ONE_MORE = "one bit more"
+WAYS = {0: "outlier budget", 1: ONE_MORE, 2: "base bits"}  # by how far apart the base widths of a plan are
 
 
 @dataclass(frozen=True)
@@ -120,21 +122,28 @@ def headline(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, A
 def gains(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
     """Claim (b): by how many nats per token the loss falls when an ordering decides, at the same bytes; above 0 it helps.
 
+    The plain method has the same settings in every block. Where some blocks get one bit more, its loss at those bytes is read
+    from the straight line between its two widths.
+
     Returns:
-        Columns model, quantizer, way ("base bits" or "outlier budget"), moved, ordering, value, low, high, plain, id.
+        Columns model, quantizer, way ("base bits", "one bit more" or "outlier budget"), moved (k of the way), ordering, value,
+        low, high, plain, id.
     """
     nll = compare.nll_by_id(windows)
     rows = table[(table["metric"] == "perplexity") & (table["ordering"] != "original")]
     found = []
     for (model, quantizer, *_), part in rows.groupby(["model", "quantizer", "judge", "dtype"], sort=False):
-        plain = part[part["ordering"].isin(["uniform", "plain"])]
+        plain = part[part["ordering"].isin(["uniform", "plain"])].sort_values("true_bits")
         if plain.empty:
             continue
         truth = plain.iloc[0]["id"]
+        between = compare.against_uniform(part, nll)
         for row in part.drop(plain.index).to_dict("records"):
-            way = "base bits" if row["high"] != row["low"] else "outlier budget"
+            way, k = WAYS[row["high"] - row["low"]], row["moved"]
             gain = compare.mean(nll[truth] - nll[row["id"]])
-            found.append((model, quantizer, way, row["moved"], row["ordering"], *gain, truth, row["id"]))
+            if way == ONE_MORE:
+                gain, k = between[row["id"]], row["units"] - row["moved"]
+            found.append((model, quantizer, way, k, row["ordering"], *gain, truth, row["id"]))
     return pd.DataFrame(found, columns=["model", "quantizer", "way", "moved", "ordering", "value", "low", "high", "plain", "id"])
 
 

@@ -130,9 +130,11 @@ def against_uniform(rows: pd.DataFrame, nll: Mapping[str, np.ndarray]) -> dict[s
         nll: from `nll_by_id`.
 
     Returns:
-        id -> gain, for the plans that are not uniform themselves.
+        id -> gain, for the plans that are not uniform themselves; empty where there are no two widths to draw a line through.
     """
     uniform = rows[rows["ordering"] == "uniform"].sort_values("true_bits")
+    if len(uniform) < 2:
+        return {}
     sizes, losses = uniform["true_bits"].to_numpy(), np.stack([nll[key] for key in uniform["id"]])
     found = {}
     for row in rows[~rows["ordering"].isin(ENDS)].to_dict("records"):

@@ -75,7 +75,8 @@ def _count(study: str, p: Mapping[str, Any], blocks: int) -> tuple[int, int]:
     orders = _orders(p["orderings"], p)
     if study == "dynamic_methods":
         ways, budgets = len(p["methods"]), len(p["budgets"])
-        return ways * (2 + orders * len(p["moved"])) + budgets * (1 + orders), 3 * ways + 2 * budgets
+        plans = 3 + orders * (len(p["moved"]) + len(p["raised"]))  # an original and two uniform ones
+        return ways * plans + budgets * (1 + orders), 3 * ways + 2 * budgets
     between = p["high"] - p["low"] + 1 if p["high"] != KEPT else 2
     inner = min(p["steps"] - 2, blocks - 1) + sum(p["low"] <= bits <= p["high"] for bits in p.get("avg_bits", ()))
     return orders * inner + between + 1, between

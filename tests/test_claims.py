@@ -93,6 +93,18 @@ def test_what_a_score_adds(scored, random, expected):
     figures.gains(gains).canvas.draw()
 
 
+def test_one_bit_more_stands_beside_the_line_between_two_widths():
+    tables = Tables()
+    shared = {"study": "dynamic_methods", "quantizer": "owq(outlier_bits=0.1)"}
+    for bits, nll in ((3, 4.0), (4, 2.0)):
+        tables.add(nll, ordering="uniform", high=bits, low=bits, true_bits=bits + 0.4, **shared)
+    tables.add(3.3, ordering="lim", high=4, low=3, moved=12, true_bits=3.65, **shared)
+    tables.add(3.6, ordering="random(seed=0)", high=4, low=3, moved=12, true_bits=3.65, **shared)
+    (found,) = claims.verdicts(*tables.done(), {"b": RULES["b"]})
+    assert found.verdict == claims.HOLDS and found.setting == "owq, one bit more, k = 8, lim"
+    assert found.number.startswith("+0.200 [") and found.number.endswith("nats/token, random -0.100")
+
+
 def test_dropping_against_quantizing():
     tables = Tables()
     shared = {"study": "pruning", "high": 16, "ordering": "lim"}
