@@ -48,7 +48,7 @@ def quantize_(model: nn.Module, plan: Plan, windows: Tensor | None = None) -> di
     matrices = models.matrices(model)
     wanted = {name: {width} - {DROPPED, KEPT} for name, width in bits.items()}
     squares: dict[str, tuple[float, float]] = {}
-    for name, _, packed in quantized(model, quantizer, wanted, windows, save=True):
+    for name, packed in _to_write(model, quantizer, wanted, windows):
         squares[name] = replace_(matrices[name], packed)
     drop_blocks_(model, plan.bits)
     return {unit: _relative_error(unit, names, plan, squares) for unit, names in plan.layout.units.items()}
@@ -93,17 +93,41 @@ def _relative_error(unit: str, names: Mapping[str, Shape], plan: Plan, squares: 
     return (error / norm) ** 0.5 if norm else 0.0
 
 
+def _to_write(
+    model: nn.Module, quantizer: Any, wanted: Mapping[str, set[Width]], windows: Tensor | None
+) -> Iterator[tuple[str, Packed | Sparse]]:
+    """(matrix, Packed), at a moment when the consumer may write it into the model and it stays there."""
+    found = ((name, packed) for name, _, packed in quantized(model, quantizer, wanted, windows, save=True))
+    if inputs(quantizer) != "uniform":
+        yield from found
+        return
+    packed = dict(found)  # each width's pass needs the model as it was
+    for block, names in models.units(model, "block").items():
+        with models.resident(model, block, save=True):
+            yield from ((name, packed[name]) for name in names if name in packed)
+
+
+def inputs(quantizer: Any) -> str:
+    """Which prefix makes the inputs of a quantizer's statistics: "full", "quantized" or "uniform"; see `GPTQ`."""
+    return getattr(quantizer, "inputs", "full")
+
+
 def quantized(
     model: nn.Module, quantizer: Any, wanted: Mapping[str, set[Width]], windows: Tensor | None, save: bool = False
 ) -> Iterator[tuple[str, Width, Packed | Sparse]]:
-    """(matrix, bits, Packed) for each wanted width of each matrix, from one streamed pass.
+    """(matrix, bits, Packed) for each wanted width of each matrix.
 
-    The consumer may write a result into the model at once: with `inputs="full"` the block has run by then, and with
-    `inputs="quantized"` it runs again, so that the next block sees what was written.
+    With `inputs="full"` and "quantized" it takes one streamed pass, and the consumer may write a result into the model at
+    once: with "full" the block has run by then, with "quantized" it runs again, so that the next block sees what was written.
+    With "uniform" it takes one pass a width, between which the model must stay as it is.
     """
     matrices = models.matrices(model)
     wanted = {name: widths for name, widths in wanted.items() if widths}
     if not wanted:
+        return
+    if inputs(quantizer) == "uniform":
+        for width in sorted(set().union(*wanted.values())):
+            yield from _behind_its_like(model, quantizer, width, [n for n, widths in wanted.items() if width in widths], windows)
         return
     names_of = models.units(model, "block")
     for stats in _pass(model, quantizer, wanted, windows, save):
@@ -113,11 +137,44 @@ def quantized(
         stats.matrices.clear()  # before the next block's are summed
 
 
+def _behind_its_like(
+    model: nn.Module, quantizer: Any, width: Width, wanted: Collection[str], windows: Tensor | None
+) -> Iterator[tuple[str, Width, Packed | Sparse]]:
+    """(matrix, width, Packed) for each of `wanted`, from a pass in which every matrix has `width`.
+
+    A block holds its quantized weights until it has run, and then its own again: the model ends as it began.
+    """
+    matrices, names_of = models.matrices(model), models.units(model, "block")
+    last = max(i for i, names in enumerate(names_of.values()) if not set(names).isdisjoint(wanted))
+    prefix = [name for names in list(names_of.values())[: last + 1] for name in names]
+    own: dict[str, Tensor] = {}
+
+    def put_back() -> None:
+        while own:
+            name, weight = own.popitem()
+            matrices[name].view().copy_(weight)
+
+    try:
+        for stats in _pass(model, quantizer, prefix, windows, save=False):
+            put_back()
+            for name in names_of[stats.name]:
+                weight = matrices[name].view()
+                packed = quantizer(weight.float(), width, stats.matrices.get(name, MatrixStats()))
+                if models.streamed(model) is None:  # else the block leaves memory, and comes back from disk
+                    own[name] = weight.clone()
+                weight.copy_(packed.dequantize())
+                if name in wanted:
+                    yield name, width, packed
+            stats.matrices.clear()
+    finally:
+        put_back()
+
+
 def _pass(model: nn.Module, quantizer: Any, wanted: Collection[str], windows: Tensor | None, save: bool) -> Iterator[BlockStats]:
     needs = frozenset(quantizer.needs)
     label = f"quantize ({type(quantizer).__name__.lower()})"
     if needs:
-        source = getattr(quantizer, "inputs", "full")
+        source = "full" if inputs(quantizer) == "full" else "quantized"
         yield from stream(model, require_windows(windows, needs), needs, source, label, wanted, save=save)
         return
     for block in track(list(models.blocks(model)), label):

@@ -13,7 +13,7 @@ from cachetools import LRUCache
 from torch import Tensor, nn
 
 from lwq import models
-from lwq.apply import drop_blocks_, matrix_bits, quantized, require_fit, require_whole_drops
+from lwq.apply import drop_blocks_, inputs, matrix_bits, quantized, require_fit, require_whole_drops
 from lwq.contracts import DROPPED, KEPT, Plan, Width, inside
 from lwq.errors import InputError
 from lwq.quantizers import QUANTIZERS, Packed, Sparse
@@ -36,7 +36,7 @@ class Bank:
 
     Attributes:
         model: from `lwq.load`; between calls it holds the plan applied last.
-        quantizer: an object; its `inputs`, if it has them, must be "full".
+        quantizer: an object; its `inputs`, if it has them, must be "full" or "uniform".
         windows: calibration windows, LongTensor (n, length), where the quantizer needs statistics.
         store: where results outlive the process; None keeps them in memory only.
         memory: bytes of results kept in memory.
@@ -53,10 +53,10 @@ class Bank:
         memory: int = MEMORY,
         exact: nn.Module | None = None,
     ):
-        if getattr(quantizer, "inputs", "full") != "full":
+        if inputs(quantizer) == "quantized":
             raise InputError(
-                f"{quantizer}: with inputs={quantizer.inputs!r} a block's result depends on the widths of those before it and "
-                "cannot be reused; sweeps need inputs='full' (quantize_ takes both)"
+                f"{quantizer}: with inputs='quantized' a block's result depends on the widths of those before it and "
+                "cannot be reused; sweeps need inputs='uniform' or 'full' (quantize_ takes all three)"
             )
         self.model, self.quantizer, self.windows = model, quantizer, windows
         self.exact = model if exact is None else exact
@@ -78,7 +78,7 @@ class Bank:
             self.original = {name: matrix.view().clone() for name, matrix in self.matrices.items()}
 
     def prepare(self, plans: Iterable[Plan]) -> None:
-        """Quantize what `plans` need and the bank lacks, all widths in one pass; the model is then in its original state.
+        """Quantize what `plans` need and the bank lacks, in as few passes as can be; the model is then in its original state.
 
         Nothing happens where the bank has everything. Killed, it goes on from the matrix that it had reached.
 

@@ -1,13 +1,16 @@
 """Applying plans: exact where nothing changes, refused where the plan does not fit, the same through the bank."""
 
+import gc
+
 import architectures
 import pytest
 import torch
 
 import lwq
 from lwq import models
-from lwq.apply import quantize_
+from lwq.apply import quantize_, quantized
 from lwq.contracts import Plan
+from lwq.quantizers.gptq import GPTQ
 from lwq.quantizers.rtn import RTN
 
 NAMES = list(architectures.CONFIGS)
@@ -60,6 +63,36 @@ def test_quantized_inputs_depend_on_the_prefix_and_help(toy, windows):
     a, b = models.matrices(full), models.matrices(model)
     assert torch.equal(a[first].view(), b[first].view())
     assert not torch.equal(a[last].view(), b[last].view())
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "mixtral"])
+def test_uniform_inputs_come_from_blocks_of_the_same_width(name):
+    """A plan of one width is what "quantized" makes of it; in a mixed plan each block is as in the plan of its width."""
+    x, made = architectures.tokens(6), {}
+    for key, widths, inputs in (
+        (3, (3,), "quantized"), ("same", (3,), "uniform"), (2, (2,), "quantized"), ("mixed", (3, 2, 16, 3), "uniform"),
+    ):  # fmt: skip
+        model = architectures.make(name)
+        errors = quantize_(model, plan_for(model, widths, f"gptq(group_size=-1, inputs='{inputs}')"), x)
+        made[key] = {name: matrix.view().clone() for name, matrix in models.matrices(model).items()}
+    assert all(torch.equal(made["same"][key], weight) for key, weight in made[3].items())
+    truth = {key: matrix.view() for key, matrix in models.matrices(architectures.make(name)).items()}
+    for i, names in enumerate(models.units(model, "block").values()):
+        expected = (made[3], made[2], truth, made[3])[i % 4]
+        assert all(torch.equal(made["mixed"][key], expected[key]) for key in names), i
+    assert min(errors.values()) == 0 < max(errors.values())
+
+
+def test_a_pass_that_ends_early_leaves_the_model_as_it_was(toy, windows):
+    model, _ = lwq.load("toy")
+    before = models.fingerprint(model)
+    wanted = {name: {2, 3} for name in models.matrices(model)}
+    for _ in zip(range(9), quantized(model, GPTQ(inputs="uniform"), wanted, windows), strict=False):
+        pass
+    gc.collect()
+    assert models.fingerprint(model) == before
+    assert len(list(quantized(model, GPTQ(inputs="uniform"), wanted, windows))) == 2 * len(wanted)
+    assert models.fingerprint(model) == before
 
 
 def test_groups_and_matrices(toy):

@@ -47,7 +47,7 @@ def made(quantizer):
 
 
 @pytest.mark.parametrize("store", [True, False])
-@pytest.mark.parametrize("quantizer", ["rtn()", "quanto()", "gptq()", "gptq(act_order=True)"])
+@pytest.mark.parametrize("quantizer", ["rtn()", "quanto()", "gptq()", "gptq(act_order=True)", "gptq(inputs='uniform')"])
 @pytest.mark.parametrize("name", ["llama", "gemma3", "qwen3_moe"])
 def test_equals_quantize(name, quantizer, store):
     windows = architectures.tokens(8)
@@ -209,7 +209,7 @@ def test_two_banks_of_one_model_do_not_disturb_each_other():
 
 def test_refusals(toy, windows):
     model, _ = toy
-    with pytest.raises(lwq.InputError, match="sweeps need inputs='full'"):
+    with pytest.raises(lwq.InputError, match="sweeps need inputs='uniform' or 'full'"):
         Bank(model, GPTQ(inputs="quantized"), windows)
     bank = Bank(model, RTN(), memory=100)
     with pytest.raises(lwq.InputError, match=r"did not stay in the bank: its limits \(100 bytes of memory, 0 on disk\)"):

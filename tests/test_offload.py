@@ -71,14 +71,14 @@ def test_one_block_at_a_time(tmp_path):
     assert weights_in_memory(streamed) == 0
 
 
-@pytest.mark.parametrize("quantizer", ["rtn()", "gptq(inputs='quantized')"])
+@pytest.mark.parametrize("quantizer", ["rtn()", "gptq(inputs='quantized')", "gptq(inputs='uniform')"])
 def test_changed_blocks_are_kept_and_later_blocks_see_them(tmp_path, quantizer):
     folder, whole = saved(tmp_path, "gemma3", max_shard_size="100KB")
     streamed, _ = lwq.load(folder, stream=True)
     x = architectures.tokens(6)
     truth = reference(streamed, x)
-    lwq.quantize_(whole, plan_for(whole, (3,), quantizer), x)
-    lwq.quantize_(streamed, plan_for(streamed, (3,), quantizer), x)
+    lwq.quantize_(whole, plan_for(whole, (3, 2), quantizer), x)
+    lwq.quantize_(streamed, plan_for(streamed, (3, 2), quantizer), x)
     assert models.fingerprint(streamed) == models.fingerprint(whole)
     assert (evaluate(streamed, x, truth).nll == evaluate(whole, x, truth).nll).all()
 

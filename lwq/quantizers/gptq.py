@@ -15,7 +15,7 @@ from lwq.quantizers import grid
 from lwq.quantizers.packed import FLOATS, Packed
 from lwq.strategies import pick
 
-SOURCES = ("full", "quantized")
+SOURCES = ("full", "quantized", "uniform")
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,10 @@ class GPTQ:
         act_order: quantize the columns with the largest H_ii first. The groups keep the original order and their grids are
             fitted beforehand ("static groups"), so that no permutation has to be stored.
         damp_percent: λ above, as a share of the mean diagonal.
-        inputs: "full" takes X from the full-precision prefix, so that a block's result does not depend on the widths of the
-            others; "quantized" takes it from the quantized prefix, as the authors do.
+        inputs: which prefix makes X. "quantized": the blocks before this one as the plan quantizes them, as the authors do.
+            "full": untouched blocks; all widths come from one pass, and at low widths they are worse (LOG.md). "uniform":
+            blocks quantized to the width at hand; a plan with one width equals "quantized", and in any other a block's
+            result still does not depend on the widths of the others, so that sweeps can reuse it, for one pass a width.
         scale_dtype: of the stored scales.
 
     Two departures from the authors' code, both on purpose: a later group inside a 128-column block is fitted to weights
