@@ -13,6 +13,7 @@ from scipy.stats import rankdata
 
 from lwq import compare
 from lwq.compare import Interval
+from lwq.strategies import nickname
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 RANDOM = "random"
@@ -71,7 +72,7 @@ def by_model(found: Iterable[Verdict]) -> pd.DataFrame:
 
 
 def _setting(row: pd.Series) -> str:
-    return f"{row['quantizer'].partition('(')[0]} {row['high']} to {row['low']} bits"
+    return f"{nickname(row['quantizer'])} {row['high']} to {row['low']} bits"
 
 
 Found = Iterator[tuple[str, str, str, str, tuple[str, ...]]]
@@ -158,7 +159,7 @@ def helps(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, Any]
             if verdict == HOLDS and not gain.value > chance:
                 verdict = UNDECIDED
             text = f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] nats/token, random {chance:+.3f}"
-            setting = f"{row['quantizer'].partition('(')[0]}, {row['way']}, k = {row['moved']}, {row['ordering']}"
+            setting = f"{nickname(row['quantizer'])}, {row['way']}, k = {row['moved']}, {row['ordering']}"
             yield row["model"], setting, verdict, text, (row["plain"], row["id"])
 
 
@@ -239,7 +240,7 @@ def cheaper(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, An
             f"dropping loses {least['value']:+.2f} [{least['low']:+.2f}, {least['high']:+.2f}] nats/token more at "
             f"{least['true_bits']:.1f} bits to {most['value']:+.2f} at {most['true_bits']:.1f}"
         )
-        setting = f"{least['quantizer'].partition('(')[0]}, {least['bits']} bits, {least['ordering']}"
+        setting = f"{nickname(least['quantizer'])}, {least['bits']} bits, {least['ordering']}"
         yield least["model"], setting, verdict, text, (*part["drop"], *part["quantized"])
 
 

@@ -16,6 +16,7 @@ from jinja2 import Environment, StrictUndefined
 import lwq
 from lwq import claims, compare, figures, paths, results, studies
 from lwq.errors import InputError
+from lwq.strategies import nickname
 
 VERDICTS = "verdicts.csv"
 VERDICT = list(claims.Verdict.__dataclass_fields__)
@@ -132,7 +133,7 @@ def _orderings(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> Ite
         limits = compare.limits(sweep, windows, (0.90,))
         parts.append((limits, claims.areas(sweep, windows)))
         first = sweep.iloc[0]
-        name = f"{first['model']}\n{first['quantizer'].partition('(')[0]}, {first['high']} to {first['low']} bits"
+        name = f"{first['model']}\n{nickname(first['quantizer'])}, {first['high']} to {first['low']} bits"
         for part in parts[-1]:
             part["sweep"] = name
     if parts:
@@ -171,7 +172,7 @@ def _scale(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> Iterato
 def _pruning(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> Iterator[dict[str, str]]:
     for model, quantizer in table[table["low"] == 0][["model", "quantizer"]].drop_duplicates().itertuples(index=False):
         rows = table[(table["model"] == model) & ((table["quantizer"] == quantizer) | table["quantizer"].str.startswith(MASKS))]
-        name = f"{model}, {str(quantizer).partition('(')[0]}"
+        name = f"{model}, {nickname(str(quantizer))}"
         alt = f"Retained quality against stored bits when blocks are dropped, quantized or thinned out: {name}."
         yield draw("pruning", name, alt, f"study pruning, {name}", rows, windows)
         alt = f"What dropping blocks loses beyond quantizing them, at the same bytes: {name}."
@@ -222,7 +223,7 @@ def _sweep(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> dict[st
     """What the template says about one sweep, and its figures on disk."""
     first = table.iloc[0]
     perplexity = table[table["metric"] == "perplexity"]
-    quantizer = first["quantizer"].partition("(")[0]
+    quantizer = nickname(first["quantizer"])
     name = f"{first['model']}-{quantizer}-{first['high']}-{first['low']}"
     rows = f"study orderings, model {first['model']}, {quantizer}, {first['high']} to {first['low']} bits"
     moved = sorted(perplexity["moved"].unique())
@@ -253,7 +254,7 @@ def _crossings(table: pd.DataFrame, windows: pd.DataFrame) -> Iterator[dict[str,
     """One line a model, quantizer and width: where dropping becomes the lesser evil, in each ordering."""
     found = claims.crossings(claims.gaps(table[table["study"] == "pruning"], windows))
     for (model, quantizer, bits), part in found.groupby(["model", "quantizer", "bits"], sort=False):
-        yield {"model": model, "quantizer": str(quantizer).partition("(")[0], "bits": bits, "orders": list(_wins(part))}
+        yield {"model": model, "quantizer": nickname(str(quantizer)), "bits": bits, "orders": list(_wins(part))}
 
 
 def _wins(part: pd.DataFrame) -> Iterator[str]:

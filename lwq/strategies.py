@@ -4,6 +4,7 @@ One spelling serves the notebook parameter, the shell, the results row and the p
 """
 
 import ast
+import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
@@ -78,3 +79,9 @@ def spec(table: Table, strategy: Any) -> str:
     values = ((f.name, getattr(strategy, f.name)) for f in fields(strategy))
     inner = ", ".join(f"{key}={spec(table, value) if is_dataclass(value) else repr(value)}" for key, value in values)
     return f"{name_of(table, strategy)}({inner})"
+
+
+def nickname(text: str) -> str:
+    """What a reader calls the quantizer that `spec` wrote down: its name, and which inputs it saw if not the untouched's."""
+    found = re.search(r"inputs='(?!full')(\w+)'", text)
+    return text.partition("(")[0] + (f" ({found[1]} inputs)" if found else "")

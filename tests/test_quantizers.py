@@ -13,6 +13,7 @@ from lwq.quantizers.hqq import HQQ
 from lwq.quantizers.owq import OWQ
 from lwq.quantizers.rtn import RTN
 from lwq.quantizers.spqr import SpQR
+from lwq.strategies import nickname, spec
 
 
 def some(levels):
@@ -427,3 +428,8 @@ def test_packed_codes_are_one_string_of_bits_lowest_first(bits, count):
     stream = packed.pack(codes, bits)
     assert "".join(f"{byte:08b}"[::-1] for byte in stream.tolist()) == text + "0" * (-len(text) % 8)
     assert torch.equal(packed.unpack(stream, bits, (count,)), codes)
+
+
+def test_what_readers_call_a_quantizer():
+    called = {q: nickname(spec(QUANTIZERS, q)) for q in (GPTQ(), GPTQ(inputs="uniform"), RTN())}
+    assert list(called.values()) == ["gptq", "gptq (uniform inputs)", "rtn"]

@@ -5,6 +5,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lwq.figures.look import RANDOM, STYLES, canvas, label
+from lwq.strategies import nickname
 
 
 def gains(gains: pd.DataFrame) -> Figure:
@@ -13,7 +14,7 @@ def gains(gains: pd.DataFrame) -> Figure:
     Args:
         gains: from `claims.gains`, of one model.
     """
-    methods = gains["quantizer"].str.partition("(")[0]
+    methods = gains["quantizer"].map(nickname)
     rows_of = [[panel for _, panel in part.groupby(["way", "moved"])] for _, part in gains.groupby(methods, sort=False)]
     columns = max(map(len, rows_of))
     figure, axes = canvas(2.2 + 2.3 * columns, 2.4 * len(rows_of), len(rows_of), columns, sharey=True)
@@ -33,7 +34,7 @@ def gains(gains: pd.DataFrame) -> Figure:
                 axis.plot(row["value"], position, marker, color=color, ms=6)
         axis.axvline(0, color="#333333", lw=0.9)
         first = part.iloc[0]
-        axis.set_title(f"{first['quantizer'].partition('(')[0]}, {first['way']}, k = {first['moved']}", fontsize=9)
+        axis.set_title(f"{nickname(first['quantizer'])}, {first['way']}, k = {first['moved']}", fontsize=9)
         axis.set_yticks(range(len(names)), [label(name) for name in names])
         axis.tick_params(axis="x", labelsize=7)
         axis.xaxis.set_major_locator(MaxNLocator(4))

@@ -9,6 +9,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lwq.strategies import nickname
+
 # Okabe and Ito's colours are told apart by colour-blind readers; line style and marker say the same again for grey print
 STYLES = {
     "lim": ("#0072B2", "-", "o"),
@@ -45,7 +47,7 @@ def canvas(width: float, height: float, rows: int = 1, columns: int = 1, **optio
 def title(table: pd.DataFrame) -> str:
     """Model, quantizer, widths and windows of a sweep."""
     first = table.iloc[0]
-    quantizer = first["quantizer"].partition("(")[0]
+    quantizer = nickname(first["quantizer"])
     return f"{first['model']}, {quantizer}, {first['high']} to {first['low']} bits ({first['n']} judging windows)"
 
 

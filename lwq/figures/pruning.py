@@ -13,6 +13,7 @@ from lwq.figures.look import (
     canvas,
     label,
 )
+from lwq.strategies import nickname
 
 DROPS = ("lim", "zd", "block_drop", "angular", "deepest")
 RATES = ("uniform", "owl", "dlp", "lamp")
@@ -56,7 +57,7 @@ def pruning(table: pd.DataFrame, windows: pd.DataFrame) -> Figure:
         axis.invert_xaxis()
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False, fontsize=7)
     axes[0][0].set(ylabel="retained quality", ylim=(0, 1.05))
-    quantizer = rows[rows["low"] == 0].iloc[0]["quantizer"].partition("(")[0]
+    quantizer = nickname(rows[rows["low"] == 0].iloc[0]["quantizer"])
     figure.suptitle(
         f"{rows.iloc[0]['model']}, {quantizer}: whole blocks{' (left), single weights and knapsack (right)' * (len(lines) > 1)}"
     )

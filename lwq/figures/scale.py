@@ -20,6 +20,7 @@ from lwq.figures.look import (
     label,
     points,
 )
+from lwq.strategies import nickname
 
 
 def scale_curves(table: pd.DataFrame, windows: pd.DataFrame, names: Sequence[str] = ("lim", "zd")) -> Figure:
@@ -49,7 +50,7 @@ def scale_curves(table: pd.DataFrame, windows: pd.DataFrame, names: Sequence[str
     handles, texts = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, texts, loc="outside lower center", ncols=4, frameon=False)
     first = table.iloc[0]
-    figure.suptitle(f"{first['quantizer'].partition('(')[0]}, {first['high']} to {first['low']} bits")
+    figure.suptitle(f"{nickname(first['quantizer'])}, {first['high']} to {first['low']} bits")
     return figure
 
 
