@@ -11,7 +11,7 @@ from lwq.contracts import DROPPED, KEPT, Plan, Shape, Width, dropped, inside
 from lwq.errors import InputError
 from lwq.progress import track
 from lwq.quantizers import QUANTIZERS, Packed, Sparse
-from lwq.strategies import build
+from lwq.strategies import rebuild
 
 
 def require_fit(quantizer: Any, shapes: Mapping[str, Shape], widths: set[Width]) -> None:
@@ -30,7 +30,8 @@ def quantize_(model: nn.Module, plan: Plan, windows: Tensor | None = None) -> di
 
     Args:
         model: the one that the plan was made for, untouched.
-        plan: bits for each unit; its quantizer is built from the text it holds.
+        plan: bits for each unit; its quantizer is built from the text it holds. Where that names code outside lwq
+            (`my_quantizers.py:Mine`), the process must have named it before: a plan file runs no code.
         windows: LongTensor (n, length) of calibration tokens; needed where the quantizer uses statistics.
 
     Returns:
@@ -41,7 +42,7 @@ def quantize_(model: nn.Module, plan: Plan, windows: Tensor | None = None) -> di
             or missing windows.
     """
     plan.layout.require(models.layout(model, plan.layout.granularity), "plan")
-    quantizer = build(QUANTIZERS, "quantizer", plan.quantizer)
+    quantizer = rebuild(QUANTIZERS, "quantizer", plan.quantizer)
     bits = matrix_bits(plan)
     require_fit(quantizer, shapes(plan), set(bits.values()))
     require_whole_drops(models.blocks(model), plan.bits)

@@ -5,6 +5,7 @@ Everything here is computed from table.csv and windows.parquet. The rules and th
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from lwq.strategies import nickname
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 RANDOM = "random"
 ONE_MORE = "one bit more"
+SAME = ["model", "quantizer", "calibration", "judge", "dtype"]  # what plans must share to be compared
+MASKS = ("magnitude", "wanda")  # quantizers that prune single weights
+SIZE = 0.2  # bits by which the size of a mask may differ from that of a plan with dropped blocks
 WAYS = {0: "outlier budget", 1: ONE_MORE, 2: "base bits"}  # by how far apart the base widths of a plan are
 
 
@@ -59,7 +63,10 @@ def verdicts(table: pd.DataFrame, windows: pd.DataFrame, claims: Mapping[str, Ma
 
 
 def by_model(found: Iterable[Verdict]) -> pd.DataFrame:
-    """One line a claim and model: what all settings agree on, else "undecided"; how many say what, and an example of each."""
+    """One line a claim and model: what all settings agree on, else "undecided"; how many say what, and an example of each.
+
+    The example is the first setting of each verdict, in the order of the table.
+    """
     frame = pd.DataFrame([vars(verdict) for verdict in found], columns=list(Verdict.__dataclass_fields__))
     lines = []
     for (claim, model), part in frame.groupby(["claim", "model"], sort=False):
@@ -67,7 +74,8 @@ def by_model(found: Iterable[Verdict]) -> pd.DataFrame:
         agreed = next(iter(groups)) if len(groups) == 1 else UNDECIDED
         counts = ", ".join(f"{word} in {len(group)}" for word, group in groups.items())
         examples = "; ".join(f"{group.iloc[0]['setting']}: {group.iloc[0]['number']} ({word})" for word, group in groups.items())
-        lines.append((claim, model, agreed, f"{counts} of {len(part)} settings", examples))
+        disagree = "settings disagree: " * (len(groups) > 1)
+        lines.append((claim, model, agreed, f"{disagree}{counts} of {len(part)} settings", examples))
     return pd.DataFrame(lines, columns=["claim", "model", "verdict", "settings", "number"])
 
 
@@ -92,13 +100,17 @@ def far(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, Any]) 
                 verdict = HOLDS
             elif limit.high < numbers["share"] or chance["value"] >= limit.value:
                 verdict = FAILS
-            text = (
-                f"{ordering.upper()} until {limit.value:.0%} [{limit.low:.0%}, {limit.high:.0%}], "
-                f"random until {chance['value']:.0%} ({chance['low']:.0%} to {chance['high']:.0%})"
-            )
+            step = (sweep.loc[sweep["moved"] > 0, "moved"] / sweep["units"].iloc[0]).min()
+            own, low, high, median, least, most = (_share(x, step) for x in (*limit, *chance[["value", "low", "high"]]))
+            text = f"{ordering.upper()} until {own} [{low}, {high}], random until {median} ({least} to {most})"
             behind = (sweep["ordering"] == ordering) | sweep["ordering"].str.startswith(RANDOM)
             ids = sweep[behind & (sweep["metric"] == "perplexity")]["id"]
             yield sweep["model"].iloc[0], f"{_setting(sweep.iloc[0])}, {ordering}", verdict, text, tuple(ids)
+
+
+def _share(value: float, step: float) -> str:
+    """A share of blocks; nothing was measured between none and the first `step`."""
+    return f"{value:.0%}" if value else f"< {step:.0%}"
 
 
 def headline(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, Any]) -> Found:
@@ -133,18 +145,20 @@ def gains(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
     nll = compare.nll_by_id(windows)
     rows = table[(table["metric"] == "perplexity") & (table["ordering"] != "original")]
     found = []
-    for (model, quantizer, *_), part in rows.groupby(["model", "quantizer", "judge", "dtype"], sort=False):
-        plain = part[part["ordering"].isin(["uniform", "plain"])].sort_values("true_bits")
-        if plain.empty:
-            continue
-        truth = plain.iloc[0]["id"]
+    for (model, quantizer, *_), part in rows.groupby(SAME, sort=False):
+        alike = part["ordering"].isin(["uniform", "plain"])
         between = compare.against_uniform(part, nll)
-        for row in part.drop(plain.index).to_dict("records"):
+        for row in part[~alike].to_dict("records"):
             way, k = WAYS[row["high"] - row["low"]], row["moved"]
-            gain = compare.mean(nll[truth] - nll[row["id"]])
-            if way == ONE_MORE:
+            plain = part[alike & (part["low"] == (row["high"] + row["low"]) // 2)]
+            plain = plain.iloc[(plain["true_bits"] - row["true_bits"]).abs().argsort()[:1]]
+            if way == ONE_MORE and row["id"] in between:
                 gain, k = between[row["id"]], row["units"] - row["moved"]
-            found.append((model, quantizer, way, k, row["ordering"], *gain, truth, row["id"]))
+            elif way != ONE_MORE and len(plain):
+                gain = compare.mean(nll[plain.iloc[0]["id"]] - nll[row["id"]])
+            else:
+                continue
+            found.append((model, quantizer, way, k, row["ordering"], *gain, plain.iloc[0]["id"], row["id"]))
     return pd.DataFrame(found, columns=["model", "quantizer", "way", "moved", "ordering", "value", "low", "high", "plain", "id"])
 
 
@@ -152,83 +166,95 @@ def helps(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, Any]
     """Claim (b): the gain's interval lies above 0, and the gain above that of the median random order."""
     found = gains(table, windows)
     for _, part in found.groupby(["model", "quantizer", "way", "moved"], sort=False):
-        chance = part.loc[part["ordering"].str.startswith(RANDOM), "value"].median()
+        randoms = part.loc[part["ordering"].str.startswith(RANDOM), "value"]
+        if randoms.empty:
+            continue
+        chance = randoms.median()
         for row in part[part["ordering"].isin(numbers["orderings"])].to_dict("records"):
             gain = Interval(row["value"], row["low"], row["high"])
             verdict = decide(gain)
             if verdict == HOLDS and not gain.value > chance:
                 verdict = UNDECIDED
-            text = f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] nats/token, random {chance:+.3f}"
+            text = f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] nats/token, random orders {chance:+.3f} (median)"
             setting = f"{nickname(row['quantizer'])}, {row['way']}, k = {row['moved']}, {row['ordering']}"
             yield row["model"], setting, verdict, text, (row["plain"], row["id"])
 
 
 def gaps(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
-    """Claim (c): how many nats per token dropping blocks loses beyond quantizing, in one ordering, at the same bytes.
+    """Claim (c): how many nats per token pruning loses beyond quantizing, in one ordering, at the same bytes.
 
     Each plan with dropped blocks is set against the largest plan of the same ordering, for each low width, that is no larger,
-    and smaller by less than a block.
+    and smaller by less than a block. Single weights are pruned by whichever mask and layer rates lose least at that size.
 
     Returns:
-        Columns model, quantizer, bits (the low width), ordering, dropped, true_bits, value, low, high, drop, quantized (row ids).
+        Columns model, quantizer, pruned ("blocks" or "weights"), bits (the low width), ordering, dropped (blocks at that size),
+        true_bits, value, low, high, drop, quantized (row ids).
     """
     nll = compare.nll_by_id(windows)
     rows = table[(table["metric"] == "perplexity") & (table["high"] == 16) & ~table["ordering"].isin(compare.ENDS)]
+    thinned = table[(table["metric"] == "perplexity") & table["quantizer"].str.startswith(MASKS)]
     found = []
-    for (model, quantizer, ordering), part in rows.groupby(["model", "quantizer", "ordering"], sort=False):
+    for (model, quantizer, *texts, ordering), part in rows.groupby([*SAME, "ordering"], sort=False):
+        masks = thinned[(thinned[["model", *SAME[2:]]] == [model, *texts]).all(axis=1)]
         for drop in part[part["low"] == 0].to_dict("records"):
-            size, block = drop["true_bits"] + 1e-9, 16 / drop["units"]
-            alike = part[(part["low"] != 0) & (part["true_bits"] <= size) & (part["true_bits"] > size - block)]
-            for bits, plans in alike.groupby("low"):
-                plan = plans.sort_values("true_bits").iloc[-1]
-                gap = compare.mean(nll[drop["id"]] - nll[plan["id"]])
-                place = (model, quantizer, bits, ordering, drop["moved"], drop["true_bits"])
-                found.append((*place, *gap, drop["id"], plan["id"]))
-    return pd.DataFrame(
-        found,
-        columns=[
-            "model",
-            "quantizer",
-            "bits",
-            "ordering",
-            "dropped",
-            "true_bits",
-            "value",
-            "low",
-            "high",
-            "drop",
-            "quantized",
-        ],
-    )
+            place = (model, quantizer, ordering, drop["moved"])
+            found += [(*place, "blocks", *gap) for gap in _against(drop, part, nll)]
+            alike = masks[(masks["true_bits"] - drop["true_bits"]).abs() < SIZE]
+            if len(alike):
+                best = alike.sort_values("value").iloc[0].to_dict() | {"units": drop["units"]}
+                found += [(*place, "weights", *gap) for gap in _against(best, part, nll)]
+    columns = [
+        "model",
+        "quantizer",
+        "ordering",
+        "dropped",
+        "pruned",
+        "bits",
+        "true_bits",
+        "value",
+        "low",
+        "high",
+        "drop",
+        "quantized",
+    ]
+    return pd.DataFrame(found, columns=columns)
+
+
+def _against(pruned: Mapping[Any, Any], part: pd.DataFrame, nll: Mapping[str, np.ndarray]) -> Iterator[tuple[Any, ...]]:
+    """(bits, true_bits, gap, low, high, ids) of a pruned plan against the plans of `part` that are as large, one a low width."""
+    size, block = pruned["true_bits"] + 1e-9, 16 / pruned["units"]
+    alike = part[(part["low"] != 0) & (part["true_bits"] <= size) & (part["true_bits"] > size - block)]
+    for bits, plans in alike.groupby("low"):
+        plan = plans.sort_values("true_bits").iloc[-1]
+        gap = compare.mean(nll[pruned["id"]] - nll[plan["id"]])
+        yield bits, pruned["true_bits"], *gap, pruned["id"], plan["id"]
 
 
 def crossings(gaps: pd.DataFrame) -> pd.DataFrame:
-    """Where dropping stops losing more than quantizing, on the way from large to small.
+    """Who loses less at the same bytes, in runs of sizes from large to small.
 
     Args:
         gaps: from `gaps`.
 
     Returns:
-        Columns model, quantizer, bits, ordering, most, least (true bits of the sizes compared), wins (who does at the most
-        bits), at (true bits at which the other begins to win, between two sizes by a straight line; NaN where none does).
+        Columns model, quantizer, pruned, bits, ordering, wins ("quantizing", "pruning", or "neither" where an interval holds
+        0), most, least (true bits of the first and last size of the run).
     """
     found = []
-    for place, part in gaps.groupby(["model", "quantizer", "bits", "ordering"], sort=False):
+    for place, part in gaps.groupby(["model", "quantizer", "pruned", "bits", "ordering"], sort=False):
         part = part.sort_values("true_bits", ascending=False)
-        sizes, values = part["true_bits"].to_numpy(), part["value"].to_numpy()
-        turned = np.flatnonzero((values > 0) != (values[0] > 0))
-        at = np.nan
-        if len(turned):
-            i = turned[0]
-            at = sizes[i] + (sizes[i - 1] - sizes[i]) * values[i] / (values[i] - values[i - 1])
-        found.append((*place, sizes[0], sizes[-1], "quantizing" if values[0] > 0 else "dropping", at))
-    return pd.DataFrame(found, columns=["model", "quantizer", "bits", "ordering", "most", "least", "wins", "at"])
+        wins = np.select([part["low"] > 0, part["high"] < 0], ["quantizing", "pruning"], "neither")
+        for _, run in part.groupby(np.cumsum(np.append(True, wins[1:] != wins[:-1]))):
+            sizes = run["true_bits"].to_numpy()
+            found.append((*place, wins[part.index.get_loc(run.index[0])], sizes[0], sizes[-1]))
+    return pd.DataFrame(found, columns=["model", "quantizer", "pruned", "bits", "ordering", "wins", "most", "least"])
 
 
 def cheaper(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, Any]) -> Found:
-    """Claim (c): quantizing to one of `bits` loses less than dropping at every size (holds), at none, or it depends."""
+    """Claim (c): quantizing to one of `bits` loses less than pruning at every size (holds), at none, or it depends."""
     found = gaps(table, windows)
-    found = found[found["bits"].isin(numbers["bits"]) & found["ordering"].isin(numbers["orderings"])]
+    found = found[(found["pruned"] == numbers["pruned"]) & found["bits"].isin(numbers["bits"])]
+    found = found[found["ordering"].isin(numbers["orderings"])]
     for _, part in found.groupby(["model", "quantizer", "bits", "ordering"], sort=False):
         ranked = part.sort_values("value").to_dict("records")
         each = {decide(Interval(row["value"], row["low"], row["high"])) for row in ranked}
@@ -236,9 +262,10 @@ def cheaper(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, An
         if numbers.get("expected") == "dropping":  # the exception: here the claim expects dropping to be no worse
             verdict = {HOLDS: FAILS, FAILS: HOLDS}.get(verdict, verdict)
         least, most = ranked[0], ranked[-1]
+        interval = f"[{least['low']:+.2f}, {least['high']:+.2f}]"
         text = (
-            f"dropping loses {least['value']:+.2f} [{least['low']:+.2f}, {least['high']:+.2f}] nats/token more at "
-            f"{least['true_bits']:.1f} bits to {most['value']:+.2f} at {most['true_bits']:.1f}"
+            f"pruning minus quantizing, from {least['value']:+.2f} {interval} nats/token at {least['true_bits']:.1f} bits "
+            f"to {most['value']:+.2f} at {most['true_bits']:.1f}"
         )
         setting = f"{nickname(least['quantizer'])}, {least['bits']} bits, {least['ordering']}"
         yield least["model"], setting, verdict, text, (*part["drop"], *part["quantized"])
@@ -248,7 +275,8 @@ def areas(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
     """Claim (d): the mean retained quality while blocks are moved, for each model and ordering.
 
     Returns:
-        Columns model, units, quantizer, pair, ordering, value, low, high, ids; random orders together as their median.
+        Columns model, units, quantizer, pair, calibration, judge, dtype, ordering, value, low, high, ids; random orders together
+        as their median.
     """
     nll = compare.nll_by_id(windows)
     found = []
@@ -257,37 +285,54 @@ def areas(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
         truth = nll[rows[(rows["ordering"] == "uniform") & (rows["moved"] == 0)].iloc[0]["id"]]
         first = rows.iloc[0]
         place = (first["model"], first["units"], first["quantizer"], f"{first['high']} to {first['low']}")
+        texts = [first[key].partition(" #")[0] for key in SAME[2:]]  # without the tokens, which differ between models
         for ordering, points in rows[~rows["ordering"].isin(compare.ENDS)].groupby("ordering", sort=False):
             losses = np.stack([nll[key] for key in points["id"]])
             found.append(
                 (
                     *place,
+                    *texts,
                     ordering,
                     *compare.area((points["moved"] / points["units"]).to_numpy(), losses, truth),
                     tuple(points["id"]),
                 )
             )
-    frame = pd.DataFrame(found, columns=["model", "units", "quantizer", "pair", "ordering", "value", "low", "high", "ids"])
+    key = ["model", "units", "quantizer", "pair", *SAME[2:]]
+    frame = pd.DataFrame(found, columns=[*key, "ordering", "value", "low", "high", "ids"])
     chance = frame[frame["ordering"].str.startswith(RANDOM)]
-    grouped = chance.groupby(["model", "units", "quantizer", "pair"], sort=False)["value"]
+    grouped = chance.groupby(key, sort=False)["value"]
     together = grouped.agg(value="median", low="min", high="max").reset_index().assign(ordering=RANDOM)
     together["ids"] = [()] * len(together)
     return pd.concat([frame[~frame["ordering"].str.startswith(RANDOM)], together], ignore_index=True)
 
 
 def grows(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, Any]) -> Found:
-    """Claim (d): Spearman's correlation of depth and area over models, its interval from each area's own (normal) interval."""
+    """Claim (d): Spearman's correlation of depth and area over models, its interval from each area's own (normal) interval.
+
+    So few models line up by chance: a verdict asks as well that no more than `chance` of all their orders are as clear.
+    """
     found = areas(table, windows)
     found = found[found["ordering"].isin(numbers["orderings"])]
     for name, pattern in numbers["groups"].items():
         group = found[found["model"].str.contains(pattern)]
-        for (pair, ordering), part in group.groupby(["pair", "ordering"], sort=False):
+        for (quantizer, pair, _, _, _, ordering), part in group.groupby(["quantizer", "pair", *SAME[2:], "ordering"], sort=False):
             if part["units"].nunique() < 3:
                 continue
-            trend = _trend(part)
-            text = f"Spearman {trend.value:+.2f} [{trend.low:+.2f}, {trend.high:+.2f}] over {len(part)} models"
+            trend, luck = _trend(part), _luck(part)
+            verdict = decide(trend) if luck <= numbers["chance"] else UNDECIDED
+            text = (
+                f"Spearman {trend.value:+.2f} [{trend.low:+.2f}, {trend.high:+.2f}] over {len(part)} models, "
+                f"as clear in {luck:.0%} of all orders"
+            )
             ids = tuple(key for keys in part["ids"] for key in keys)
-            yield name, f"{pair} bits, {ordering}", decide(trend), text, ids
+            yield name, f"{nickname(str(quantizer))} {pair} bits, {ordering}", verdict, text, ids
+
+
+def _luck(part: pd.DataFrame) -> float:
+    """The share of all orders of the models whose correlation is as far on the same side (a one-sided permutation test)."""
+    units, orders = rankdata(part["units"]), np.array(list(permutations(rankdata(part["value"]))))
+    spearman = _correlation(orders, units)  # its first row is the order that was found
+    return float((np.sign(spearman[0]) * spearman >= abs(spearman[0]) - 1e-9).mean())
 
 
 def _trend(part: pd.DataFrame) -> Interval:

@@ -87,7 +87,7 @@ def list_(kind: Annotated[str, typer.Argument(help=" | ".join(KINDS))]) -> None:
         "texts": {
             "toy": "seeded grammar, made in code",
             **{name: entry.note for name, entry in assets.TEXTS.items()},
-            **{name: f"{path} (needs a hub and lwq[hub])" for name, (path, *_) in data.HUB.items()},
+            **{name: f"{path} (needs a hub and lwq's extra 'hub')" for name, (path, *_) in data.HUB.items()},
         },
         "tasks": {name: entry.note for name, entry in assets.TASKS.items()},
         "studies": studies.names(),
@@ -114,7 +114,7 @@ def fetch(
 def score(
     model: Model,
     out: Annotated[Path, typer.Option(help="where the scores go (JSON)", rich_help_panel="Output")] = Path("scores.json"),
-    scorer: Annotated[str, typer.Option(help="a name, or a call such as 'zd(two_sided=True)'")] = "lim",
+    scorer: Annotated[str, typer.Option(help="a name, a call such as 'zd(two_sided=True)', or yours: my.py:Mine")] = "lim",
     text: Text = "c4",
     nsamples: Nsamples = 64,
     seqlen: Seqlen = 512,
@@ -150,8 +150,10 @@ def plan(
     true_bits: Annotated[float | None, typer.Option(help="stored bits a weight, at most", rich_help_panel="Budget")] = None,
     max_bytes: Annotated[int | None, typer.Option(help="bytes of the whole model, at most", rich_help_panel="Budget")] = None,
     moved: Annotated[int | None, typer.Option(help="units that leave the highest width", rich_help_panel="Budget")] = None,
-    quantizer: Annotated[str, typer.Option(help="a name, or a call such as 'gptq(group_size=128)'")] = "gptq",
-    allocator: Annotated[str | None, typer.Option(help="topk, levels or uniform; chosen by the number of widths")] = None,
+    quantizer: Annotated[str, typer.Option(help="a name, a call such as 'gptq(group_size=128)', or yours: my.py:Mine")] = "gptq",
+    allocator: Annotated[
+        str | None, typer.Option(help="topk, levels, uniform, or yours: my.py:Mine; chosen by the number of widths")
+    ] = None,
     out: Annotated[Path, typer.Option(help="where the plan goes (JSON)", rich_help_panel="Output")] = Path("plan.json"),
     dry_run: Annotated[bool, typer.Option(help="show the sizes, write nothing", rich_help_panel="Output")] = False,
 ) -> None:
@@ -190,6 +192,7 @@ def quantize(
     model: Model,
     plan: Annotated[Path, typer.Argument(help="from `lwq plan`")],
     out: Annotated[Path, typer.Option(help="a new folder", rich_help_panel="Output")],
+    quantizer: Annotated[str | None, typer.Option(help="the plan's, where it is code of yours: a plan runs no code")] = None,
     format: Annotated[
         str, typer.Option(help="fake: dequantized safetensors that transformers loads", rich_help_panel="Output")
     ] = "fake",
@@ -205,10 +208,11 @@ def quantize(
     from lwq import export, models, quantizers
     from lwq.contracts import Plan
     from lwq.data import windows
-    from lwq.strategies import build
+    from lwq.strategies import build, rebuild
 
     made = Plan.load(plan)
-    packer = build(quantizers.QUANTIZERS, "quantizer", made.quantizer)
+    build(quantizers.QUANTIZERS, "quantizer", quantizer)  # from here on the plan may ask for it
+    packer = rebuild(quantizers.QUANTIZERS, "quantizer", made.quantizer)
     loaded, tokenizer = models.load(model, dtype, trust_remote_code=trust_remote_code, stream=stream)
     calibration = windows(text, tokenizer, nsamples, seqlen, "calibrate", seed) if packer.needs else None
     errors = export(loaded, made, _target(out), tokenizer, calibration, format)
@@ -321,7 +325,7 @@ def _show_estimate(name: str, points: list[Any], tflops: float | None) -> None:
 
 
 @app.command()
-def report(size: Annotated[str, typer.Option(help="whose results: smoke, quick or laptop")] = "laptop") -> None:
+def report(size: Annotated[str, typer.Option(help="whose results: smoke, quick, laptop or paper")] = "laptop") -> None:
     """Build report.md, report.html and the figures from the results tables; needs no model."""
     from lwq import paths, studies
     from lwq import report as builder

@@ -168,7 +168,10 @@ def _from_hub(text: str) -> list[str]:
     try:
         from datasets import load_dataset
     except ImportError:
-        raise InputError(f"the text {text!r} comes from a hub; install lwq[hub], or use one of {list(assets.TEXTS)}") from None
+        raise InputError(
+            f"the text {text!r} comes from a hub and needs datasets; in a clone of lwq: pip install -e '.[hub]'; or use one of "
+            f"{list(assets.TEXTS)}"
+        ) from None
     try:
         return list(load_dataset(path, config, split=split)["text"])
     except (OSError, ValueError) as error:

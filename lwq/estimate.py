@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lwq.contracts import KEPT
+from lwq.strategies import split
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 SWEPT = 0.65  # of the work of a full forward pass, for a plan of a sweep
@@ -59,7 +60,7 @@ def of_point(study: str, parameters: Mapping[str, Any], models: Mapping[str, Map
 
 
 def _orders(names: Any, p: Mapping[str, Any]) -> int:
-    return sum(p["seeds"] if name == "random" else 1 for name in names)
+    return sum(p["seeds"] if name == "random" else 1 for name in split(names))
 
 
 def _count(study: str, p: Mapping[str, Any], blocks: int) -> tuple[int, int]:

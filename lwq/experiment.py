@@ -4,10 +4,9 @@ import copy
 import hashlib
 import importlib.metadata
 import platform
-import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from lwq.quantizers import QUANTIZERS
 from lwq.results import Results
 from lwq.scorers import SCORERS, score_all
 from lwq.store import Store
-from lwq.strategies import build, pick, spec
+from lwq.strategies import build, pick, spec, split
 from lwq.sweep import Sweep
 
 FORBIDDEN_GROUP = 32  # the carried models were dequantized from groups of 32, which such a grid would reproduce exactly
@@ -56,6 +55,17 @@ class Ranking:
         return {"score": self.score}
 
 
+def _shared(make: Callable[["Experiment"], Any]) -> Any:
+    """A property made when it is first needed, once for all experiments that come from one by `using`."""
+
+    def get(self: "Experiment") -> Any:
+        if make.__name__ not in self.held:
+            self.held[make.__name__] = make(self)
+        return self.held[make.__name__]
+
+    return property(get, doc=make.__doc__)
+
+
 @dataclass
 class Experiment:
     """Everything that a study's measurements have in common. What is expensive is made when it is first needed.
@@ -69,6 +79,7 @@ class Experiment:
         dtype: of the weights that are scored and quantized, and of that arithmetic.
         judge_dtype: of the weights and the arithmetic that plans are judged with; "" is `dtype`. Where it is narrower than
             float32 the ends of a sweep are judged in float32 too.
+        held: what experiments that come from this one by `using` share with it.
     """
 
     study: str
@@ -79,6 +90,7 @@ class Experiment:
     results: Results
     dtype: str = "float32"
     judge_dtype: str = ""
+    held: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.judge_dtype = self.judge_dtype or self.dtype
@@ -93,11 +105,11 @@ class Experiment:
         if self.calibrate.split == self.judge.split:
             raise InputError(f"calibrating and judging on the same split {self.judge.split!r}; use 'calibrate' and 'judge'")
 
-    @cached_property
+    @_shared
     def loaded(self) -> tuple[nn.Module, Any]:
         return models.load(self.model, self.dtype, device_map="auto" if torch.cuda.is_available() else None)
 
-    @cached_property
+    @_shared
     def judged(self) -> nn.Module:
         """The model that holds the plans: `loaded` itself, or a copy in `judge_dtype`."""
         model = self.loaded[0]
@@ -112,7 +124,7 @@ class Experiment:
     def calibration(self) -> Tensor:
         return self.calibrate.draw(self.loaded[1])
 
-    @cached_property
+    @_shared
     def judging(self) -> Tensor:
         return self.judge.draw(self.loaded[1])
 
@@ -120,7 +132,7 @@ class Experiment:
     def bank(self) -> Bank:
         return Bank(self.judged, self.quantizer, self.calibration, Store(), exact=self.loaded[0])
 
-    @cached_property
+    @_shared
     def reference(self) -> Reference:
         """The untouched model on the judging windows."""
         restore_(self.judged)
@@ -158,22 +170,26 @@ class Experiment:
 
     def release(self) -> None:
         """Let go of the model and of all that holds it, so that another one has room; what is needed again is made again."""
-        for name in ("loaded", "judged", "bank", "engine", "reference"):
+        for name in ("loaded", "judged", "reference"):
+            self.held.pop(name, None)
+        for name in ("bank", "engine"):
             self.__dict__.pop(name, None)
 
     def orderings(self, names: str | Sequence[str], seeds: int = 0) -> dict[str, Scores]:
         """Label -> Scores, in one pass.
 
         Args:
-            names: scorers as text, a list or one string with commas; `random` stands for `seeds` random orders.
+            names: scorers as text, a list or one string with commas; `random` stands for `seeds` random orders. One of your
+                own is `my_scorers.py:Mine`, see `lwq.own`.
         """
-        if isinstance(names, str):
-            names = [name.strip() for name in re.split(r",(?![^(]*\))", names)]
-        restore_(self.loaded[0])
         labels = [
-            label for name in names for label in ([f"random(seed={s})" for s in range(seeds)] if name == "random" else [name])
+            label
+            for name in split(names)
+            for label in ([f"random(seed={s})" for s in range(seeds)] if name == "random" else [name])
         ]
         built = {label: build(SCORERS, "scorer", label) for label in labels}
+        self._require_same_code(built)
+        restore_(self.loaded[0])
         fingerprint = models.fingerprint(self.loaded[0])
         files = {label: self._scores_file(scorer, fingerprint) for label, scorer in built.items()}
         if missing := [label for label, path in files.items() if not path.is_file()]:
@@ -183,6 +199,18 @@ class Experiment:
                 with paths.replacing(files[label]) as temporary:
                     scores.save(temporary)
         return {label: Scores.load(path) for label, path in files.items()}
+
+    def _require_same_code(self, built: Mapping[str, Any]) -> None:
+        """Raise InputError where rows of these labels come from another state of the user's file: curves would mix the two."""
+        rows = [record["row"] for record in self.results.found.values()]
+        for label, scorer in built.items():
+            text = spec(SCORERS, scorer)
+            others = {row["scorer"] for row in rows if (row["study"], row["ordering"]) == (self.study, label)} - {text}
+            if ":" in label and others:
+                raise InputError(
+                    f"{label!r} is {text} now, and {self.results.folder} holds rows of {sorted(others)}; choose another "
+                    "results_dir, or another name for the class"
+                )
 
     def _scores_file(self, scorer: Any, fingerprint: str) -> Path:
         """Where a scorer's result for these weights and this calibration text is kept."""
@@ -270,7 +298,7 @@ class Experiment:
         """The ends of the sweep, judged once more in float32: how far off is `judge_dtype`?"""
         other = replace(self, dtype="float32", judge_dtype="float32")
         if self.dtype == "float32":
-            other.__dict__["loaded"] = self.loaded
+            other.held["loaded"] = self.loaded
         other.measure(plans.ends(models.layout(other.loaded[0]), other.quantizer, high, low))
 
     def _row(self, candidate: Candidate) -> Row:

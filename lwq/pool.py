@@ -68,7 +68,7 @@ def on_cluster(points: Sequence[Point], address: str) -> Iterator[Path]:
     try:
         from distributed import Client, as_completed
     except ImportError:
-        raise InputError("--dask needs dask.distributed; install lwq[dask]") from None
+        raise InputError("--dask needs dask.distributed; in a clone of lwq: pip install -e '.[dask]'") from None
     try:
         client = Client(address, timeout=10)
     except (OSError, ValueError) as error:

@@ -9,26 +9,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
 import lwq
-from lwq import claims, compare, figures, paths, results, studies
-from lwq.errors import InputError
+from lwq import claims, compare, figures, lines, paths, results, studies
 from lwq.strategies import nickname
 
 VERDICTS = "verdicts.csv"
 VERDICT = list(claims.Verdict.__dataclass_fields__)
-MASKS = ("magnitude", "wanda")
-SWEPT = ("orderings", "model_scale")  # studies that move blocks from one width to another
 MARKS = ("<!-- verdicts: written by lwq report -->", "<!-- end of verdicts -->")
 STYLE = """
 body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; }
 img { max-width: 100%; height: auto; } h1, h2 { line-height: 1.2; } em { color: #555; }
 .table { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.85em; }
-th, td { border-bottom: 1px solid #ddd; padding: 0.25em 0.7em; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } code { font-size: 0.85em; overflow-wrap: anywhere; }
+th, td { border-bottom: 1px solid #ddd; padding: 0.25em 0.7em; text-align: right; white-space: nowrap; vertical-align: top; }
+th:first-child, td:first-child { text-align: left; }
+.words th, .words td { text-align: left; white-space: normal; min-width: 5em; }
+code { font-size: 0.85em; overflow-wrap: anywhere; }
 @media print { body { max-width: none; font-size: 10pt; } h2, img, table { break-inside: avoid; } }
 """
 
@@ -56,9 +54,12 @@ def build(results_dir: str | Path, reports_dir: str | Path) -> Path:
         "texts": table.loc[table["metric"] == "perplexity", ["calibration", "judge"]].drop_duplicates().to_dict("records"),
         "quantizers": sorted(table["quantizer"].unique()),
         "dtypes": sorted(table["dtype"].unique()),
-        "deviations": list(deviations(table)),
+        "models": list(lines.models(table)),
+        "uniform": lines.uniform(table),
+        "worth": list(lines.worth(orderings, windows)),
+        "deviations": list(lines.deviations(table)),
         "environments": list(table["environment"].unique()),
-        "crossings": list(_crossings(table, windows)),
+        "crossings": list(lines.crossings(table, windows)),
         "resamples": compare.RESAMPLES,
         "seed": compare.SEED,
         "version": lwq.__version__,
@@ -94,11 +95,11 @@ def verdict_table(results_dir: str | Path) -> str:
     found = claims.by_model(claims.verdicts(*results.load(results_dir), catalogue))
     models = list(dict.fromkeys(found["model"]))
     cells = {(row.claim, row.model): f"**{row.verdict}**: {row.settings}" for row in found.itertuples()}
-    lines = [["claim", *models], ["---"] * (len(models) + 1)]
-    lines += [
-        [f"({key}) {claim['short']}", *(cells.get((key, model), "") for model in models)] for key, claim in catalogue.items()
-    ]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    rows = [["claim", *models], ["---"] * (len(models) + 1)]
+    for key, claim in catalogue.items():
+        own = [cells.get((key, model), "") for model in models]
+        rows.append([f"({key}) {claim['short']}", *(own if any(own) else ["not measured yet"] * len(own))])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 @dataclass
@@ -123,8 +124,7 @@ def _claims(found: list[claims.Verdict], catalogue: Mapping[str, Any]) -> Iterat
     models = claims.by_model(found)
     for key, claim in catalogue.items():
         settings = [vars(verdict) for verdict in found if verdict.claim == key]
-        lines = models[models["claim"] == key].to_dict("records")
-        yield {"key": key, **claim, "models": lines, "settings": settings}
+        yield {"key": key, **claim, "models": models[models["claim"] == key].to_dict("records"), "settings": settings}
 
 
 def _orderings(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> Iterator[dict[str, str]]:
@@ -143,10 +143,11 @@ def _orderings(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> Ite
             "all are moved, with 95 % intervals."
         )
         yield draw("far", "all", alt, "study orderings", limits, areas)
-    for (model, high, low), part in table.groupby(["model", "high", "low"], sort=False):
+    for (model, quantizer, high, low, _), part in table.groupby(["model", "quantizer", "high", "low", "dtype"], sort=False):
         if (part["metric"] == "accuracy").any():
-            alt = f"Accuracy that {model} retains on tasks, {high} to {low} bits, with 95 % intervals over questions."
-            yield draw("tasks", f"{model}-{high}-{low}", alt, f"model {model}, metric accuracy", compare.tasks(part, windows))
+            where = f"{model}, {nickname(str(quantizer))}, {high} to {low} bits"
+            alt = f"Accuracy that is retained on tasks, with 95 % intervals over questions: {where}."
+            yield draw("tasks", where, alt, f"{where}, metric accuracy", compare.tasks(part, windows))
     for model in dict.fromkeys(table.loc[table["metric"] == "spearman", "model"]):
         alt = f"How other readings of the scores rank the blocks of {model}."
         yield draw(
@@ -171,11 +172,13 @@ def _scale(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> Iterato
 
 def _pruning(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> Iterator[dict[str, str]]:
     for model, quantizer in table[table["low"] == 0][["model", "quantizer"]].drop_duplicates().itertuples(index=False):
-        rows = table[(table["model"] == model) & ((table["quantizer"] == quantizer) | table["quantizer"].str.startswith(MASKS))]
+        rows = table[
+            (table["model"] == model) & ((table["quantizer"] == quantizer) | table["quantizer"].str.startswith(claims.MASKS))
+        ]
         name = f"{model}, {nickname(str(quantizer))}"
         alt = f"Retained quality against stored bits when blocks are dropped, quantized or thinned out: {name}."
         yield draw("pruning", name, alt, f"study pruning, {name}", rows, windows)
-        alt = f"What dropping blocks loses beyond quantizing them, at the same bytes: {name}."
+        alt = f"What pruning loses beyond quantizing, at the same bytes: {name}."
         yield draw("pruning_gaps", name, alt, f"study pruning, {name}", claims.gaps(rows, windows))
 
 
@@ -186,31 +189,6 @@ def _dynamic(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> Itera
 
 
 SECTIONS = {"orderings": _orderings, "model_scale": _scale, "pruning": _pruning, "dynamic_methods": _dynamic}
-
-
-def deviations(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """How far the perplexity of each end of a sweep is off that in float32, for finished sweeps in any other dtype.
-
-    Raises InputError where float32 was not measured.
-    """
-    key = [column for column in compare.SWEEP if column not in ("dtype", "calibration", "study", "high", "low")] + [
-        "ordering",
-        "avg_bits",
-    ]
-    ends = table[(table["metric"] == "perplexity") & table["ordering"].isin(compare.ENDS)]
-    exact = ends[ends["dtype"] == "float32"].drop_duplicates(key).set_index(key)["value"]
-    finished = {name for sweep in compare.sweeps(table) if sweep["study"].iloc[0] in SWEPT for name in sweep["id"]}
-    ends = ends[(ends["dtype"] != "float32") & ends["id"].isin(finished)]
-    for row in ends.drop_duplicates([*key, "dtype"]).to_dict("records"):
-        place = tuple(row[column] for column in key)
-        if place not in exact.index:
-            raise InputError(f"{row['model']}, {row['dtype']}: its deviation from float32 was not measured; run the study again")
-        what = "untouched" if row["ordering"] == "original" else f"{row['avg_bits']:.0f} bits"
-        yield {
-            **{str(k): v for k, v in row.items()},
-            "what": what,
-            "deviation": row["value"] / float(exact.loc[[place]].iloc[0]) - 1,
-        }
 
 
 def built_from(report: str | Path) -> str:
@@ -241,88 +219,13 @@ def _sweep(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> dict[st
         "all_high": figures.all_high(perplexity)["value"],
         "all_low": lowest["value"].iloc[0],
         "rest_bytes": int(first["total_bytes"] - first["plan_bytes"]),
-        "limits": _limits(compare.limits(table, windows)),
-        "points": list(_points(table, windows)),
+        "limits": lines.limits(compare.limits(table, windows)),
+        "points": list(lines.points(table, windows)),
         "figures": [
             draw("retained_curve", name, "Retained quality against blocks moved, with 95 % intervals.", rows, table, windows),
             draw("curves", name, "Perplexity, KL and agreement against blocks moved and true bits.", rows, table),
         ],
     }
-
-
-def _crossings(table: pd.DataFrame, windows: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """One line a model, quantizer and width: where dropping becomes the lesser evil, in each ordering."""
-    found = claims.crossings(claims.gaps(table[table["study"] == "pruning"], windows))
-    for (model, quantizer, bits), part in found.groupby(["model", "quantizer", "bits"], sort=False):
-        yield {"model": model, "quantizer": nickname(str(quantizer)), "bits": bits, "orders": list(_wins(part))}
-
-
-def _wins(part: pd.DataFrame) -> Iterator[str]:
-    for row in part[~figures.is_random(part["ordering"])].to_dict("records"):
-        other = {"quantizing": "dropping", "dropping": "quantizing"}[row["wins"]]
-        until = (
-            f"down to {row['at']:.1f}, then {other}"
-            if row["at"] == row["at"]
-            else f"at all of {row['most']:.1f} to {row['least']:.1f}"
-        )
-        yield f"{figures.label(row['ordering'])}: {row['wins']} {until}"
-
-
-def _limits(limits: pd.DataFrame) -> list[dict[str, str]]:
-    """One line an ordering; the random orders stand together."""
-    found: dict[str, dict[str, str]] = {}
-    for row in limits[~limits["ordering"].str.startswith("random(")].to_dict("records"):
-        cell = f"{row['value']:.0%} [{row['low']:.0%}, {row['high']:.0%}]"
-        found.setdefault(row["ordering"], {"label": figures.label(row["ordering"])})[f"t{row['threshold'] * 100:.0f}"] = cell
-    return list(found.values())
-
-
-def _points(table: pd.DataFrame, windows: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """One line an ordering at the measured points nearest to a quarter and a half, and the uniform plans."""
-    wide = table.pivot_table(index="id", columns="metric", values="value")
-    rows = table[table["metric"] == "perplexity"].drop(columns=["metric", "value", "n"]).join(wide, on="id")
-    nll = compare.nll_by_id(windows)
-    truth = nll[figures.all_high(rows)["id"]]
-    beside = compare.against_uniform(rows, nll)
-    mixed = rows[~rows["ordering"].isin(compare.ENDS)]
-    for share in (0.25, 0.5):
-        nearest = min(mixed["moved"].unique(), key=lambda moved: abs(moved / mixed["units"].iloc[0] - share))
-        point = mixed[mixed["moved"] == nearest]
-        chance = figures.is_random(point["ordering"])
-        for row in point[~chance].sort_values("perplexity").to_dict("records"):
-            yield _point(row, truth, nll, beside)
-        if chance.any():
-            yield _together(point[chance], truth, nll, beside)
-    for row in rows[rows["ordering"] == "uniform"].sort_values("true_bits").to_dict("records"):
-        yield {**_point(row, truth, nll, beside), "label": f"uniform {row['avg_bits']:.0f} bits"}
-
-
-def _point(row: dict[Any, Any], truth: Any, nll: Any, beside: Mapping[str, compare.Interval]) -> dict[str, Any]:
-    numbers = {name: f"{row[name]:.3f}" for name in ("kl", "top1")}
-    return {
-        **row,
-        **numbers,
-        "label": figures.label(row["ordering"]),
-        "perplexity": f"{row['perplexity']:.4g}",
-        "retained": "{:.3f} [{:.3f}, {:.3f}]".format(*compare.retained(truth, nll[row["id"]])),
-        "gain": "{:+.3f} [{:+.3f}, {:+.3f}]".format(*beside[row["id"]]) if row["id"] in beside else "",
-    }
-
-
-def _together(rows: pd.DataFrame, truth: Any, nll: Any, beside: Mapping[str, compare.Interval]) -> dict[str, Any]:
-    """Random orders in one line: median, lowest and highest."""
-    spans: dict[str, tuple[Any, str]] = {
-        "perplexity": (rows["perplexity"], ".4g"),
-        "retained": (np.exp([truth.mean() - nll[key].mean() for key in rows["id"]]), ".3f"),
-        "gain": (np.array([beside[key].value for key in rows["id"] if key in beside]), "+.3f"),
-        "kl": (rows["kl"], ".3f"),
-        "top1": (rows["top1"], ".3f"),
-    }
-    cells = {
-        name: f"{np.median(values):{style}} ({values.min():{style}} to {values.max():{style}})" if len(values) else ""
-        for name, (values, style) in spans.items()
-    }
-    return {**rows.iloc[0].to_dict(), **cells, "label": f"random ({len(rows)} orders, median and range)", "id": ""}
 
 
 def _lead(table: pd.DataFrame) -> str:
@@ -336,11 +239,12 @@ def _lead(table: pd.DataFrame) -> str:
 
 
 def _page(text: str, folder: Path) -> str:
-    """A self-contained page: pictures inside, tables that scroll on a phone, nothing fetched."""
+    """A self-contained page: pictures inside, tables that scroll on a phone or, of words, wrap, nothing fetched."""
     import markdown
 
     body = markdown.markdown(text, extensions=["tables"])
     body = body.replace("<table>", '<div class="table"><table>').replace("</table>", "</table></div>")
+    body = re.sub(r'class="table"(?=><table>\s*<thead>\s*<tr>\s*<th>(claim|model)</th>)', 'class="table words"', body)
     body = re.sub(r'src="([^"]+)"', lambda found: f'src="{_inline(folder / found.group(1))}"', body)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'

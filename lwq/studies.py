@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from lwq import paths
+from lwq import own, paths
 from lwq.contracts import digest
 from lwq.errors import InputError
 from lwq.strategies import pick
@@ -109,8 +109,8 @@ def run(point: Point, quiet: bool = False) -> Path:
     partial = point.output.with_suffix(".partial.ipynb")
     lock = FileLock(point.output.with_suffix(".lock"), timeout=0)
     try:
-        # no debugger hints, and figures inline whatever backend the caller chose
-        with lock, environment(PYDEVD_DISABLE_FILE_VALIDATION="1", MPLBACKEND=None):
+        # no debugger hints, figures inline whatever backend the caller chose, and the caller's own files found from his folder
+        with lock, environment(PYDEVD_DISABLE_FILE_VALIDATION="1", MPLBACKEND=None, **{own.FOLDER: str(own.folder())}):
             papermill.execute_notebook(
                 str(point.notebook),
                 str(partial),

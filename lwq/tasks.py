@@ -140,7 +140,7 @@ def _definitions(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         import lm_eval
         from lm_eval.tasks._yaml_loader import load_yaml
     except ImportError:
-        raise InputError("tasks need lm-eval; install lwq[tasks]") from None
+        raise InputError("tasks need lm-eval; in a clone of lwq: pip install -e '.[tasks]'") from None
     datasets.disable_progress_bars()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     home = Path(lm_eval.__file__).parent / "tasks"

@@ -102,7 +102,16 @@ def test_one_bit_more_stands_beside_the_line_between_two_widths():
     tables.add(3.6, ordering="random(seed=0)", high=4, low=3, moved=12, true_bits=3.65, **shared)
     (found,) = claims.verdicts(*tables.done(), {"b": RULES["b"]})
     assert found.verdict == claims.HOLDS and found.setting == "owq, one bit more, k = 8, lim"
-    assert found.number.startswith("+0.200 [") and found.number.endswith("nats/token, random -0.100")
+    assert found.number.startswith("+0.200 [") and found.number.endswith("random orders -0.100 (median)")
+
+
+def test_each_plan_stands_beside_the_plain_one_of_its_own_base():
+    tables = Tables()
+    shared = {"study": "dynamic_methods", "quantizer": "owq(outlier_bits=0.1)"}
+    for bits, nll in ((3, 4.0), (4, 2.0)):
+        tables.add(nll, ordering="uniform", high=bits, low=bits, true_bits=bits + 0.4, **shared)
+        tables.add(nll - 0.1, ordering="lim", high=bits + 1, low=bits - 1, moved=2, true_bits=bits + 0.4, **shared)
+    assert claims.gains(*tables.done())["value"].tolist() == pytest.approx([0.1, 0.1])
 
 
 def test_dropping_against_quantizing():
@@ -125,15 +134,30 @@ def test_dropping_against_quantizing():
 
 def test_where_dropping_becomes_the_lesser_evil():
     gaps = pd.DataFrame(
-        [("m", "q", 4, "lim", bits, gap) for bits, gap in ((12.0, 2.0), (10.0, 1.0), (8.0, -3.0), (6.0, 1.0))]
-        + [("m", "q", 8, "lim", bits, 0.5) for bits in (12.0, 10.0)]
-        + [("m", "q", 2, "lim", bits, -0.5) for bits in (12.0, 10.0)],
-        columns=["model", "quantizer", "bits", "ordering", "true_bits", "value"],
-    )
+        [
+            ("m", "q", "blocks", 4, "lim", bits, gap - 0.2, gap + 0.2)
+            for bits, gap in ((12, 2), (10, 1), (8, -3), (7, 0.1), (6, 1))
+        ]
+        + [("m", "q", "blocks", 2, "lim", bits, -0.6, -0.4) for bits in (12.0, 10.0)],
+        columns=["model", "quantizer", "pruned", "bits", "ordering", "true_bits", "low", "high"],
+    ).sort_values("true_bits")
     found = claims.crossings(gaps).set_index("bits")
-    assert found.loc[4, "at"] == pytest.approx(9.5) and found.loc[4, "wins"] == "quantizing"
-    assert np.isnan(found.loc[8, "at"]) and found.loc[2, "wins"] == "dropping"
-    assert found.loc[8, ["most", "least"]].tolist() == [12, 10]
+    runs = found.loc[4, ["wins", "most", "least"]].to_numpy().tolist()
+    assert runs == [["quantizing", 12, 10], ["pruning", 8, 8], ["neither", 7, 7], ["quantizing", 6, 6]]
+    assert found.loc[2, ["wins", "most", "least"]].tolist() == ["pruning", 12, 10]
+
+
+def test_single_weights_are_pruned_by_the_best_mask_of_that_size():
+    tables = Tables()
+    shared = {"study": "pruning", "high": 16}
+    tables.add(9.0, low=0, moved=4, true_bits=12.0, ordering="lim", **shared)
+    tables.add(3.0, low=4, moved=6, true_bits=11.8, ordering="lim", **shared)
+    for mask, loss, size in (("wanda()", 3.4, 11.9), ("magnitude()", 5.0, 12.0), ("wanda()", 2.0, 14.0)):
+        tables.add(loss, low=1, moved=20, true_bits=size, ordering="uniform", quantizer=mask, **shared)
+    gaps = claims.gaps(*tables.done()).set_index("pruned")
+    assert gaps["value"].round(6).to_dict() == {"blocks": 6.0, "weights": 0.4}
+    found = claims.verdicts(*tables.done(), {"c, weights": RULES["c, weights"]})
+    assert [v.verdict for v in found] == [claims.HOLDS]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +192,10 @@ def test_a_model_has_a_verdict_only_where_its_settings_agree():
 
     found = claims.by_model([verdict("x", claims.HOLDS), verdict("x", claims.FAILS), verdict("y", claims.HOLDS)])
     assert found["verdict"].tolist() == [claims.UNDECIDED, claims.HOLDS]
-    assert found["settings"].tolist() == ["holds in 1, does not hold in 1 of 2 settings", "holds in 1 of 1 settings"]
+    assert found["settings"].tolist() == [
+        "settings disagree: holds in 1, does not hold in 1 of 2 settings",
+        "holds in 1 of 1 settings",
+    ]
     assert found["number"].tolist() == ["s: n (holds); s: n (does not hold)", "s: n (holds)"]
 
 
@@ -182,3 +209,29 @@ def test_every_claim_has_words_a_rule_and_a_study():
     for claim in RULES.values():
         assert {"study", "short", "words", "says", "rule", "numbers"} == set(claim)
         assert claim["rule"] in claims.RULES and claim["study"] in studies.names()
+
+
+def test_figures_of_sweeps_say_what_they_show():
+    table, windows = sweep(sweep(sweep(ends(Tables()), "lim", 0.2), "zd", 0.3), "random(seed=0)", 0.05).done()
+    axis = figures.retained_curve(table, windows).axes[0]
+    lim, zd = (line.get_xdata() for line in axis.lines[1:3])
+    assert lim[[0, -1]].tolist() == zd[[0, -1]].tolist() == [0, 1] and (lim[1:-1] != zd[1:-1]).all()
+    assert axis.get_yscale() == "log", "most of it lies near 0"
+    kept = table[(table["moved"] <= 4) & ~table["ordering"].str.startswith("random")]
+    assert figures.retained_curve(kept, windows).axes[0].get_yscale() == "linear"
+    limits, areas = compare.limits(table, windows, (0.9,)), claims.areas(table, windows)
+    two, four = (
+        figures.far(*(pd.concat([part.assign(sweep=f"m\nq {i}") for i in range(count)]) for part in (limits, areas)))
+        for count in (2, 4)
+    )
+    assert two.get_figheight() < four.get_figheight()
+    label = two.axes[0].get_xlabel()
+    assert "keeps 90 %\nof the quality at the high width" in label and "0 %: less than the first step" in label
+
+
+def test_a_direction_turned_round_is_no_reading():
+    readings = ["lim", "lim(average='flat')", "zd(larger_is_important=True)"]
+    table = pd.DataFrame({"ordering": readings, "calibration": "c4/calibrate 8x512 seed 0 #0", "value": [0.9, 0.6, -1]})
+    axis = figures.rankings(table).axes[0]
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["LIM on c4, 8 × 512 tokens", "LIM: cosine of a whole window"]
+    assert axis.get_xlim()[0] == pytest.approx(0.5)

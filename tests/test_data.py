@@ -95,7 +95,7 @@ def test_hub_texts_say_what_is_missing(tokenizer, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(lwq.InputError, match=r"install lwq\[hub\]"):
+    with pytest.raises(lwq.InputError, match=r"pip install -e '.\[hub\]'"):
         windows("wikitext2", tokenizer)
     broken = type("M", (), {"load_dataset": staticmethod(lambda *a, **k: (_ for _ in ()).throw(OSError("no route")))})
     monkeypatch.setitem(sys.modules, "datasets", broken)

@@ -1,5 +1,6 @@
 """Every scorer in the dict against one battery; then LIM and ZD against their formulas."""
 
+import re
 from dataclasses import dataclass
 
 import pytest
@@ -104,7 +105,7 @@ def test_many_scorers_share_one_pass(toy, windows, monkeypatch):
 
 @dataclass(frozen=True)
 class Growth:
-    """A user's own scorer: five lines."""
+    """A user's own scorer."""
 
     needs = frozenset({"hidden_states"})
 
@@ -114,7 +115,7 @@ class Growth:
 
 def test_a_user_s_own_scorer(toy, windows):
     scores = lwq.score(toy[0], Growth(), windows)
-    assert scores.scorer == "Growth()" and all(v > 0 for v in scores.importance.values())
+    assert re.fullmatch(r"test_scorers#\w{8}:Growth\(\)", scores.scorer) and all(v > 0 for v in scores.importance.values())
 
 
 @pytest.mark.parametrize(

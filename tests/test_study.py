@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import lwq
-from lwq import compare, estimate, experiment, figures, paths, plans, report, results, studies
+from lwq import compare, estimate, experiment, figures, lines, paths, plans, report, results, studies
 
 TEXTS = experiment.texts("toy", "toy", 4, 48, 6, 48)
 ORDERINGS = "lim, zd, reversed(lim), zd(two_sided=True, pool='matrix'), random"
@@ -108,14 +108,14 @@ def test_another_dtype_stands_beside_its_deviation(tmp_path):
         lwq.Experiment("orderings", "toy", "rtn", *TEXTS, lwq.Results(tmp_path / "r"), "bfloat16").orderings("zd"), 4, 3, 3
     )
     table, _ = results.load(tmp_path / "r")
-    found = {entry["what"]: entry["deviation"] for entry in report.deviations(table)}
+    found = {entry["what"]: entry["deviation"] for entry in lines.deviations(table)}
     assert set(found) == {"untouched", "3 bits", "4 bits"}
     assert all(0 < abs(value) < 0.02 for value in found.values())
     assert [part["dtype"].unique().tolist() for part in compare.sweeps(table)] == [["bfloat16"]]
     text = report.build(tmp_path / "r", tmp_path / "out").with_suffix(".md").read_text()
-    assert f"toy rtn bfloat16, untouched {100 * found['untouched']:+.2f} %" in text
+    assert f"| toy | rtn | bfloat16 | untouched | {100 * found['untouched']:+.2f} % |" in text
     with pytest.raises(lwq.InputError, match="deviation from float32 was not measured"):
-        list(report.deviations(table[table["dtype"] == "bfloat16"]))
+        list(lines.deviations(table[table["dtype"] == "bfloat16"]))
 
 
 def test_plans_are_quantized_in_one_dtype_and_judged_in_another(tmp_path):
@@ -129,7 +129,7 @@ def test_plans_are_quantized_in_one_dtype_and_judged_in_another(tmp_path):
     for name, matrix in lwq.models.matrices(judged).items():
         assert torch.equal(matrix.view(), lwq.models.matrices(exact)[name].view().bfloat16())
     found, _ = results.load(tmp_path / "r")
-    assert {entry["dtype"] for entry in report.deviations(found)} == {"bfloat16 from float32"}
+    assert {entry["dtype"] for entry in lines.deviations(found)} == {"bfloat16 from float32"}
     assert next(study.loaded[0].parameters()).dtype == torch.float32
     with pytest.raises(lwq.InputError, match="judge_dtype"):
         lwq.Experiment("orderings", "toy", "gptq", *TEXTS, lwq.Results(tmp_path / "r"), judge_dtype="int8")
@@ -311,3 +311,12 @@ def test_a_text_that_changed_under_its_name_is_measured_again(tmp_path):
         study = experiment.Experiment("x", "toy", "rtn", *specs, lwq.Results(tmp_path / "r"))
         tables.append(study.sweep(study.orderings(["zd"]), 4, 2, 2))
     assert not set(tables[0]["id"]) & set(tables[1]["id"])
+
+
+def test_experiments_made_by_using_share_the_model_and_the_reference(tmp_path):
+    study = experiment.Experiment("orderings", "toy", "gptq", *TEXTS, lwq.Results(tmp_path))
+    other = study.using(experiment.quantizer("rtn"), TEXTS[0].on(n=2))
+    assert other.loaded is study.loaded and other.judged is study.judged and other.reference is study.reference
+    assert other.bank is not study.bank and other.bank.quantizer != study.bank.quantizer
+    study.release()
+    assert other.loaded is study.loaded

@@ -8,6 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from lwq.strategies import nickname
 
@@ -21,8 +22,12 @@ STYLES = {
     "last_to_first": ("#CC79A7", ":", "v"),
 }
 OTHERS = ("#000000", "-.", "D")
+WIDTHS = {8: ("#009E73", "-", "P"), 4: ("#56B4E9", "-", "X"), 3: ("#E69F00", "-", "^"), 2: ("#777777", "-", "v")}
 RANDOM, UNIFORM = "#999999", "#000000"
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*", "<"]
+STEPS = {2.5: (1.0,), 1.1: (1.0, 2.0, 5.0), 0.55: (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)}  # decades of a log axis -> what is labelled
+HIGH = 0.6  # retained quality above which all of a figure must lie for its axis to leave out 0
+COLLAPSED = 0.25  # a median retained quality below it makes the axis logarithmic
 LABELS = {"lim": "LIM", "zd": "ZD", "reversed(lim)": "LIM reversed", "reversed(zd)": "ZD reversed"}
 
 
@@ -80,3 +85,35 @@ def band(axis: Axes, part: pd.DataFrame, x: str) -> None:
     grouped = part.groupby("moved").agg(x=(x, "mean"), low=("value", "min"), high=("value", "max"), middle=("value", "median"))
     axis.fill_between(grouped["x"], grouped["low"], grouped["high"], color=RANDOM, alpha=0.3, lw=0)
     axis.plot(grouped["x"], grouped["middle"], color=RANDOM, lw=1.6, label=f"random ({seeds} orders, median and range)")
+
+
+def whiskers(rows: pd.DataFrame) -> np.ndarray:
+    """How far each interval reaches below and above its value (2, rows), as matplotlib's `errorbar` takes it."""
+    return np.clip([rows["value"] - rows["low"], rows["high"] - rows["value"]], 0, None)
+
+
+def plain(axis: Axes) -> None:
+    """20 and 0.1, not 2e1 and 1e-1, on the y axis."""
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
+
+
+def log_scale(axis: Axes) -> None:
+    """A log y axis with three plain numbers or more; to be called after the drawing."""
+    axis.set_yscale("log")
+    decades = np.log10(axis.get_ylim()[1] / axis.get_ylim()[0])
+    steps = next((found for least, found in STEPS.items() if decades > least), None)
+    axis.yaxis.set_major_locator(LogLocator(subs=steps) if steps else MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axis.yaxis.set_minor_locator(NullLocator())
+    plain(axis)
+
+
+def quality_scale(axis: Axes, quality: pd.Series) -> bool:
+    """The y axis of retained quality: from 0 (or from just below where all of it is high), or a log axis where most of it lies
+    near 0; whether it is one."""
+    collapsed = bool(quality.median() < COLLAPSED)
+    if collapsed:
+        log_scale(axis)
+    else:
+        bottom = np.floor(10 * quality.min() - 0.5) / 10 if quality.min() > HIGH else 0
+        axis.set_ylim(bottom, max(1.05 - 0.04 * bottom, quality.max() * 1.03))
+    return collapsed

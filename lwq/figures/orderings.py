@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from lwq import compare
 from lwq.figures.look import (
@@ -18,60 +19,69 @@ from lwq.figures.look import (
     canvas,
     is_random,
     label,
+    log_scale,
     named,
     points,
+    quality_scale,
     title,
+    whiskers,
 )
 
 METRICS = {"perplexity": "perplexity / reference", "kl": "KL divergence (nats/token)", "top1": "top-1 agreement"}
-PAPER = {"our ordering": (0.25, 0.50), "no specific ordering": (0.05, 0.10)}
-
-
-class Plain(LogFormatter):
-    """20 and 0.1, not 2e1 and 1e-1, at the ticks that LogFormatter would label; one for each axis, as it knows its own."""
-
-    def __call__(self, x: float, pos: int | None = None) -> str:
-        return f"{x:g}" if super().__call__(x, pos) else ""
+PAPER = {"paper: its scores 25-50 %": (0.25, 0.50, "///"), "paper: no specific ordering 5-10 %": (0.05, 0.10, "....")}
+READINGS = {
+    "lim(average='flat')": "LIM: cosine of a whole window",
+    "lim(average='mean')": "LIM: cosine of the tokens' averages",
+    "lim(final_norm=True)": "LIM: last block after the final norm",
+    "zd(pool='matrix')": "ZD: mean and deviation of each matrix",
+    "zd(two_sided=True)": "ZD: |z| > 1 instead of z > 1",
+}
 
 
 def curves(table: pd.DataFrame) -> Figure:
-    """Perplexity ratio, KL and top-1 agreement against the share of blocks moved and against true bits.
+    """Perplexity ratio, KL and top-1 agreement against true bits; the share of blocks moved stands on top.
 
-    One line an ordering; random orders are a band from the worst to the best with their median. On the right, uniform bits
-    of the same true size stand as black crosses: a mixed plan is worth something where it beats the line between them.
+    One line an ordering; random orders are a band from the worst to the best with their median. Uniform bits of the same true
+    size stand as black crosses: a mixed plan is worth something where it beats the line between them.
 
     Args:
         table: rows of one study, model, quantizer and pair of widths.
     """
-    figure, axes = canvas(9.5, 9.5, 3, 2, sharey="row")
-    for row, (metric, name) in enumerate(METRICS.items()):
+    figure, axes = canvas(10.5, 4.4, 1, len(METRICS))
+    for axis, (metric, name) in zip(axes[0], METRICS.items(), strict=True):
         part = points(table, metric)
-        for axis, x in zip(axes[row], ("fraction", "true_bits"), strict=True):
-            band(axis, part[is_random(part["ordering"])], x)
-            for ordering, line in named(part):
-                color, style, marker = STYLES.get(ordering, OTHERS)
-                axis.plot(line[x], line["value"], style, color=color, marker=marker, ms=4, lw=1.4, label=label(ordering))
-            if x == "true_bits":
-                uniform = part[part["ordering"] == "uniform"].sort_values(x)
-                axis.plot(uniform[x], uniform["value"], "x:", color=UNIFORM, ms=7, lw=0.8, label="uniform bits")
-            if metric != "top1":
-                axis.set_yscale("log")
-                axis.yaxis.set_major_formatter(Plain())
-                axis.yaxis.set_minor_formatter(Plain(minor_thresholds=(1.2, 0.5)))
-        axes[row][0].set_ylabel(name)
-    axes[-1][0].set_xlabel("blocks moved to low bits")
-    axes[-1][1].set_xlabel("true bits per weight (scales and zeros counted)")
-    for left, right in axes:
-        left.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        right.invert_xaxis()
-    handles, names = axes[0][1].get_legend_handles_labels()
+        band(axis, part[is_random(part["ordering"])], "true_bits")
+        for ordering, line in named(part):
+            color, style, marker = STYLES.get(ordering, OTHERS)
+            axis.plot(line["true_bits"], line["value"], style, color=color, marker=marker, ms=4, lw=1.4, label=label(ordering))
+        uniform = part[part["ordering"] == "uniform"].sort_values("true_bits")
+        axis.plot(uniform["true_bits"], uniform["value"], "x:", color=UNIFORM, ms=7, lw=0.8, label="uniform bits")
+        axis.set(xlabel="true bits (scales and zeros counted)", ylabel=name)
+        axis.invert_xaxis()
+        _shares(axis, part)
+        if metric != "top1":
+            log_scale(axis)
+    handles, names = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(title(table))
     return figure
 
 
+def _shares(axis: Axes, part: pd.DataFrame) -> None:
+    """The share of blocks moved, on top of an axis of true bits; left out where units differ in size, as bits do not tell it."""
+    mixed = part[part["ordering"] != "uniform"]
+    most, least = mixed["true_bits"].max(), mixed["true_bits"].min()
+    if np.allclose((most - mixed["true_bits"]) / (most - least), mixed["fraction"], atol=0.02):
+        there, back = (lambda bits: (most - bits) / (most - least)), (lambda share: most - share * (most - least))
+        top = axis.secondary_xaxis("top", functions=(there, back))
+        top.set_xlabel("blocks moved to low bits")
+        top.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+
 def retained_curve(table: pd.DataFrame, windows: pd.DataFrame) -> Figure:
     """Retained quality (reference perplexity / plan perplexity) against blocks moved, with 95 % intervals over windows.
+
+    The axis is logarithmic where most of the curve lies near 0.
 
     Args:
         table: rows of one study, model, quantizer and pair of widths.
@@ -87,18 +97,24 @@ def retained_curve(table: pd.DataFrame, windows: pd.DataFrame) -> Figure:
     lines = named(quality)
     for position, (name, line) in enumerate(lines):
         color, style, marker = STYLES.get(name, OTHERS)
-        ends = [compare.retained(truth, nll[key]) for key in line["id"]]
-        errors = np.clip([[e.value - e.low for e in ends], [e.high - e.value for e in ends]], 0, None)
-        shifted = line["fraction"] + 0.004 * (position - len(lines) / 2)  # so that intervals do not hide each other
-        axis.errorbar(shifted, line["value"], errors, fmt=marker + style, color=color, ms=4, lw=1.3, label=label(name))
-    for level in (0.95, 0.90):
+        ends = pd.DataFrame([compare.retained(truth, nll[key]) for key in line["id"]])
+        between = (line["fraction"] > 0) & (line["fraction"] < 1)  # there, intervals must not hide each other
+        x = line["fraction"] + 0.004 * (position - (len(lines) - 1) / 2) * between
+        axis.errorbar(x, line["value"], whiskers(ends), fmt=marker + style, color=color, ms=4, lw=1.3, label=label(name))
+    levels = (0.90,) if quality_scale(axis, quality["value"]) else (0.95, 0.90)
+    for level in levels:
         axis.axhline(level, color="#555555", lw=0.8, ls=(0, (4, 3)))
-        axis.annotate(f"{level:.0%}", (1.0, level), xycoords=("axes fraction", "data"), fontsize=7, va="center")
+        axis.annotate(f" {level:.0%}", (1.0, level), xycoords=("axes fraction", "data"), fontsize=7, va="center")
     axis.set(xlabel="blocks moved to low bits", ylabel="retained quality", title=title(table))
     axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axis.set_ylim(0, max(1.05, quality["value"].max() * 1.03))
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
     return figure
+
+
+def _paper(axis: Axes) -> None:
+    """The paper's two ranges, shaded from bottom to top."""
+    for text, (low, high, hatch) in PAPER.items():
+        axis.axvspan(low, high, facecolor="#f3f3f3", edgecolor="#aaaaaa", hatch=hatch, lw=0.5, label=text, zorder=0)
 
 
 def thresholds(limits: pd.DataFrame) -> Figure:
@@ -113,8 +129,7 @@ def thresholds(limits: pd.DataFrame) -> Figure:
     names = list(dict.fromkeys(limits["ordering"]))[::-1]
     figure, axes = canvas(9.5, 1.6 + 0.32 * len(names), 1, len(levels), sharey=True)
     for axis, level in zip(axes[0], levels, strict=True):
-        for (text, (low, high)), hatch in zip(PAPER.items(), ("//", ".."), strict=True):
-            axis.axvspan(low, high, facecolor="none", edgecolor="#bbbbbb", hatch=hatch, lw=0, label=f"paper: {text}")
+        _paper(axis)
         part = limits[limits["threshold"] == level].set_index("ordering").loc[names]
         for position, (name, row) in enumerate(part.iterrows()):
             color, _, marker = STYLES.get(str(name), (RANDOM, "-", ".") if "random" in str(name) else OTHERS)
@@ -124,7 +139,7 @@ def thresholds(limits: pd.DataFrame) -> Figure:
         axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axis.set_yticks(range(len(names)), [label(name) for name in names])
     handles, texts = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(handles, texts, loc="outside lower center", ncols=2, frameon=False, handlelength=3, handleheight=1.2)
     return figure
 
 
@@ -145,28 +160,33 @@ def far(
         names: orderings to draw, each a little below the one before it.
     """
     sweeps = list(dict.fromkeys(limits["sweep"]))
-    figure, axes = canvas(10.0, 1.5 + 0.75 * len(sweeps), 1, 2, sharey=True)
-    for (text, (low, high)), hatch in zip(PAPER.items(), ("//", ".."), strict=True):
-        axes[0][0].axvspan(low, high, facecolor="none", edgecolor="#cccccc", hatch=hatch, lw=0, label=f"paper: {text}")
+    figure, axes = canvas(10.5, 1.9 + 0.85 * len(sweeps), 1, 2, sharey=True)
+    _paper(axes[0][0])
     for axis, table in zip(axes[0], (limits, areas), strict=True):
         for offset, name in enumerate(names):
             color, _, marker = STYLES.get(name, (RANDOM, "", "D"))
-            part = table[table["ordering"] == name].set_index("sweep")
-            found = [(position, part.loc[sweep]) for position, sweep in enumerate(sweeps) if sweep in part.index]
-            heights = [position + 0.11 * (offset - (len(names) - 1) / 2) for position, _ in found]
-            axis.hlines(heights, [row["low"] for _, row in found], [row["high"] for _, row in found], color=color, lw=1.8)
+            part = table[(table["ordering"] == name) & table["sweep"].isin(sweeps)]
+            heights = [sweeps.index(sweep) + 0.125 * (offset - (len(names) - 1) / 2) for sweep in part["sweep"]]
             shown = f"{label(name)} (median and range)" if name == "random" else label(name)
-            axis.plot([row["value"] for _, row in found], heights, marker, color=color, ms=4.5, ls="", label=shown)
+            axis.hlines(heights, part["low"], part["high"], color=color, lw=1.8)
+            for end in ("low", "high"):  # a cap at either end, so that an interval without width is seen as one
+                axis.plot(part[end], heights, "|", color=color, ms=8, mew=1.2)
+            axis.plot(part["value"], heights, marker, color=color, ms=3.8, ls="", label=shown)
         axis.grid(axis="y", visible=False)
         for edge in range(1, len(sweeps)):
             axis.axhline(edge - 0.5, color="#dddddd", lw=0.8)
-    axes[0][0].set_yticks(range(len(sweeps)), sweeps)
-    axes[0][0].set_ylim(len(sweeps) - 0.5, -0.5)
-    axes[0][0].set(xlabel="blocks moved with the quality kept", xlim=(-0.02, 1.02))
-    axes[0][0].xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes[0][1].set(xlabel="mean retained quality while blocks are moved", xlim=(-0.02, 1.02))
-    handles, texts = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside lower center", ncols=5, frameon=False)
+    left, right = axes[0]
+    left.set_yticks(range(len(sweeps)), sweeps)
+    left.set_ylim(len(sweeps) - 0.5, -0.5)
+    quality = (
+        f"largest share of blocks moved that keeps {limits['threshold'].iloc[0] * 100:.0f} %\nof the quality at the high width"
+    )
+    left.set(xlabel=f"{quality} (0 %: less than the first step)", xlim=(-0.02, 1.02))
+    left.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    right.set(xlabel="mean retained quality while all blocks are moved\n(1: nothing lost)", xlim=(-0.02, 1.02))
+    handles, texts = left.get_legend_handles_labels()
+    look = {"frameon": False, "handlelength": 3, "handleheight": 1.2}
+    figure.legend(handles, texts, loc="outside lower center", ncols=5, **look)
     return figure
 
 
@@ -184,9 +204,8 @@ def tasks(answers: pd.DataFrame) -> Figure:
         lines = named(part)
         for position, (ordering, line) in enumerate(lines):
             color, style, marker = STYLES.get(ordering, OTHERS)
-            errors = np.clip([line["value"] - line["low"], line["high"] - line["value"]], 0, None)
-            shifted = line["fraction"] + 0.012 * (position - len(lines) / 2)
-            axis.errorbar(shifted, line["value"], errors, fmt=marker + style, color=color, ms=4, lw=1.2, label=label(ordering))
+            x = line["fraction"] + 0.012 * (position - (len(lines) - 1) / 2)
+            axis.errorbar(x, line["value"], whiskers(line), fmt=marker + style, color=color, ms=4, lw=1.2, label=label(ordering))
         axis.axhline(0, color="#333333", lw=0.8)
         axis.set(title=name, xlabel="blocks moved")
         axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -199,23 +218,25 @@ def tasks(answers: pd.DataFrame) -> Figure:
 def rankings(table: pd.DataFrame) -> Figure:
     """Rank correlation with the default reading of a score, one row a variant: settings, calibration text, amount of text.
 
+    A direction turned round is left out: its correlation is -1 by construction.
+
     Args:
         table: rows with the metric "spearman", of one model.
     """
-    table = table.drop_duplicates(["ordering", "calibration"])
-    amount = table["calibration"].str.extract(r"(\d+)x")[0].astype(int)
-    text = table["calibration"].str.partition("/")[0]
-    kind = table["ordering"].str.contains("(", regex=False)
-    table = table.assign(kind=kind, text=text, amount=amount).sort_values(["kind", "text", "amount", "ordering"], kind="stable")
+    table = table[~table["ordering"].str.contains("larger_is_important")].drop_duplicates(["ordering", "calibration"])
+    parts = table["calibration"].str.extract(r"^(?P<text>[^/]+)/.*?(?P<amount>\d+)x(?P<length>\d+)").astype({"amount": int})
+    table = table.join(parts).assign(kind=table["ordering"].str.contains("(", regex=False))
+    table = table.sort_values(["kind", "text", "amount", "ordering"], kind="stable")
     names = [
-        row["ordering"] if "(" in row["ordering"] else f"{label(row['ordering'])} on {row['calibration'].partition(' seed')[0]}"
+        READINGS.get(row["ordering"], row["ordering"])
+        if row["kind"]
+        else f"{label(row['ordering'])} on {row['text']}, {row['amount']} × {row['length']} tokens"
         for row in table.to_dict("records")
     ]
-    figure, axes = canvas(7.5, 1.2 + 0.3 * len(names))
+    figure, axes = canvas(7.5, 1.2 + 0.26 * len(names))
     axis = axes[0][0]
     axis.plot(table["value"], range(len(names)), "o", color=STYLES["lim"][0], ms=6)
-    axis.axvline(0, color="#333333", lw=0.8)
     axis.set_yticks(range(len(names)), names)
     axis.invert_yaxis()
-    axis.set(xlabel="Spearman's rank correlation with the default", xlim=(-1.05, 1.05))
+    axis.set(xlabel="Spearman's rank correlation with the default", xlim=(np.floor(table["value"].min() * 10 - 0.5) / 10, 1.02))
     return figure

@@ -19,6 +19,8 @@ from lwq.figures.look import (
     is_random,
     label,
     points,
+    quality_scale,
+    whiskers,
 )
 from lwq.strategies import nickname
 
@@ -26,12 +28,15 @@ from lwq.strategies import nickname
 def scale_curves(table: pd.DataFrame, windows: pd.DataFrame, names: Sequence[str] = ("lim", "zd")) -> Figure:
     """Retained quality against the share of blocks moved: one panel an ordering, one line a model, darker with more blocks.
 
+    The axis is logarithmic where most of the curves lies near 0.
+
     Args:
         table: rows of one study, quantizer and pair of widths, of several models.
         windows: the arrays behind them.
         names: orderings to draw; random orders are drawn as their median.
     """
     nll = compare.nll_by_id(windows)
+    drawn = []
     depths = table.groupby("model")["units"].first().sort_values(kind="stable")
     colors = sns.color_palette("cividis_r", len(depths) + 1)[1:]
     panels = [name for name in names if (table["ordering"] == name).any()] + ["random"]
@@ -43,12 +48,14 @@ def scale_curves(table: pd.DataFrame, windows: pd.DataFrame, names: Sequence[str
             rows = rows.assign(value=[np.exp(truth.mean() - nll[key].mean()) for key in rows["id"]])
             chosen = rows[is_random(rows["ordering"]) if name == "random" else rows["ordering"] == name]
             line = chosen.groupby("fraction")["value"].median()
+            drawn.append(line)
             axis.plot(line.index, line, marker=marker, color=color, ms=4, lw=1.5, label=f"{model} ({depth} blocks)")
         axis.set(title="random orders (median)" if name == "random" else label(name), xlabel="blocks moved to low bits")
         axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes[0][0].set(ylabel="retained quality", ylim=(0, None))
+    axes[0][0].set(ylabel="retained quality")
+    quality_scale(axes[0][0], pd.concat(drawn))
     handles, texts = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(handles, texts, loc="outside lower center", ncols=2, frameon=False)
     first = table.iloc[0]
     figure.suptitle(f"{nickname(first['quantizer'])}, {first['high']} to {first['low']} bits")
     return figure
@@ -57,23 +64,30 @@ def scale_curves(table: pd.DataFrame, windows: pd.DataFrame, names: Sequence[str
 def scale_areas(areas: pd.DataFrame) -> Figure:
     """Mean retained quality while blocks are moved, against the number of blocks; bars are 95 % intervals over windows.
 
+    Points are joined where no two models have as many blocks. For random orders: median and range.
+
     Args:
-        areas: from `claims.areas`, of one pair of widths.
+        areas: from `claims.areas`, of one quantizer and pair of widths.
     """
-    figure, axes = canvas(7.0, 4.2)
+    figure, axes = canvas(7.5, 4.6)
     axis = axes[0][0]
-    for offset, name in enumerate(dict.fromkeys(areas["ordering"])):
-        part = areas[areas["ordering"] == name]
+    models = areas.groupby("units")["model"].unique()
+    step = (models.index.max() / models.index.min()) ** 0.012  # so that intervals do not hide each other
+    names = sorted(set(areas["ordering"]), key=[*STYLES, *areas["ordering"]].index)
+    for position, name in enumerate(names):
+        part = areas[areas["ordering"] == name].sort_values("units")
         color, style, marker = STYLES.get(name, (RANDOM, "-", ".") if name == "random" else OTHERS)
-        part = part.sort_values("units")
-        errors = np.clip([part["value"] - part["low"], part["high"] - part["value"]], 0, None)
-        axis.errorbar(
-            part["units"] * 1.015**offset, part["value"], errors, fmt=marker + style, color=color, ms=5, label=label(name)
-        )
-    depths = sorted(areas["units"].unique())
+        look = {"fmt": marker + style * part["units"].is_unique, "color": color, "ms": 5, "capsize": 2}
+        x = part["units"] * step ** (position - (len(names) - 1) / 2)
+        shown = "random (median and range)" if name == "random" else label(name)
+        axis.errorbar(x, part["value"], whiskers(part), **look, label=shown)
     axis.set_xscale("log", base=2)
-    axis.set_xticks(depths, [str(depth) for depth in depths])
+    texts = ["\n".join([str(depth), *(name.rpartition("/")[2] for name in found)]) for depth, found in models.items()]
+    axis.set_xticks(models.index, texts)
     axis.minorticks_off()
-    axis.set(xlabel="blocks of the model", ylabel="mean retained quality", ylim=(0, None))
+    axis.set(xlabel="blocks of the model", ylabel="mean retained quality")
+    quality_scale(axis, pd.concat([areas["low"], areas["high"]]))
+    first = areas.iloc[0]
+    axis.set_title(f"{nickname(first['quantizer'])}, {first['pair']} bits")
     figure.legend(loc="outside lower center", ncols=5, frameon=False)
     return figure

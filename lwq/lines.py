@@ -1,0 +1,157 @@
+"""Lines of the report's tables, from the results; numbers are text where the template prints them as they are."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lwq import assets, claims, compare, figures
+from lwq.errors import InputError
+from lwq.strategies import nickname
+
+SWEPT = ("orderings", "model_scale")  # studies that move blocks from one width to another
+LADDER = "trained by lwq.ladder in float32; the same width, tokens and recipe for all rungs"
+
+
+def models(table: pd.DataFrame) -> Iterator[dict[Any, Any]]:
+    """One line a model: what it is, its blocks, and its perplexity on each judging text, untouched."""
+    rows = table[(table["metric"] == "perplexity") & (table["ordering"] == "original")]
+    for (model, judge), part in rows.drop_duplicates(["model", "judge"]).groupby(["model", "judge"], sort=False):
+        carried = assets.MODELS.get(str(model))
+        note = carried.note if carried else LADDER if str(model).startswith("ladder-") else ""
+        yield {**part.iloc[0].to_dict(), "note": note, "judge": judge, "perplexity": part.iloc[0]["value"]}
+
+
+def uniform(table: pd.DataFrame) -> dict[str, Any]:
+    """Perplexity with the same width in every block: its widths, and one line a model and quantizer."""
+    rows = table[(table["metric"] == "perplexity") & (table["ordering"] == "uniform") & table["study"].isin([*SWEPT, "pruning"])]
+    rows = rows[rows["avg_bits"].isin(range(2, 9)) & ~rows["quantizer"].str.startswith(claims.MASKS)]
+    rows = rows.sort_values("dtype").drop_duplicates(["model", "quantizer", "avg_bits"])
+    untouched = table[(table["metric"] == "perplexity") & (table["ordering"] == "original")].drop_duplicates("model")
+    truth: dict[str, float] = dict(untouched[["model", "value"]].itertuples(index=False))
+    widths = sorted(rows["avg_bits"].unique(), reverse=True)
+    lines = []
+    for (model, quantizer), part in rows.groupby(["model", "quantizer"], sort=False):
+        value = part.set_index("avg_bits")["value"]
+        cells = [f"{value[w]:.4g} ({truth[str(model)] / value[w]:.0%})" if w in value else "" for w in widths]
+        lines.append({"model": model, "quantizer": nickname(str(quantizer)), "cells": cells})
+    return {"widths": [f"{width:.0f}" for width in widths], "lines": lines}
+
+
+def worth(table: pd.DataFrame, windows: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """One line a sweep: at how many of its points an ordering beats uniform bits of the same true size, or loses to them."""
+    nll = compare.nll_by_id(windows)
+    for sweep in compare.sweeps(table):
+        rows = sweep[sweep["metric"] == "perplexity"]
+        gains = compare.against_uniform(rows, nll)
+        rows = rows[rows["id"].isin(gains)]
+        first = rows.iloc[0]
+        line = {"model": first["model"], "setting": f"{nickname(first['quantizer'])}, {first['high']} to {first['low']} bits"}
+        for name in ("lim", "zd", "random"):
+            own = figures.is_random(rows["ordering"]) if name == "random" else rows["ordering"] == name
+            found = [gains[key] for key in rows.loc[own, "id"]]
+            better, worse = sum(gain.low > 0 for gain in found), sum(gain.high < 0 for gain in found)
+            line[name] = f"{better} better, {worse} worse of {len(found)}"
+        yield line
+
+
+def deviations(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """How far the perplexity of each end of a sweep is off that in float32, for finished sweeps in any other dtype.
+
+    Raises InputError where float32 was not measured.
+    """
+    key = [column for column in compare.SWEEP if column not in ("dtype", "calibration", "study", "high", "low")] + [
+        "ordering",
+        "avg_bits",
+    ]
+    ends = table[(table["metric"] == "perplexity") & table["ordering"].isin(compare.ENDS)]
+    exact = ends[ends["dtype"] == "float32"].drop_duplicates(key).set_index(key)["value"]
+    finished = {name for sweep in compare.sweeps(table) if sweep["study"].iloc[0] in SWEPT for name in sweep["id"]}
+    ends = ends[(ends["dtype"] != "float32") & ends["id"].isin(finished)]
+    for row in ends.drop_duplicates([*key, "dtype"]).to_dict("records"):
+        place = tuple(row[column] for column in key)
+        if place not in exact.index:
+            raise InputError(f"{row['model']}, {row['dtype']}: its deviation from float32 was not measured; run the study again")
+        what = "untouched" if row["ordering"] == "original" else f"{row['avg_bits']:.0f} bits"
+        yield {
+            **{str(k): v for k, v in row.items()},
+            "what": what,
+            "quantizer_name": nickname(row["quantizer"]),
+            "deviation": row["value"] / float(exact.loc[[place]].iloc[0]) - 1,
+        }
+
+
+def crossings(table: pd.DataFrame, windows: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """One line a model, quantizer, kind of pruning and width: who loses less at which size, in each ordering."""
+    found = claims.crossings(claims.gaps(table[table["study"] == "pruning"], windows))
+    for (model, quantizer, pruned, bits), part in found.groupby(["model", "quantizer", "pruned", "bits"], sort=False):
+        orders = list(_wins(part[~figures.is_random(part["ordering"])]))
+        yield {"model": model, "quantizer": nickname(str(quantizer)), "pruned": pruned, "bits": bits, "orders": orders}
+
+
+def _wins(part: pd.DataFrame) -> Iterator[str]:
+    """ "LIM: quantizing at 14.9 to 10.7, then pruning at 9.6 to 5.3"."""
+    for ordering, runs in part.groupby("ordering", sort=False):
+        said = [
+            f"{run['wins']} at {run['most']:.1f}" + (f" to {run['least']:.1f}" if run["least"] != run["most"] else "")
+            for run in runs.to_dict("records")
+        ]
+        yield f"{figures.label(str(ordering))}: {', then '.join(said)}"
+
+
+def limits(limits: pd.DataFrame) -> list[dict[str, str]]:
+    """One line an ordering; the random orders stand together."""
+    found: dict[str, dict[str, str]] = {}
+    for row in limits[~limits["ordering"].str.startswith("random(")].to_dict("records"):
+        cell = f"{row['value']:.0%} [{row['low']:.0%}, {row['high']:.0%}]"
+        found.setdefault(row["ordering"], {"label": figures.label(row["ordering"])})[f"t{row['threshold'] * 100:.0f}"] = cell
+    return list(found.values())
+
+
+def points(table: pd.DataFrame, windows: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """One line an ordering at the measured points nearest to a quarter and a half, and the uniform plans."""
+    wide = table.pivot_table(index="id", columns="metric", values="value")
+    rows = table[table["metric"] == "perplexity"].drop(columns=["metric", "value", "n"]).join(wide, on="id")
+    nll = compare.nll_by_id(windows)
+    truth = nll[figures.all_high(rows)["id"]]
+    beside = compare.against_uniform(rows, nll)
+    mixed = rows[~rows["ordering"].isin(compare.ENDS)]
+    for share in (0.25, 0.5):
+        nearest = min(mixed["moved"].unique(), key=lambda moved: abs(moved / mixed["units"].iloc[0] - share))
+        point = mixed[mixed["moved"] == nearest]
+        chance = figures.is_random(point["ordering"])
+        for row in point[~chance].sort_values("perplexity").to_dict("records"):
+            yield _point(row, truth, nll, beside)
+        if chance.any():
+            yield _together(point[chance], truth, nll, beside)
+    for row in rows[rows["ordering"] == "uniform"].sort_values("true_bits").to_dict("records"):
+        yield {**_point(row, truth, nll, beside), "label": f"uniform {row['avg_bits']:.0f} bits"}
+
+
+def _point(row: dict[Any, Any], truth: Any, nll: Any, beside: Mapping[str, compare.Interval]) -> dict[str, Any]:
+    numbers = {name: f"{row[name]:.3f}" for name in ("kl", "top1")}
+    return {
+        **row,
+        **numbers,
+        "label": figures.label(row["ordering"]),
+        "perplexity": f"{row['perplexity']:.4g}",
+        "retained": "{:.3f} [{:.3f}, {:.3f}]".format(*compare.retained(truth, nll[row["id"]])),
+        "gain": "{:+.3f} [{:+.3f}, {:+.3f}]".format(*beside[row["id"]]) if row["id"] in beside else "",
+    }
+
+
+def _together(rows: pd.DataFrame, truth: Any, nll: Any, beside: Mapping[str, compare.Interval]) -> dict[str, Any]:
+    """Random orders in one line: median, lowest and highest."""
+    spans: dict[str, tuple[Any, str]] = {
+        "perplexity": (rows["perplexity"], ".4g"),
+        "retained": (np.exp([truth.mean() - nll[key].mean() for key in rows["id"]]), ".3f"),
+        "gain": (np.array([beside[key].value for key in rows["id"] if key in beside]), "+.3f"),
+        "kl": (rows["kl"], ".3f"),
+        "top1": (rows["top1"], ".3f"),
+    }
+    cells = {
+        name: f"{np.median(values):{style}} ({values.min():{style}} to {values.max():{style}})" if len(values) else ""
+        for name, (values, style) in spans.items()
+    }
+    return {**rows.iloc[0].to_dict(), **cells, "label": f"random ({len(rows)} orders, median and range)", "id": ""}
