@@ -21,7 +21,7 @@ class Estimate:
 
     Attributes:
         plans: how many are measured.
-        tokens: forward passes of the whole model, in tokens: plans, tasks, calibration.
+        tokens: forward passes of the whole model, in tokens: plans, tasks, calibration, the training of a ladder.
         operations: floating-point operations.
         memory: bytes at the peak: the model, its originals, the bank, the reference, the boundaries.
     """
@@ -49,7 +49,10 @@ def of_point(study: str, parameters: Mapping[str, Any], models: Mapping[str, Map
         else 0
     )
     calibrated = 3 * p["nsamples"] * p["seqlen"]  # the block runs, its statistics are summed, its matrices are rounded
-    tokens = [plans * judged * SWEPT + asked + calibrated * widths for plans, widths in found]
+    tokens = [
+        plans * judged * SWEPT + asked + calibrated * widths + _trained(name)
+        for name, (plans, widths) in zip(names, found, strict=True)
+    ]
     weights = [float(size["parameters"]) for size in sizes]
     wide, judged_wide = BYTES[p["dtype"]], BYTES[p["judge_dtype"] or p["dtype"]]
     # the weights, and the originals of those that plans change; the judged copy is one more where its dtype is another
@@ -57,6 +60,16 @@ def of_point(study: str, parameters: Mapping[str, Any], models: Mapping[str, Map
     memory = max(w * (held + min(widths, 4 * GIB / w)) for w, (_, widths) in zip(weights, found, strict=True))
     operations = sum(2 * w * t for w, t in zip(weights, tokens, strict=True))
     return Estimate(sum(plans for plans, _ in found), sum(tokens), operations, memory + 4 * GIB)
+
+
+def _trained(name: str) -> int:
+    """Passes of a token that train a rung of the depth ladder which is not in the cache: one forward, two backward."""
+    from lwq import ladder
+
+    depth = ladder.depth(name)
+    if depth is None or ladder.place(recipe := ladder.Recipe(depth)).is_dir():
+        return 0
+    return 3 * recipe.steps * recipe.batch * recipe.length
 
 
 def _orders(names: Any, p: Mapping[str, Any]) -> int:

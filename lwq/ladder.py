@@ -63,9 +63,14 @@ def depth(name: str) -> int | None:
     return RUNGS[NAMES.index(name)]
 
 
+def place(recipe: Recipe) -> Path:
+    """The folder of a rung in the cache, whether it is there or not."""
+    return paths.cache() / "models" / f"ladder-{recipe.depth}-{digest(asdict(recipe))}"
+
+
 def fetch(recipe: Recipe) -> Path:
     """The folder of a rung (safetensors, config, tokenizer, a record); trained now if it is not in the cache."""
-    folder = paths.cache() / "models" / f"ladder-{recipe.depth}-{digest(asdict(recipe))}"
+    folder = place(recipe)
     if folder.is_dir():
         return folder
     with assets.locked(folder) as work:

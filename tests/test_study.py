@@ -249,7 +249,7 @@ def test_every_size_of_every_study_passes_the_check(size):
             assert point.notebook.is_file()
 
 
-def test_an_estimate_counts_what_a_study_measures(done):
+def test_an_estimate_counts_what_a_study_measures(done, tmp_path, monkeypatch):
     table = done[1]
     defaults = studies.full(studies.points("orderings", "smoke")[0])
     asked = {
@@ -265,6 +265,12 @@ def test_an_estimate_counts_what_a_study_measures(done):
     assert twice.tokens > 1.2 * found.tokens and twice.memory > found.memory
     assert found.seconds(1e9) == pytest.approx(2 * found.seconds(2e9))
     assert estimate.speed() > 1e8
+    monkeypatch.setenv("LWQ_CACHE", str(tmp_path))
+    ladder = studies.full(studies.points("model_scale", "quick")[0])
+    untrained = estimate.of_point("model_scale", ladder, {})
+    monkeypatch.setattr("lwq.ladder.place", lambda recipe: tmp_path)
+    training = untrained.tokens - estimate.of_point("model_scale", ladder, {}).tokens
+    assert training == pytest.approx(3 * 3 * 1600 * 4 * 256)
 
 
 @pytest.mark.parametrize("study", ["orderings", "model_scale", "pruning", "dynamic_methods"])
