@@ -197,27 +197,14 @@ def gaps(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
     for (model, quantizer, *texts, ordering), part in rows.groupby([*SAME, "ordering"], sort=False):
         masks = thinned[(thinned[["model", *SAME[2:]]] == [model, *texts]).all(axis=1)]
         for drop in part[part["low"] == 0].to_dict("records"):
-            place = (model, quantizer, ordering, drop["moved"])
-            found += [(*place, "blocks", *gap) for gap in _against(drop, part, nll)]
+            key = (model, quantizer, ordering, drop["moved"])
+            found += [(*key, "blocks", *gap) for gap in _against(drop, part, nll)]
             alike = masks[(masks["true_bits"] - drop["true_bits"]).abs() < SIZE]
             if len(alike):
                 best = alike.sort_values("value").iloc[0].to_dict() | {"units": drop["units"]}
-                found += [(*place, "weights", *gap) for gap in _against(best, part, nll)]
-    columns = [
-        "model",
-        "quantizer",
-        "ordering",
-        "dropped",
-        "pruned",
-        "bits",
-        "true_bits",
-        "value",
-        "low",
-        "high",
-        "drop",
-        "quantized",
-    ]
-    return pd.DataFrame(found, columns=columns)
+                found += [(*key, "weights", *gap) for gap in _against(best, part, nll)]
+    place = ["model", "quantizer", "ordering", "dropped", "pruned"]
+    return pd.DataFrame(found, columns=[*place, "bits", "true_bits", "value", "low", "high", "drop", "quantized"])
 
 
 def _against(pruned: Mapping[Any, Any], part: pd.DataFrame, nll: Mapping[str, np.ndarray]) -> Iterator[tuple[Any, ...]]:

@@ -11,6 +11,7 @@ from lwq.strategies import split
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 SWEPT = 0.65  # of the work of a full forward pass, for a plan of a sweep
 REACHED = 0.4  # of the speed of a large matrix product, for a model with its losses
+ROUNDED = 0.2  # of a pass with its statistics, to quantize all matrices at one more width
 QUESTION = 100  # tokens of a question with its answers
 GIB = 1 << 30
 
@@ -48,18 +49,17 @@ def of_point(study: str, parameters: Mapping[str, Any], models: Mapping[str, Map
         if p.get("tasks")
         else 0
     )
-    calibrated = 3 * p["nsamples"] * p["seqlen"]  # the block runs, its statistics are summed, its matrices are rounded
     tokens = [
-        plans * judged * SWEPT + asked + calibrated * widths + _trained(name)
-        for name, (plans, widths) in zip(names, found, strict=True)
+        plans * judged * SWEPT + asked + (passes + ROUNDED * widths) * p["nsamples"] * p["seqlen"] + _trained(name)
+        for name, (plans, passes, widths) in zip(names, found, strict=True)
     ]
     weights = [float(size["parameters"]) for size in sizes]
     wide, judged_wide = BYTES[p["dtype"]], BYTES[p["judge_dtype"] or p["dtype"]]
     # the weights, and the originals of those that plans change; the judged copy is one more where its dtype is another
     held = 2 * wide if wide == judged_wide else wide + 2 * judged_wide
-    memory = max(w * (held + min(widths, 4 * GIB / w)) for w, (_, widths) in zip(weights, found, strict=True))
+    memory = max(w * (held + min(widths, 4 * GIB / w)) for w, (_, _, widths) in zip(weights, found, strict=True))
     operations = sum(2 * w * t for w, t in zip(weights, tokens, strict=True))
-    return Estimate(sum(plans for plans, _ in found), sum(tokens), operations, memory + 4 * GIB)
+    return Estimate(sum(plans for plans, *_ in found), sum(tokens), operations, memory + 4 * GIB)
 
 
 def _trained(name: str) -> int:
@@ -76,24 +76,22 @@ def _orders(names: Any, p: Mapping[str, Any]) -> int:
     return sum(p["seeds"] if name == "random" else 1 for name in split(names))
 
 
-def _count(study: str, p: Mapping[str, Any], blocks: int) -> tuple[int, int]:
-    """(plans, widths that are quantized)."""
+def _count(study: str, p: Mapping[str, Any], blocks: int) -> tuple[int, int, int]:
+    """(plans, passes over the calibration windows, widths that are quantized)."""
     if study == "pruning":
         sizes, widths = len(p["dropped"]), len(p["widths"])
         drops = (_orders(p["drop_orders"], p) + bool(p["angular"])) * sizes
         moves = _orders(p["move_orders"], p) * sizes * widths
         scan = blocks * (widths + 1) + sizes if p["knapsack"] else 0
-        return drops + moves + scan + len(p["masks"]) * len(p["rates"]) * sizes, widths + len(p["masks"]) * len(
-            p["rates"]
-        ) * sizes
+        return drops + moves + scan + len(p["masks"]) * len(p["rates"]) * sizes, 1 + widths + len(p["masks"]), widths
     orders = _orders(p["orderings"], p)
     if study == "dynamic_methods":
         ways, budgets = len(p["methods"]), len(p["budgets"])
         plans = 3 + orders * (len(p["moved"]) + len(p["raised"]))  # an original and two uniform ones
-        return ways * plans + budgets * (1 + orders), 3 * ways + 2 * budgets
+        return ways * plans + budgets * (1 + orders), 1 + 2 * ways + 2 * budgets, 3 * ways + 2 * budgets
     between = p["high"] - p["low"] + 1 if p["high"] != KEPT else 2
     inner = min(p["steps"] - 2, blocks - 1) + sum(p["low"] <= bits <= p["high"] for bits in p.get("avg_bits", ()))
-    return orders * inner + between + 1, between
+    return orders * inner + between + 1, 2, between  # one pass for the scores, one for the widths
 
 
 def speed(dtype: str = "float32") -> float:
