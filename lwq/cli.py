@@ -333,7 +333,7 @@ def report(size: Annotated[str, typer.Option(help="whose results: smoke, quick, 
     results, reports = studies.folders(size)
     print(f"report: {builder.build(results, reports)}")
     if results == paths.RESULTS:
-        builder.put_into_readme(paths.WORK / "README.md", results)
+        builder.put_into_readme(paths.WORK / "README.md", reports)
 
 
 def _target(path: Path) -> Path:

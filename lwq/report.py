@@ -5,7 +5,7 @@ import hashlib
 import mimetypes
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -76,30 +76,32 @@ def build(results_dir: str | Path, reports_dir: str | Path) -> Path:
         temporary.write_text(text, encoding="utf-8")
     with paths.replacing(target / "report.html") as temporary:
         temporary.write_text(_page(text, target), encoding="utf-8")
+    draw.clean()
     return target / "report.html"
 
 
-def put_into_readme(readme: Path, results_dir: str | Path) -> None:
-    """Write the verdicts of a results folder between the two marks in a README; nothing happens where it has none."""
+def put_into_readme(readme: Path, reports_dir: str | Path) -> None:
+    """Write the verdicts of a report between the two marks in a README; nothing happens where it has none."""
     text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
     before, mark, rest = text.partition(MARKS[0])
     _, end, after = rest.partition(MARKS[1])
     if end:
         with paths.replacing(readme) as temporary:
-            temporary.write_text(f"{before}{mark}\n{verdict_table(results_dir)}{end}{after}", encoding="utf-8")
+            temporary.write_text(f"{before}{mark}\n{verdict_table(reports_dir)}{end}{after}", encoding="utf-8")
 
 
-def verdict_table(results_dir: str | Path) -> str:
-    """The claims against the models, as Markdown."""
+def verdict_table(reports_dir: str | Path) -> str:
+    """The claims against the models, as Markdown, from a report's verdicts.csv."""
     catalogue = studies.catalogue()["claims"]
-    found = claims.by_model(claims.verdicts(*results.load(results_dir), catalogue))
+    rows = pd.read_csv(Path(reports_dir) / VERDICTS, keep_default_na=False)[VERDICT].itertuples(index=False)
+    found = claims.by_model(claims.Verdict(*most, tuple(ids.split())) for *most, ids in rows)
     models = list(dict.fromkeys(found["model"]))
     cells = {(row.claim, row.model): f"**{row.verdict}**: {row.settings}" for row in found.itertuples()}
-    rows = [["claim", *models], ["---"] * (len(models) + 1)]
+    made = [["claim", *models], ["---"] * (len(models) + 1)]
     for key, claim in catalogue.items():
         own = [cells.get((key, model), "") for model in models]
-        rows.append([f"({key}) {claim['short']}", *(own if any(own) else ["not measured yet"] * len(own))])
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+        made.append([f"({key}) {claim['short']}", *(own if any(own) else ["not measured yet"] * len(own))])
+    return "".join(f"| {' | '.join(line)} |\n" for line in made)
 
 
 @dataclass
@@ -107,6 +109,7 @@ class Drawing:
     """Figures on disk, and what the template says about each."""
 
     folder: Path
+    drawn: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         paths.writable(self.folder)
@@ -115,9 +118,16 @@ class Drawing:
         """Draw `lwq.figures.name(*arguments)` into a file named after `what`; `rows` says which rows made it."""
         file = re.sub(r"[^a-z0-9]+", "-", f"{what}-{name}".lower()) + ".png"
         figure = getattr(figures, name)(*arguments)
+        self.drawn.add(file)
         with paths.replacing(self.folder / file) as temporary:
             figure.savefig(temporary, dpi=130, metadata={"Software": None}, format="png")
         return {"function": name, "file": f"{self.folder.name}/{file}", "alt": alt, "rows": rows}
+
+    def clean(self) -> None:
+        """Delete pictures of earlier reports."""
+        for path in self.folder.glob("[!.]*.png"):
+            if path.name not in self.drawn:
+                path.unlink()
 
 
 def _claims(found: list[claims.Verdict], catalogue: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -200,7 +200,10 @@ def test_the_report_is_built_from_the_tables_alone(done, tmp_path):
     assert "data:image/png;base64," in page and "<img" in page and "http-equiv" not in page and 'src="figures' not in page
     assert report.built_from(tmp_path / "report.md") == hashlib.sha256((done[0] / results.TABLE).read_bytes()).hexdigest()
     first = {p: p.read_bytes() for p in tmp_path.rglob("*.*")}
+    stale = tmp_path / "figures" / "of-another-table.png"
+    stale.write_bytes(b"")
     report.build(done[0], tmp_path)
+    assert not stale.exists()
     assert all(p.read_bytes() == content for p, content in first.items()), "the same tables give the same bytes"
     assert not any(np.isnan(v) for v in table["value"])
 
@@ -212,19 +215,20 @@ def test_the_tracked_report_was_built_from_the_tracked_table():
         return
     assert report.built_from(paths.REPORTS / "report.md") == hashlib.sha256(tracked.read_bytes()).hexdigest()
     readme = (paths.WORK / "README.md").read_text()
-    assert report.MARKS[0] + "\n" + report.verdict_table(paths.RESULTS) + report.MARKS[1] in readme
+    assert report.MARKS[0] + "\n" + report.verdict_table(paths.REPORTS) + report.MARKS[1] in readme
 
 
 def test_the_verdicts_go_between_their_marks(done, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{report.MARKS[0]}\nstale\n{report.MARKS[1]}\nafter\n")
-    report.put_into_readme(readme, done[0])
-    report.put_into_readme(readme, done[0])
+    report.build(done[0], tmp_path / "out")
+    report.put_into_readme(readme, tmp_path / "out")
+    report.put_into_readme(readme, tmp_path / "out")
     text = readme.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "stale" not in text
     assert text.count("| claim | toy |") == 1 and any(word in text for word in ("holds", "does not hold", "undecided"))
     readme.write_text("nothing")
-    report.put_into_readme(readme, done[0])
+    report.put_into_readme(readme, tmp_path / "out")
     assert readme.read_text() == "nothing"
 
 
