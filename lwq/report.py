@@ -93,8 +93,11 @@ def put_into_readme(readme: Path, reports_dir: str | Path) -> None:
 def verdict_table(reports_dir: str | Path) -> str:
     """The claims against the models, as Markdown, from a report's verdicts.csv."""
     catalogue = studies.catalogue()["claims"]
-    rows = pd.read_csv(Path(reports_dir) / VERDICTS, keep_default_na=False)[VERDICT].itertuples(index=False)
-    found = claims.by_model(claims.Verdict(*most, tuple(ids.split())) for *most, ids in rows)
+    rows = pd.read_csv(Path(reports_dir) / VERDICTS, dtype=str, keep_default_na=False)[VERDICT].itertuples(index=False)
+    found = claims.by_model(
+        claims.Verdict(claim, model, setting, word, number, tuple(ids.split()))
+        for claim, model, setting, word, number, ids in rows
+    )
     models = list(dict.fromkeys(found["model"]))
     cells = {(row.claim, row.model): f"**{row.verdict}**: {row.settings}" for row in found.itertuples()}
     made = [["claim", *models], ["---"] * (len(models) + 1)]
