@@ -233,9 +233,9 @@ class Experiment:
         """
         layout = next(iter(orderings.values())).layout
         moved = plans.points(len(layout.units), steps)
-        self.measure(plans.ends(layout, self.quantizer, high, low))
         if self.judge_dtype != "float32":
-            self._measure_deviation(high, low)
+            self._measure_deviation(high, low)  # first, so that two references need not stand in memory together
+        self.measure(plans.ends(layout, self.quantizer, high, low))
         self.measure(plans.curve(orderings, self.quantizer, high, low, moved, avg_bits))
         return self.table(high=high, low=low, quantizer=self._common["quantizer"])
 

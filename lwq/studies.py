@@ -65,7 +65,8 @@ def points(study: str, size: str = "smoke", overrides: dict[str, Any] | None = N
         parameters = {"results_dir": str(results), **chosen, **(overrides or {})}
         check(notebook, parameters)
         paths.writable(parameters["results_dir"])
-        output = reports / "notebooks" / f"{notebook.stem}-{digest(parameters)}.ipynb"
+        name = digest({**parameters, "results_dir": os.path.relpath(parameters["results_dir"], paths.WORK)})
+        output = reports / "notebooks" / f"{notebook.stem}-{name}.ipynb"
         found.append(Point(study, notebook, parameters, output))
     return found
 
