@@ -19,7 +19,7 @@ TITLES = {
 def gains(gains: pd.DataFrame) -> Figure:
     """By how much the loss falls when a score decides, at the same bytes; right of zero, it helps. Grey dots: random orders.
 
-    One row of panels a method, on one scale.
+    One row of panels a method; one scale for each way in which the score decides.
 
     Args:
         gains: from `claims.gains`, of one model.
@@ -32,10 +32,13 @@ def gains(gains: pd.DataFrame) -> Figure:
         method: [panel for _, panel in part.groupby(["way", "moved"])] for method, part in gains.groupby("method", sort=False)
     }
     columns = max(map(len, methods.values()))
-    figure, axes = canvas(1.6 + 1.8 * columns, 0.9 + 1.9 * len(methods), len(methods), columns, sharex="row", sharey=True)
+    figure, axes = canvas(1.6 + 1.8 * columns, 0.9 + 1.9 * len(methods), len(methods), columns, sharey=True)
     for row, (method, panels) in zip(axes, methods.items(), strict=True):
         for axis, panel in zip(row, panels, strict=False):
             _rows(axis, panel, names)
+            alike = gains[(gains["method"] == method) & (gains["way"] == panel["way"].iloc[0])]
+            left, right = min(alike["low"].min(), 0), max(alike["high"].max(), 0)
+            axis.set_xlim(left - 0.05 * (right - left), right + 0.05 * (right - left))
             axis.set_title(TITLES[panel["way"].iloc[0]].format(k=panel["moved"].iloc[0]), fontsize=8.5)
         for axis in row[len(panels) :]:
             axis.set_visible(False)
