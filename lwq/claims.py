@@ -1,4 +1,4 @@
-"""The paper's claims: what each table says, and the verdict by a rule that was written down before the run.
+"""The paper's claims: what each table says, and the verdict by a rule of studies.yaml.
 
 Everything here is computed from table.csv and windows.parquet. The rules and their numbers stand in studies.yaml.
 """
@@ -152,13 +152,13 @@ def gains(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
             way, k = WAYS[row["high"] - row["low"]], row["moved"]
             plain = part[alike & (part["low"] == (row["high"] + row["low"]) // 2)]
             plain = plain.iloc[(plain["true_bits"] - row["true_bits"]).abs().argsort()[:1]]
-            if way == ONE_MORE and row["id"] in between:
-                gain, k = between[row["id"]], row["units"] - row["moved"]
-            elif way != ONE_MORE and len(plain):
-                gain = compare.mean(nll[plain.iloc[0]["id"]] - nll[row["id"]])
-            else:
+            if plain.empty or (way == ONE_MORE and row["id"] not in between):
                 continue
-            found.append((model, quantizer, way, k, row["ordering"], *gain, plain.iloc[0]["id"], row["id"]))
+            truth = plain.iloc[0]["id"]
+            gain = compare.mean(nll[truth] - nll[row["id"]])
+            if way == ONE_MORE:
+                gain, k = between[row["id"]], row["units"] - row["moved"]
+            found.append((model, quantizer, way, k, row["ordering"], *gain, truth, row["id"]))
     return pd.DataFrame(found, columns=["model", "quantizer", "way", "moved", "ordering", "value", "low", "high", "plain", "id"])
 
 

@@ -114,6 +114,6 @@ def quality_scale(axis: Axes, quality: pd.Series) -> bool:
     if collapsed:
         log_scale(axis)
     else:
-        bottom = np.floor(10 * quality.min() - 0.5) / 10 if quality.min() > HIGH else 0
-        axis.set_ylim(bottom, max(1.05 - 0.04 * bottom, quality.max() * 1.03))
+        bottom = 1 - 1.2 * (1 - quality.min()) if quality.min() > HIGH else 0
+        axis.set_ylim(bottom, max(1, quality.max()) + 0.05 * (1 - bottom))
     return collapsed
