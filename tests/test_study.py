@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -206,6 +207,12 @@ def test_the_report_is_built_from_the_tables_alone(done, tmp_path):
     assert not stale.exists()
     assert all(p.read_bytes() == content for p, content in first.items()), "the same tables give the same bytes"
     assert not any(np.isnan(v) for v in table["value"])
+
+
+def test_every_claim_has_its_settings_in_a_section():
+    template = paths.TEMPLATE.read_text(encoding="utf-8")
+    named = " ".join(re.findall(r"settings\(\[(.*?)\]\)", template))
+    assert all(f'"{key}"' in named for key in studies.catalogue()["claims"])
 
 
 def test_the_tracked_report_was_built_from_the_tracked_table():
