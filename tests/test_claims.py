@@ -219,6 +219,16 @@ def test_figures_of_sweeps_say_what_they_show():
     assert axis.get_yscale() == "log", "most of it lies near 0"
     kept = table[(table["moved"] <= 4) & ~table["ordering"].str.startswith("random")]
     assert figures.retained_curve(kept, windows).axes[0].get_yscale() == "linear"
+    table, windows = sweep(Tables(), "lim", 1.0).done()
+    lossless = figures.retained_curve(pd.concat([table, table.assign(ordering="uniform")]), windows)
+    lossless.canvas.draw()
+    assert not lossless.axes[0].texts, "90 % and 95 % lie outside"
+    bottom, top = lossless.axes[0].get_ylim()
+    assert bottom < 1 < top
+
+
+def test_how_far_each_model_goes_as_a_picture():
+    table, windows = sweep(sweep(sweep(ends(Tables()), "lim", 0.2), "zd", 0.3), "random(seed=0)", 0.05).done()
     limits, areas = compare.limits(table, windows, (0.9,)), claims.areas(table, windows)
     two, four = (
         figures.far(*(pd.concat([part.assign(sweep=f"m\nq {i}") for i in range(count)]) for part in (limits, areas)))

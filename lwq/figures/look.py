@@ -114,6 +114,7 @@ def quality_scale(axis: Axes, quality: pd.Series) -> bool:
     if collapsed:
         log_scale(axis)
     else:
-        bottom = 1 - 1.2 * (1 - quality.min()) if quality.min() > HIGH else 0
-        axis.set_ylim(bottom, max(1, quality.max()) + 0.05 * (1 - bottom))
+        worst, best = min(quality.min(), 0.99), max(quality.max(), 1)
+        bottom = 1 - 1.2 * (1 - worst) if worst > HIGH else 0
+        axis.set_ylim(bottom, best + 0.05 * (best - bottom))
     return collapsed

@@ -103,8 +103,9 @@ def retained_curve(table: pd.DataFrame, windows: pd.DataFrame) -> Figure:
         axis.errorbar(x, line["value"], whiskers(ends), fmt=marker + style, color=color, ms=4, lw=1.3, label=label(name))
     levels = (0.90,) if quality_scale(axis, quality["value"]) else (0.95, 0.90)
     for level in levels:
-        axis.axhline(level, color="#555555", lw=0.8, ls=(0, (4, 3)))
-        axis.annotate(f" {level:.0%}", (1.0, level), xycoords=("axes fraction", "data"), fontsize=7, va="center")
+        if level > axis.get_ylim()[0]:  # text outside the axes takes their room
+            axis.axhline(level, color="#555555", lw=0.8, ls=(0, (4, 3)))
+            axis.annotate(f" {level:.0%}", (1.0, level), xycoords=("axes fraction", "data"), fontsize=7, va="center")
     axis.set(xlabel="blocks moved to low bits", ylabel="retained quality", title=title(table))
     axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
