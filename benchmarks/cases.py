@@ -103,7 +103,7 @@ def case_gptq(data: Path) -> dict[str, float]:
     windows = torch.from_numpy(np.load(data / "calibrate.npy"))
     layout = models.layout(model)
     plan = Plan(dict.fromkeys(layout.units, 4), layout, "gptq(group_size=64, sym=True, inputs='quantized')")
-    full = Plan(plan.bits, layout, "gptq(group_size=64, sym=True)")
+    full = Plan(plan.bits, layout, "gptq(group_size=64, sym=True, inputs='full')")
     windows_a_block = list(models.matrices(model))[:7]
     stats: dict[str, MatrixStats] = {}
     for found in stream(model, windows, frozenset({"gram"}), wanted=windows_a_block):

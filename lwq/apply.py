@@ -1,16 +1,18 @@
 """Apply a plan to a model: quantize what it names, drop what has 0 bits, keep what has 16."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import Tensor, nn
 
-from lwq import models
+from lwq import models, paths
 from lwq.collect import BlockStats, MatrixStats, require_windows, stream
 from lwq.contracts import DROPPED, KEPT, Plan, Shape, Width, dropped, inside
 from lwq.errors import InputError
 from lwq.progress import track
 from lwq.quantizers import QUANTIZERS, Packed, Sparse
+from lwq.store import Store
 from lwq.strategies import rebuild
 
 
@@ -98,14 +100,19 @@ def _to_write(
     model: nn.Module, quantizer: Any, wanted: Mapping[str, set[Width]], windows: Tensor | None
 ) -> Iterator[tuple[str, Packed | Sparse]]:
     """(matrix, Packed), at a moment when the consumer may write it into the model and it stays there."""
-    found = ((name, packed) for name, _, packed in quantized(model, quantizer, wanted, windows, save=True))
-    if inputs(quantizer) != "uniform":
-        yield from found
+    source = inputs(quantizer)
+    if source == "uniform" and len({frozenset(widths) for widths in wanted.values()}) == 1:
+        source = "quantized"  # in a plan of one width the blocks before have that width: the same, in one pass
+    if source != "uniform":
+        yield from ((name, packed) for name, _, packed in _one_pass(model, quantizer, wanted, windows, source, save=True))
         return
-    packed = dict(found)  # each width's pass needs the model as it was
-    for block, names in models.units(model, "block").items():
-        with models.resident(model, block, save=True):
-            yield from ((name, packed[name]) for name in names if name in packed)
+    with TemporaryDirectory(dir=paths.cache(), prefix="plan-") as folder:  # not the system's, which may live in memory
+        aside = Store(folder)
+        for name, _, made in quantized(model, quantizer, wanted, windows):  # each width's pass needs the model as it was
+            aside.put(name, made)
+        for block, names in models.units(model, "block").items():
+            with models.resident(model, block, save=True):
+                yield from ((name, packed) for name in names if (packed := aside.get(name)) is not None)
 
 
 def inputs(quantizer: Any) -> str:
@@ -114,24 +121,29 @@ def inputs(quantizer: Any) -> str:
 
 
 def quantized(
-    model: nn.Module, quantizer: Any, wanted: Mapping[str, set[Width]], windows: Tensor | None, save: bool = False
+    model: nn.Module, quantizer: Any, wanted: Mapping[str, set[Width]], windows: Tensor | None
 ) -> Iterator[tuple[str, Width, Packed | Sparse]]:
-    """(matrix, bits, Packed) for each wanted width of each matrix.
+    """(matrix, bits, Packed) for each wanted width of each matrix, while the model stays as it is.
 
-    With `inputs="full"` and "quantized" it takes one streamed pass, and the consumer may write a result into the model at
-    once: with "full" the block has run by then, with "quantized" it runs again, so that the next block sees what was written.
-    With "uniform" it takes one pass a width, between which the model must stay as it is.
+    It takes one streamed pass with `inputs="full"`, and one a width with "uniform".
     """
-    matrices = models.matrices(model)
-    wanted = {name: widths for name, widths in wanted.items() if widths}
-    if not wanted:
-        return
     if inputs(quantizer) == "uniform":
         for width in sorted(set().union(*wanted.values())):
             yield from _behind_its_like(model, quantizer, width, [n for n, widths in wanted.items() if width in widths], windows)
-        return
-    names_of = models.units(model, "block")
-    for stats in _pass(model, quantizer, wanted, windows, save):
+    else:
+        yield from _one_pass(model, quantizer, wanted, windows, "full", save=False)
+
+
+def _one_pass(
+    model: nn.Module, quantizer: Any, wanted: Mapping[str, set[Width]], windows: Tensor | None, source: str, save: bool
+) -> Iterator[tuple[str, Width, Packed | Sparse]]:
+    """(matrix, bits, Packed); the consumer may write a result into the model at once.
+
+    With source "full" the block has run by then; with "quantized" it runs again, so that the next one sees what was written.
+    """
+    matrices, names_of = models.matrices(model), models.units(model, "block")
+    wanted = {name: widths for name, widths in wanted.items() if widths}
+    for stats in _pass(model, quantizer, wanted, windows, source, save) if wanted else ():
         for name in names_of[stats.name]:
             for width in sorted(wanted.get(name, ())):
                 yield name, width, quantizer(matrices[name].view().float(), width, stats.matrices.get(name, MatrixStats()))
@@ -156,7 +168,7 @@ def _behind_its_like(
             matrices[name].view().copy_(weight)
 
     try:
-        for stats in _pass(model, quantizer, prefix, windows, save=False):
+        for stats in _pass(model, quantizer, prefix, windows, "quantized", save=False):
             put_back()
             for name in names_of[stats.name]:
                 weight = matrices[name].view()
@@ -171,11 +183,12 @@ def _behind_its_like(
         put_back()
 
 
-def _pass(model: nn.Module, quantizer: Any, wanted: Collection[str], windows: Tensor | None, save: bool) -> Iterator[BlockStats]:
+def _pass(
+    model: nn.Module, quantizer: Any, wanted: Collection[str], windows: Tensor | None, source: str, save: bool
+) -> Iterator[BlockStats]:
     needs = frozenset(quantizer.needs)
     label = f"quantize ({type(quantizer).__name__.lower()})"
     if needs:
-        source = "full" if inputs(quantizer) == "full" else "quantized"
         yield from stream(model, require_windows(windows, needs), needs, source, label, wanted, save=save)
         return
     for block in track(list(models.blocks(model)), label):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lwq.contracts import KEPT
-from lwq.strategies import split
+from lwq.strategies import build, split
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 SWEPT = 0.65  # of the work of a full forward pass, for a plan of a sweep
@@ -83,7 +83,11 @@ def _count(study: str, p: Mapping[str, Any], blocks: int) -> tuple[int, int, int
         drops = (_orders(p["drop_orders"], p) + bool(p["angular"])) * sizes
         moves = _orders(p["move_orders"], p) * sizes * widths
         scan = blocks * (widths + 1) + sizes if p["knapsack"] else 0
-        return drops + moves + scan + len(p["masks"]) * len(p["rates"]) * sizes, 1 + widths + len(p["masks"]), widths
+        return (
+            drops + moves + scan + len(p["masks"]) * len(p["rates"]) * sizes,
+            1 + _passes(p["quantizer"], widths) + len(p["masks"]),
+            widths,
+        )
     orders = _orders(p["orderings"], p)
     if study == "dynamic_methods":
         ways, budgets = len(p["methods"]), len(p["budgets"])
@@ -91,7 +95,16 @@ def _count(study: str, p: Mapping[str, Any], blocks: int) -> tuple[int, int, int
         return ways * plans + budgets * (1 + orders), 1 + 2 * ways + 2 * budgets, 3 * ways + 2 * budgets
     between = p["high"] - p["low"] + 1 if p["high"] != KEPT else 2
     inner = min(p["steps"] - 2, blocks - 1) + sum(p["low"] <= bits <= p["high"] for bits in p.get("avg_bits", ()))
-    return orders * inner + between + 1, 2, between  # one pass for the scores, one for the widths
+    return orders * inner + between + 1, 1 + _passes(p["quantizer"], between), between  # one pass for the scores
+
+
+def _passes(quantizer: Any, widths: int) -> int:
+    """Over the calibration windows, to quantize to so many widths; behind its like, a block runs twice for each."""
+    from lwq.apply import inputs
+    from lwq.quantizers import QUANTIZERS
+
+    built = build(QUANTIZERS, "quantizer", quantizer)
+    return (2 * widths if inputs(built) == "uniform" else 1) if built.needs else 0
 
 
 def speed(dtype: str = "float32") -> float:

@@ -108,6 +108,6 @@ def split(names: str | Sequence[str]) -> list[str]:
 
 
 def nickname(text: str) -> str:
-    """What a reader calls the quantizer that `spec` wrote down: its name, and which inputs it saw if not the untouched's."""
-    found = re.search(r"inputs='(?!full')(\w+)'", text)
+    """What a reader calls the quantizer that `spec` wrote down: its name, and whose inputs it saw if not the default's."""
+    found = re.search(r"inputs='(?!uniform')(\w+)'", text)
     return re.sub(r"#\w+(?=:)", "", text.partition("(")[0]) + (f" ({found[1]} inputs)" if found else "")

@@ -57,7 +57,7 @@ def test_sixteen_bits_is_the_model_bit_for_bit_and_zero_drops(name):
 def test_quantized_inputs_depend_on_the_prefix_and_help(toy, windows):
     model, _ = toy
     full, _ = lwq.load("toy")
-    quantize_(full, plan_for(full, (2,), "gptq()"), windows)
+    quantize_(full, plan_for(full, (2,), "gptq(inputs='full')"), windows)
     quantize_(model, plan_for(model, (2,), "gptq(inputs='quantized')"), windows)
     first, last = "model.layers.0.mlp.down_proj", "model.layers.3.mlp.down_proj"
     a, b = models.matrices(full), models.matrices(model)

@@ -431,5 +431,5 @@ def test_packed_codes_are_one_string_of_bits_lowest_first(bits, count):
 
 
 def test_what_readers_call_a_quantizer():
-    called = {q: nickname(spec(QUANTIZERS, q)) for q in (GPTQ(), GPTQ(inputs="uniform"), RTN())}
-    assert list(called.values()) == ["gptq", "gptq (uniform inputs)", "rtn"]
+    called = {q: nickname(spec(QUANTIZERS, q)) for q in (GPTQ(), GPTQ(inputs="full"), RTN())}
+    assert list(called.values()) == ["gptq", "gptq (full inputs)", "rtn"]

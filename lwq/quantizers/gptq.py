@@ -15,7 +15,7 @@ from lwq.quantizers import grid
 from lwq.quantizers.packed import FLOATS, Packed
 from lwq.strategies import pick
 
-SOURCES = ("full", "quantized", "uniform")
+SOURCES = ("uniform", "quantized", "full")
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class GPTQ:
         act_order: quantize the columns with the largest H_ii first. The groups keep the original order and their grids are
             fitted beforehand ("static groups"), so that no permutation has to be stored.
         damp_percent: λ above, as a share of the mean diagonal.
-        inputs: which prefix makes X. "quantized": the blocks before this one as the plan quantizes them, as the authors do.
-            "full": untouched blocks; all widths come from one pass, and at low widths they are worse (LOG.md). "uniform":
-            blocks quantized to the width at hand; a plan with one width equals "quantized", and in any other a block's
-            result still does not depend on the widths of the others, so that sweeps can reuse it, for one pass a width.
+        inputs: which prefix makes X. "uniform": blocks quantized to the width at hand. A plan with one width then equals
+            the authors', and in any other a block's result does not depend on the widths of the others, so that sweeps can
+            reuse it, for one pass a width. "quantized": blocks as the plan quantizes them, as the authors do; nothing can be
+            reused. "full": untouched blocks; all widths come from one pass, and 3 bits are worse than rounding (LOG.md).
         scale_dtype: of the stored scales.
 
     Two departures from the authors' code, both on purpose: a later group inside a 128-column block is fitted to weights
@@ -46,7 +46,7 @@ class GPTQ:
     sym: bool = False
     act_order: bool = False
     damp_percent: float = 0.01
-    inputs: str = "full"
+    inputs: str = "uniform"
     scale_dtype: str = "float16"
 
     needs: ClassVar[frozenset[str]] = frozenset({"gram"})
