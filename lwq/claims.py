@@ -79,10 +79,6 @@ def by_model(found: Iterable[Verdict]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["claim", "model", "verdict", "settings", "number"])
 
 
-def _setting(row: pd.Series) -> str:
-    return f"{nickname(row['quantizer'])} {row['high']} to {row['low']} bits"
-
-
 Found = Iterator[tuple[str, str, str, str, tuple[str, ...]]]
 
 
@@ -92,7 +88,7 @@ def far(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, Any]) 
         limits = compare.limits(sweep, windows, (numbers["quality"],)).set_index("ordering")
         if RANDOM not in limits.index:
             continue
-        chance = limits.loc[RANDOM]
+        chance = dict(limits.loc[RANDOM])
         for ordering in [name for name in numbers["orderings"] if name in limits.index]:
             limit = Interval(*limits.loc[ordering, ["value", "low", "high"]])
             verdict = UNDECIDED
@@ -100,17 +96,13 @@ def far(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, Any]) 
                 verdict = HOLDS
             elif limit.high < numbers["share"] or chance["value"] >= limit.value:
                 verdict = FAILS
-            step = (sweep.loc[sweep["moved"] > 0, "moved"] / sweep["units"].iloc[0]).min()
-            own, low, high, median, least, most = (_share(x, step) for x in (*limit, *chance[["value", "low", "high"]]))
+            own, low, high, median, least, most = (
+                compare.share(value, chance["step"]) for value in (*limit, chance["value"], chance["low"], chance["high"])
+            )
             text = f"{ordering.upper()} until {own} [{low}, {high}], random until {median} ({least} to {most})"
             behind = (sweep["ordering"] == ordering) | sweep["ordering"].str.startswith(RANDOM)
             ids = sweep[behind & (sweep["metric"] == "perplexity")]["id"]
-            yield sweep["model"].iloc[0], f"{_setting(sweep.iloc[0])}, {ordering}", verdict, text, tuple(ids)
-
-
-def _share(value: float, step: float) -> str:
-    """A share of blocks; nothing was measured between none and the first `step`."""
-    return f"{value:.0%}" if value else f"< {step:.0%}"
+            yield sweep["model"].iloc[0], f"{compare.setting(sweep.iloc[0])}, {ordering}", verdict, text, tuple(ids)
 
 
 def headline(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, Any]) -> Found:
@@ -128,7 +120,7 @@ def headline(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, A
             kept = compare.retained(nll[original], nll[best["id"]])
             size = f"{best['avg_bits']:.2f} ({best['true_bits']:.2f} true) bits"
             text = f"{kept.value:.1%} [{kept.low:.1%}, {kept.high:.1%}] at {size}"
-            setting = f"{_setting(best)}, {ordering}"
+            setting = f"{compare.setting(best)}, {ordering}"
             yield sweep["model"].iloc[0], setting, decide(kept, numbers["quality"]), text, (original, best["id"])
 
 
@@ -312,7 +304,7 @@ def grows(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, Any]
                 f"as clear in {luck:.0%} of all orders"
             )
             ids = tuple(key for keys in part["ids"] for key in keys)
-            yield name, f"{nickname(str(quantizer))} {pair} bits, {ordering}", verdict, text, ids
+            yield name, f"{nickname(str(quantizer))}, {pair} bits, {ordering}", verdict, text, ids
 
 
 def _luck(part: pd.DataFrame) -> float:

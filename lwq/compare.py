@@ -1,13 +1,14 @@
 """Differences with intervals: paired bootstrap over windows, retained quality, how far an ordering goes."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from lwq.errors import InputError
+from lwq.strategies import nickname
 
 RESAMPLES = 9999
 CONFIDENCE = 0.95
@@ -103,6 +104,11 @@ def sweeps(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
             yield part.reset_index(drop=True)
 
 
+def setting(row: Any) -> str:
+    """What readers call the quantizer and the widths of a row, or of the sweep that it belongs to: "gptq, 4 to 3 bits"."""
+    return f"{nickname(row['quantizer'])}, {row['high']} to {row['low']} bits"
+
+
 def area(fractions: np.ndarray, nll: np.ndarray, reference_nll: np.ndarray) -> Interval:
     """Mean retained quality while units are moved: the area under the retained curve, by the trapezoid rule.
 
@@ -159,8 +165,8 @@ def limits(table: pd.DataFrame, windows: pd.DataFrame, thresholds: tuple[float, 
         thresholds: of retained quality, relative to the all-high plan.
 
     Returns:
-        Columns ordering, threshold, value, low, high. The random orders stand as one line each, and together as "random":
-        their median, lowest and highest value.
+        Columns ordering, threshold, value, low, high, step (the smallest share that was measured). The random orders stand as
+        one line each, and together as "random": their median, lowest and highest value.
     """
     rows = table[table["metric"] == "perplexity"]
     nll = nll_by_id(windows)
@@ -170,13 +176,20 @@ def limits(table: pd.DataFrame, windows: pd.DataFrame, thresholds: tuple[float, 
         fractions = (points["moved"] / points["units"]).to_numpy()
         losses = np.stack([nll[key] for key in points["id"]])
         for threshold in thresholds:
-            found.append((ordering, threshold, *largest_fraction(fractions, losses, truth, threshold)))
-    frame = pd.DataFrame(found, columns=["ordering", "threshold", "value", "low", "high"])
+            kept = largest_fraction(fractions, losses, truth, threshold)
+            found.append((ordering, threshold, *kept, fractions[fractions > 0].min()))
+    frame = pd.DataFrame(found, columns=["ordering", "threshold", "value", "low", "high", "step"])
     randoms = frame[frame["ordering"].str.startswith("random")]
     if len(randoms):
         together = randoms.groupby("threshold")["value"].agg(value="median", low="min", high="max").reset_index()
+        together = together.assign(step=randoms["step"].min())
         frame = pd.concat([frame, together.assign(ordering="random")], ignore_index=True)
     return frame.sort_values(["threshold", "value"], ascending=False, kind="stable", ignore_index=True)
+
+
+def share(value: float, step: float) -> str:
+    """A share of blocks of `limits`, as text; nothing was measured between none and the first `step`."""
+    return f"{value:.0%}" if value else f"< {step:.0%}"
 
 
 def tasks(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:

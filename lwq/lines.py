@@ -47,7 +47,7 @@ def worth(table: pd.DataFrame, windows: pd.DataFrame) -> Iterator[dict[str, Any]
         gains = compare.against_uniform(rows, nll)
         rows = rows[rows["id"].isin(gains)]
         first = rows.iloc[0]
-        line = {"model": first["model"], "setting": f"{nickname(first['quantizer'])}, {first['high']} to {first['low']} bits"}
+        line = {"model": first["model"], "setting": compare.setting(first)}
         for name in ("lim", "zd", "random"):
             own = figures.is_random(rows["ordering"]) if name == "random" else rows["ordering"] == name
             found = [gains[key] for key in rows.loc[own, "id"]]
@@ -104,7 +104,8 @@ def limits(limits: pd.DataFrame) -> list[dict[str, str]]:
     """One line an ordering; the random orders stand together."""
     found: dict[str, dict[str, str]] = {}
     for row in limits[~limits["ordering"].str.startswith("random(")].to_dict("records"):
-        cell = f"{row['value']:.0%} [{row['low']:.0%}, {row['high']:.0%}]"
+        value, low, high = (compare.share(row[name], row["step"]) for name in ("value", "low", "high"))
+        cell = f"{value} [{low}, {high}]"
         found.setdefault(row["ordering"], {"label": figures.label(row["ordering"])})[f"t{row['threshold'] * 100:.0f}"] = cell
     return list(found.values())
 

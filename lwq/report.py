@@ -146,7 +146,7 @@ def _orderings(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> Ite
         limits = compare.limits(sweep, windows, (0.90,))
         parts.append((limits, claims.areas(sweep, windows)))
         first = sweep.iloc[0]
-        name = f"{first['model']}\n{nickname(first['quantizer'])}, {first['high']} to {first['low']} bits"
+        name = f"{first['model']}\n{compare.setting(first)}"
         for part in parts[-1]:
             part["sweep"] = name
     if parts:
@@ -156,9 +156,9 @@ def _orderings(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> Ite
             "all are moved, with 95 % intervals."
         )
         yield draw("far", "all", alt, "study orderings", limits, areas)
-    for (model, quantizer, high, low, _), part in table.groupby(["model", "quantizer", "high", "low", "dtype"], sort=False):
+    for (model, *_), part in table.groupby(["model", "quantizer", "high", "low", "dtype"], sort=False):
         if (part["metric"] == "accuracy").any():
-            where = f"{model}, {nickname(str(quantizer))}, {high} to {low} bits"
+            where = f"{model}, {compare.setting(part.iloc[0])}"
             alt = f"Accuracy that is retained on tasks, with 95 % intervals over questions: {where}."
             yield draw("tasks", where, alt, f"{where}, metric accuracy", compare.tasks(part, windows))
     for model in dict.fromkeys(table.loc[table["metric"] == "spearman", "model"]):
@@ -216,7 +216,7 @@ def _sweep(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> dict[st
     perplexity = table[table["metric"] == "perplexity"]
     quantizer = nickname(first["quantizer"])
     name = f"{first['model']}-{quantizer}-{first['high']}-{first['low']}"
-    rows = f"study orderings, model {first['model']}, {quantizer}, {first['high']} to {first['low']} bits"
+    rows = f"study orderings, model {first['model']}, {compare.setting(first)}"
     moved = sorted(perplexity["moved"].unique())
     lowest = perplexity[(perplexity["ordering"] == "uniform") & (perplexity["avg_bits"] == first["low"])]
     return {

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from lwq.strategies import nickname
+from lwq import compare
 
 # Okabe and Ito's colours are told apart by colour-blind readers; line style and marker say the same again for grey print
 STYLES = {
@@ -52,8 +52,7 @@ def canvas(width: float, height: float, rows: int = 1, columns: int = 1, **optio
 def title(table: pd.DataFrame) -> str:
     """Model, quantizer, widths and windows of a sweep."""
     first = table.iloc[0]
-    quantizer = nickname(first["quantizer"])
-    return f"{first['model']}, {quantizer}, {first['high']} to {first['low']} bits ({first['n']} judging windows)"
+    return f"{first['model']}, {compare.setting(first)} ({first['n']} judging windows)"
 
 
 def points(table: pd.DataFrame, metric: str) -> pd.DataFrame:

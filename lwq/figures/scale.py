@@ -56,8 +56,7 @@ def scale_curves(table: pd.DataFrame, windows: pd.DataFrame, names: Sequence[str
     quality_scale(axes[0][0], pd.concat(drawn))
     handles, texts = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, texts, loc="outside lower center", ncols=2, frameon=False)
-    first = table.iloc[0]
-    figure.suptitle(f"{nickname(first['quantizer'])}, {first['high']} to {first['low']} bits")
+    figure.suptitle(compare.setting(table.iloc[0]))
     return figure
 
 
