@@ -102,14 +102,14 @@ def case_gptq(data: Path) -> dict[str, float]:
     model, _ = lwq.load(MODEL)
     windows = torch.from_numpy(np.load(data / "calibrate.npy"))
     layout = models.layout(model)
-    plan = Plan(dict.fromkeys(layout.units, 4), layout, "gptq(group_size=64, sym=True, inputs='quantized')")
-    full = Plan(plan.bits, layout, "gptq(group_size=64, sym=True, inputs='full')")
+    plan = Plan(dict.fromkeys(layout.units, 4), layout, "gptq(group_size=64, sym=True, act_order=False, inputs='quantized')")
+    full = Plan(plan.bits, layout, "gptq(group_size=64, sym=True, act_order=False, inputs='full')")
     windows_a_block = list(models.matrices(model))[:7]
     stats: dict[str, MatrixStats] = {}
     for found in stream(model, windows, frozenset({"gram"}), wanted=windows_a_block):
         stats |= found.matrices
     matrices = models.matrices(model)
-    columns = seconds(lambda: [GPTQ(sym=True)(matrices[n].view(), 4, stats[n]) for n in windows_a_block])
+    columns = seconds(lambda: [GPTQ(sym=True, act_order=False)(matrices[n].view(), 4, stats[n]) for n in windows_a_block])
     other, _ = lwq.load(MODEL)
     return {
         "quantize": seconds(lambda: lwq.quantize_(model, plan, windows)),

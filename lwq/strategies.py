@@ -14,6 +14,11 @@ from typing import Any
 from lwq import own
 from lwq.errors import InputError
 
+REMARKS = {  # settings that readers must see wherever a quantizer is named
+    "act_order=False": "no act-order",
+    "inputs='full'": "full inputs",
+    "inputs='quantized'": "quantized inputs",
+}
 Table = Mapping[str, type]
 YOURS = "; a class of your own is file.py:Class or package.module:Class"
 
@@ -108,6 +113,6 @@ def split(names: str | Sequence[str]) -> list[str]:
 
 
 def nickname(text: str) -> str:
-    """What a reader calls the quantizer that `spec` wrote down: its name, and whose inputs it saw if not the default's."""
-    found = re.search(r"inputs='(?!uniform')(\w+)'", text)
-    return re.sub(r"#\w+(?=:)", "", text.partition("(")[0]) + (f" ({found[1]} inputs)" if found else "")
+    """What a reader calls the quantizer that `spec` wrote down: its name, and which of REMARKS are true of it."""
+    said = [words for setting, words in REMARKS.items() if setting in text]
+    return re.sub(r"#\w+(?=:)", "", text.partition("(")[0]) + (f" ({', '.join(said)})" if said else "")

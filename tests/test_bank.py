@@ -47,7 +47,7 @@ def made(quantizer):
 
 
 @pytest.mark.parametrize("store", [True, False])
-@pytest.mark.parametrize("quantizer", ["rtn()", "quanto()", "gptq()", "gptq(act_order=True)", "gptq(inputs='uniform')"])
+@pytest.mark.parametrize("quantizer", ["rtn()", "quanto()", "gptq()", "gptq(act_order=False, inputs='full')"])
 @pytest.mark.parametrize("name", ["llama", "gemma3", "qwen3_moe"])
 def test_equals_quantize(name, quantizer, store):
     windows = architectures.tokens(8)

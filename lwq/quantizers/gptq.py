@@ -28,8 +28,9 @@ class GPTQ:
     Attributes:
         group_size: input columns that share a scale; −1 for a whole row.
         sym: symmetric grid, s = 2 max|w| / (2^b − 1), z = 2^(b−1); otherwise min-max with zero included.
-        act_order: quantize the columns with the largest H_ii first. The groups keep the original order and their grids are
-            fitted beforehand ("static groups"), so that no permutation has to be stored.
+        act_order: quantize the columns with the largest H_ii first (better wherever it was measured, LOG.md). The groups keep
+            the original order and their grids are fitted beforehand ("static groups"): no permutation has to be stored, and
+            a file is read as fast. False: the first column first, each group's grid fitted when it is reached.
         damp_percent: λ above, as a share of the mean diagonal.
         inputs: which prefix makes X. "uniform": blocks quantized to the width at hand. A plan with one width then equals
             the authors', and in any other a block's result does not depend on the widths of the others, so that sweeps can
@@ -37,14 +38,16 @@ class GPTQ:
             reused. "full": untouched blocks; all widths come from one pass, and 3 bits are worse than rounding (LOG.md).
         scale_dtype: of the stored scales.
 
-    Two departures from the authors' code, both on purpose: a later group inside a 128-column block is fitted to weights
-    that carry the compensation so far (theirs are stale); a column that no input reaches is rounded to nearest (theirs
-    becomes zero). Source: Frantar et al. 2022, arXiv:2210.17323; code IST-DASLab/gptq (Apache-2.0).
+    Departures from the authors' code, all on purpose: two defaults, the order and static groups; without them, a later group
+    inside a 128-column block is fitted to weights that carry the compensation so far (theirs are stale); a column that no
+    input reaches is rounded to nearest (theirs becomes zero).
+
+    Source: Frantar et al. 2022, arXiv:2210.17323; code IST-DASLab/gptq (Apache-2.0).
     """
 
     group_size: int = 64
     sym: bool = False
-    act_order: bool = False
+    act_order: bool = True
     damp_percent: float = 0.01
     inputs: str = "uniform"
     scale_dtype: str = "float16"
