@@ -21,7 +21,11 @@ from lwq.store import Store
 from lwq.strategies import spec
 
 MEMORY = 4 << 30
-RULES = ("lwq.collect", "lwq.quantizers.grid", "lwq.quantizers.packed")  # code that every quantizer stands on
+RULES = (  # code that quantizers stand on
+    "lwq.apply",
+    "lwq.collect",
+    *(f"lwq.quantizers.{name}" for name in ("gptq", "grid", "packed", "sparse")),
+)
 
 
 class _Lost(InputError):

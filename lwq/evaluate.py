@@ -14,7 +14,7 @@ from lwq.progress import track
 
 TOKENS = 1024  # tokens a forward pass; part of the arithmetic, so it is fixed
 NUMBERS = 1 << 19  # logits that are turned into losses at once: a few arrays of them stay in a processor's cache
-MEMORY = 2 << 30  # bytes of reference log-probabilities that are kept; above it only hidden states are
+MEMORY = 2 << 30  # bytes of the reference's answers that are kept; above it only hidden states are
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,16 @@ class Reference:
     Attributes:
         windows: the judging windows, LongTensor (n, length).
         losses: of the reference itself (KL 0, agreement 1).
-        log_probs: log-probabilities of each window, float32 (length − 1, vocabulary); empty where they take too much memory.
-        hidden: otherwise the last block's output of each forward pass (windows, length, width); the head is run again.
+        log_probs: log-probabilities of each window, float32 (length − 1, vocabulary), of a float32 model.
+        logits: the same of a model with 16 bits, as it gave them: half of the memory.
+        hidden: where those take too much memory, the last block's output of each forward pass (windows, length, width); the
+            head is run again.
     """
 
     windows: Tensor
     losses: Losses
     log_probs: list[Tensor]
+    logits: list[Tensor]
     hidden: list[Tensor]
 
 
@@ -62,26 +65,29 @@ def reference(model: nn.Module, windows: Tensor, memory: int = MEMORY) -> Refere
 
     Args:
         windows: LongTensor (n, length).
-        memory: bytes of log-probabilities to keep (float32: n · (length − 1) · vocabulary · 4). Where that is not enough the
-            last hidden states are kept, and each evaluation runs the head once more.
+        memory: bytes of answers to keep (n · (length − 1) · vocabulary · 4, or · 2 for a model with 16 bits). Where that is not
+            enough the last hidden states are kept, and each evaluation runs the head once more.
     """
     require_windows_fit(model, windows)
     n, length = windows.shape
-    fits = n * (length - 1) * models.vocabulary(model) * 4 <= memory
-    log_probs, hidden, nll = [], [], []
+    wide = next(model.parameters()).dtype
+    fits = n * (length - 1) * models.vocabulary(model) * wide.itemsize <= memory
+    log_probs, answers, hidden, nll = [], [], [], []
     last = list(models.blocks(model).values())[-1]
     hook = None if fits else last.register_forward_hook(lambda module, args, out: hidden.append(_states(out)))
     try:
         for window, found in zip(windows, track(logits(model, windows), "reference", n), strict=True):
             log_p = torch.log_softmax(found.float(), dim=-1)
             nll.append(_nll(log_p, window))
-            if fits:
+            if fits and found.dtype == torch.float32:
                 log_probs.append(log_p)
+            elif fits:
+                answers.append(found)
     finally:
         if hook is not None:
             hook.remove()
     losses = Losses(np.array(nll), np.zeros(n), np.ones(n), length - 1)
-    return Reference(windows, losses, log_probs, hidden)
+    return Reference(windows, losses, log_probs, answers, hidden)
 
 
 @torch.inference_mode()
@@ -147,11 +153,11 @@ def _states(output: Tensor | tuple[Tensor, ...]) -> Tensor:
 
 
 def _reference_log_probs(model: nn.Module, reference: Reference) -> Iterator[Tensor]:
-    """The kept log-probabilities, or those that the model's head makes of the kept hidden states."""
+    """The kept log-probabilities, or those of the kept logits, or of what the head makes of the kept hidden states."""
     if reference.log_probs:
         yield from reference.log_probs
         return
-    for answer in head(model, reference.windows, reference.hidden):
+    for answer in reference.logits or head(model, reference.windows, reference.hidden):
         yield torch.log_softmax(answer.float(), dim=-1)
 
 

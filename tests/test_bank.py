@@ -1,8 +1,11 @@
 """The bank: the same as quantizing, once; kept on disk under a key that nothing stale can have."""
 
+import ast
+import inspect
 import multiprocessing
 import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import architectures
 import pytest
@@ -141,6 +144,13 @@ def test_the_key_covers_weights_statistics_settings_and_code(monkeypatch):
     monkeypatch.setattr(bank_module, "RULES", ())
     keys.append(source(GPTQ(), print_, windows))
     assert len(set(keys)) == len(keys)
+
+
+def test_the_key_covers_the_code_that_a_quantizer_stands_on():
+    for kind in quantizers.QUANTIZERS.values():
+        tree = ast.parse(Path(inspect.getfile(kind)).read_text())
+        used = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert {name for name in used if name.startswith(("lwq.quantizers.", "lwq.collect"))} <= set(bank_module.RULES), kind
 
 
 def test_a_quantizer_whose_code_cannot_be_read_stays_in_memory(bank_folder):

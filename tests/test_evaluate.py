@@ -36,6 +36,17 @@ def test_a_reference_kept_as_hidden_states_is_the_same(name):
     assert np.array_equal(a.nll, b.nll) and (a.kl > 0).all()
 
 
+def test_a_reference_of_16_bits_keeps_logits_and_takes_half_the_memory(judge):
+    model, _ = lwq.load("toy", "bfloat16")
+    count = judge.shape[0] * (judge.shape[1] - 1) * lwq.models.vocabulary(model)
+    full, lean = reference(model, judge, memory=2 * count), reference(model, judge, memory=2 * count - 1)
+    assert full.logits[0].dtype == torch.bfloat16 and not full.hidden and lean.hidden and not lean.logits
+    lwq.quantize_(model, Plan(dict.fromkeys(lwq.units(model), 3), lwq.models.layout(model), "rtn()"))
+    a, b = evaluate(model, judge, full), evaluate(model, judge, lean)
+    np.testing.assert_allclose(a.kl, b.kl, rtol=1e-4, atol=1e-6)
+    assert np.array_equal(a.nll, b.nll) and (a.kl > 0).all()
+
+
 def test_kl_and_agreement_by_hand(toy, judge):
     model, _ = toy
     truth = reference(model, judge)
