@@ -1,6 +1,6 @@
 """BAQ: inside one matrix, columns that lose more get more bits."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from lwq.collect import MatrixStats
 from lwq.errors import InputError
 from lwq.quantizers import grid
-from lwq.quantizers.gptq import column_losses, columns_first, inverse_factor, with_grid
+from lwq.quantizers.gptq import Grids, column_losses, columns_first, inverse_factor, with_grids
 from lwq.quantizers.packed import FLOATS, Packed, width_ratio
 from lwq.strategies import pick
 
@@ -51,15 +51,13 @@ class BAQ:
         groups = grid.group_count((rows, columns), self.group_size)
         dtype = FLOATS[self.scale_dtype]
         scales, zeros = grid.fit(weight.float().reshape(rows, groups, -1), bits, None, dtype)
-        own = torch.arange(columns) // (columns // groups)
-        scale, zero = scales.T[own], zeros.T[own]  # (in, out)
+        grids = Grids(scales, zeros, torch.arange(columns) // (columns // groups))
         factor = inverse_factor(stats, self.damp_percent)
-        losses = column_losses(columns_first(weight), factor, 2**bits - 1, scale, zero)
+        losses = column_losses(columns_first(weight), factor, 2**bits - 1, grids)
         widths = column_widths(losses, bits, self.exponent)
-        ratio = width_ratio(widths, bits)[:, None]
-        top = (2 ** widths.int() - 1)[:, None]
-        codes = with_grid(columns_first(weight), factor, top, scale * ratio, (zero / ratio).round())
-        return Packed(codes.T.contiguous().byte(), scales.to(dtype), bits, zeros.byte(), widths=widths)
+        grids = replace(grids, ratio=width_ratio(widths, bits))
+        codes = with_grids(columns_first(weight), factor, (2 ** widths.int() - 1)[:, None], grids)
+        return Packed(codes.T.contiguous(), scales.to(dtype), bits, zeros.byte(), widths=widths)
 
     def nbytes(self, shape: tuple[int, int], bits: int) -> int:
         """Exact where the rows are a multiple of 8; else each width in use may round up by a byte."""

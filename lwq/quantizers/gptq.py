@@ -1,7 +1,7 @@
 """GPTQ: round one input column at a time and let the columns that remain make up for the error."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -69,16 +69,16 @@ class GPTQ:
             diagonal = stats.require("gram").diagonal()
             order = torch.argsort(diagonal, descending=True, stable=True)
             scales, zeros = fit(weight.float().reshape(rows, groups, -1))
-            w = columns_first(weight)[order]
+            w = columns_first(weight[:, order])
             factor = inverse_factor(stats, self.damp_percent, order)
-            own = order // size
-            codes = torch.empty(columns, rows)
-            codes[order] = with_grid(w, factor, 2**bits - 1, scales.T[own], zeros.T[own])
+            codes = torch.empty(columns, rows, dtype=torch.uint8)
+            codes[order] = with_grids(w, factor, 2**bits - 1, Grids(scales, zeros, order // size))
         else:
             w = columns_first(weight)
             codes, scales, zeros = fitting_grid(w, inverse_factor(stats, self.damp_percent), bits, size, fit)
+            codes = codes.byte()
         return Packed(
-            codes=codes.T.contiguous().byte(),
+            codes=codes.T.contiguous(),
             scales=scales.to(FLOATS[self.scale_dtype]),
             bits=bits,
             zeros=None if self.sym else zeros.byte(),
@@ -105,11 +105,11 @@ def inverse_factor(stats: MatrixStats, damp_percent: float, order: Tensor | None
     """
     name = f"inverse factor {damp_percent} {order is not None} {key}"
     if name not in stats.derived:
-        gram = stats.require("gram") * (2 / max(stats.tokens, 1))
+        gram = stats.require("gram")
+        gram = gram.clone() if order is None else _permuted(gram, order)
+        gram.mul_(2 / max(stats.tokens, 1))
         diagonal = gram.diagonal()
         diagonal[diagonal == 0] = 1.0
-        if order is not None:
-            gram = gram[order][:, order]
         gram.diagonal().add_(damp_percent * gram.diagonal().mean())
         try:
             torch.linalg.cholesky(gram, out=gram)
@@ -122,6 +122,14 @@ def inverse_factor(stats: MatrixStats, damp_percent: float, order: Tensor | None
             ) from None
         stats.derived[name] = gram
     return stats.derived[name]
+
+
+def _permuted(matrix: Tensor, order: Tensor) -> Tensor:
+    """matrix[order][:, order], with one copy of the matrix in memory."""
+    found = matrix[order]
+    for rows in found.split(256):
+        rows.copy_(rows[:, order])
+    return found
 
 
 def fitting_grid(
@@ -144,27 +152,49 @@ def fitting_grid(
     return torch.cat(codes), torch.stack(scales, 1), torch.stack(zeros, 1)
 
 
-def with_grid(w: Tensor, factor: Tensor, top: int | Tensor, scales: Tensor, zeros: Tensor, size: int = 128) -> Tensor:
-    """Codes (columns, out) of the first columns of `w`, for grids known beforehand; those after them make up for the error.
+@dataclass(frozen=True)
+class Grids:
+    """Grids of columns that are known beforehand; `grids[a:b]` gives scales and zeros of those columns, each (columns, out).
 
-    w: (in, out), changed in place; scales, zeros: (columns, out); top: the largest code, of all or of each column (columns, 1).
+    Attributes:
+        scales, zeros: of each group (out, groups).
+        own: the group of each column (columns,).
+        ratio: by which a column's scale is larger than its group's (columns,).
     """
-    return _all_blocks(w, factor, top, scales, zeros, size)[0]
+
+    scales: Tensor
+    zeros: Tensor
+    own: Tensor
+    ratio: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.own)
+
+    def __getitem__(self, part: slice) -> tuple[Tensor, Tensor]:
+        scales, zeros = self.scales.T[self.own[part]], self.zeros.T[self.own[part]]
+        if self.ratio is None:
+            return scales, zeros
+        ratio = self.ratio[part, None]
+        return scales * ratio, (zeros / ratio).round()
 
 
-def column_losses(w: Tensor, factor: Tensor, top: int, scales: Tensor, zeros: Tensor, size: int = 128) -> Tensor:
-    """½ Σ (w − ŵ)² / U_jj² of each column (columns,), in float64; the arguments are those of `with_grid`."""
-    return _all_blocks(w, factor, top, scales, zeros, size)[1].double().square().sum(1) / 2
+def with_grids(w: Tensor, factor: Tensor, top: int | Tensor, grids: Grids) -> Tensor:
+    """Codes, uint8 (columns, out), of the first columns of `w`; those after them make up for the error.
+
+    w: (in, out), changed in place; top: the largest code, of all or of each column (columns, 1).
+    """
+    return torch.cat([codes.byte() for codes, _ in _all_blocks(w, factor, top, grids)])
 
 
-def _all_blocks(w: Tensor, factor: Tensor, top: int | Tensor, scales: Tensor, zeros: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    found = []
-    for start in range(0, len(scales), size):
-        part = slice(start, min(start + size, len(scales)))
-        highest = top[part] if isinstance(top, Tensor) else top
-        found.append(_quantize_block(w, factor, highest, start, scales[part], zeros[part]))
-    codes, errors = zip(*found, strict=True)
-    return torch.cat(codes), torch.cat(errors)
+def column_losses(w: Tensor, factor: Tensor, top: int, grids: Grids) -> Tensor:
+    """½ Σ (w − ŵ)² / U_jj² of each column (columns,), in float64; the arguments are those of `with_grids`."""
+    return torch.cat([errors.double().square().sum(1) / 2 for _, errors in _all_blocks(w, factor, top, grids)])
+
+
+def _all_blocks(w: Tensor, factor: Tensor, top: int | Tensor, grids: Grids, size: int = 128) -> Iterator[tuple[Tensor, Tensor]]:
+    for start in range(0, len(grids), size):
+        part = slice(start, min(start + size, len(grids)))
+        yield _quantize_block(w, factor, top[part] if isinstance(top, Tensor) else top, start, *grids[part])
 
 
 def _quantize_block(

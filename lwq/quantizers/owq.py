@@ -10,7 +10,7 @@ from lwq.collect import MatrixStats
 from lwq.contracts import Width
 from lwq.errors import InputError
 from lwq.quantizers import grid
-from lwq.quantizers.gptq import inverse_factor, with_grid
+from lwq.quantizers.gptq import Grids, inverse_factor, with_grids
 from lwq.quantizers.packed import FLOATS, Exact, Packed, packed_bytes
 from lwq.strategies import pick
 
@@ -62,9 +62,8 @@ class OWQ:
         scales, zeros = grid.search((w * others).reshape(rows, groups, -1), bits, dtype)  # a zero never widens a range
         moving = w.T[order].contiguous()
         factor = inverse_factor(stats, self.damp_percent, order, key=f"owq {outliers.tolist()}")
-        own = inside // (columns // groups)
         codes = torch.zeros(columns, rows, dtype=torch.uint8)
-        codes[inside] = with_grid(moving, factor, 2**bits - 1, scales.T[own], zeros.T[own]).byte()
+        codes[inside] = with_grids(moving, factor, 2**bits - 1, Grids(scales, zeros, inside // (columns // groups)))
         exact = Exact(outliers.int(), moving[len(inside) :].T.half().contiguous())
         return Packed(codes.T.contiguous(), scales.to(dtype), bits, zeros.byte(), exact=exact)
 
