@@ -207,7 +207,10 @@ def tasks(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
     correct = {str(key): part["correct"].to_numpy() for key, part in windows.dropna(subset="correct").groupby("id")}
     found = []
     for judge, part in rows.groupby("judge", sort=False):
-        truth = part[part["moved"] == 0].iloc[0]["id"]
+        all_high = part.loc[part["moved"] == 0, "id"]
+        if all_high.empty:  # not measured yet
+            continue
+        truth = all_high.iloc[0]
         for row in part[part["moved"] > 0].to_dict("records"):
             kept = _retained_accuracy(correct[truth], correct[row["id"]], float(chance[row["id"]]))
             place = (str(judge).split()[0], row["ordering"], row["moved"], row["units"])

@@ -157,10 +157,11 @@ def _orderings(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> Ite
         )
         yield draw("far", "all", alt, "study orderings", limits, areas)
     for (model, *_), part in table.groupby(["model", "quantizer", "high", "low", "dtype"], sort=False):
-        if (part["metric"] == "accuracy").any():
+        answers = compare.tasks(part, windows)
+        if len(answers):
             where = f"{model}, {compare.setting(part.iloc[0])}"
             alt = f"Accuracy that is retained on tasks, with 95 % intervals over questions: {where}."
-            yield draw("tasks", where, alt, f"{where}, metric accuracy", compare.tasks(part, windows))
+            yield draw("tasks", where, alt, f"{where}, metric accuracy", answers)
     for model in dict.fromkeys(table.loc[table["metric"] == "spearman", "model"]):
         alt = f"How other readings of the scores rank the blocks of {model}."
         yield draw(
@@ -173,10 +174,13 @@ def _orderings(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> Ite
 
 
 def _scale(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> Iterator[dict[str, str]]:
+    if not (finished := list(compare.sweeps(table))):
+        return
+    table = pd.concat(finished, ignore_index=True)
     ladder = table["model"].str.startswith("ladder-")
     for what, group in (("depth ladder", table[ladder]), ("other models", table[~ladder])):
-        for (high, low), part in group.groupby(["high", "low"], sort=False):
-            where = f"{what}, {high} to {low} bits"
+        for _, part in group.groupby(["quantizer", "high", "low"], sort=False):
+            where = f"{what}, {compare.setting(part.iloc[0])}"
             alt = f"Retained quality while blocks are moved: {where}."
             yield draw("scale_curves", where, alt, f"study model_scale, {where}", part, windows)
             alt = f"Mean retained quality against the number of blocks: {where}."
@@ -188,17 +192,21 @@ def _pruning(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> Itera
         rows = table[
             (table["model"] == model) & ((table["quantizer"] == quantizer) | table["quantizer"].str.startswith(claims.MASKS))
         ]
+        gaps = claims.gaps(rows, windows)
+        if gaps.empty:  # nothing of the same size yet
+            continue
         name = f"{model}, {nickname(str(quantizer))}"
         alt = f"Retained quality against stored bits when blocks are dropped, quantized or thinned out: {name}."
         yield draw("pruning", name, alt, f"study pruning, {name}", rows, windows)
         alt = f"What pruning loses beyond quantizing, at the same bytes: {name}."
-        yield draw("pruning_gaps", name, alt, f"study pruning, {name}", claims.gaps(rows, windows))
+        yield draw("pruning_gaps", name, alt, f"study pruning, {name}", gaps)
 
 
 def _dynamic(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> Iterator[dict[str, str]]:
-    for model, part in table.groupby("model", sort=False):
+    gains = claims.gains(table, windows)
+    for model, part in gains.groupby("model", sort=False):
         alt = f"What is gained when a layer score decides inside OWQ, SpQR and BAQ, at the same bytes: {model}."
-        yield draw("gains", str(model), alt, f"study dynamic_methods, model {model}", claims.gains(part, windows))
+        yield draw("gains", str(model), alt, f"study dynamic_methods, model {model}", part)
 
 
 SECTIONS = {"orderings": _orderings, "model_scale": _scale, "pruning": _pruning, "dynamic_methods": _dynamic}

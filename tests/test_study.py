@@ -215,6 +215,21 @@ def test_every_claim_has_its_settings_in_a_section():
     assert all(f'"{key}"' in named for key in studies.catalogue()["claims"])
 
 
+@pytest.mark.parametrize("study", studies.names())
+def test_a_report_can_be_built_while_a_study_runs(study, tmp_path):
+    """Whatever was measured first: the ends alone, or some plans of some orderings."""
+    table, windows = results.load(paths.RESULTS)
+    rows = table[(table["study"] == study) & table["model"].isin(["smollm2-135m", "ladder-2", "ladder-4"])]
+    ends = rows["ordering"].isin(compare.ENDS)
+    for i, count in enumerate((0, 3, 25)):
+        some = rows.loc[~ends, "id"].drop_duplicates().sample(count, random_state=i)
+        part = rows[ends | rows["id"].isin(some)]
+        folder = paths.writable(tmp_path / str(count))
+        part.to_csv(folder / results.TABLE, index=False)
+        windows[windows["id"].isin(part["id"])].to_parquet(folder / results.WINDOWS)
+        assert report.build(folder, folder / "out").is_file()
+
+
 def test_the_tracked_report_was_built_from_the_tracked_table():
     tracked = paths.RESULTS / results.TABLE
     if not tracked.is_file():
