@@ -38,6 +38,7 @@ def build(results_dir: str | Path, reports_dir: str | Path) -> Path:
     names and the tables lack stops the build. Beside the report stands verdicts.csv: every verdict with the ids of its rows.
     """
     table, windows = results.load(results_dir)
+    table = _as_readers_name_them(table)
     target = paths.writable(reports_dir, "reports_dir")
     catalogue = studies.catalogue()
     found = claims.verdicts(table, windows, catalogue["claims"])
@@ -247,6 +248,14 @@ def _sweep(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> dict[st
             draw("curves", name, "Perplexity, KL and agreement against blocks moved and true bits.", rows, table),
         ],
     }
+
+
+def _as_readers_name_them(table: pd.DataFrame) -> pd.DataFrame:
+    """Quantizers in the order of their names, within a study and model: "gptq" before "gptq (full inputs)"."""
+    place = ["study", "model", "quantizer"]
+    return table.sort_values(
+        place, key=lambda column: column.map(nickname) if column.name == "quantizer" else column, kind="stable", ignore_index=True
+    )
 
 
 def _lead(table: pd.DataFrame) -> str:
