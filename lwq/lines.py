@@ -56,6 +56,23 @@ def worth(table: pd.DataFrame, windows: pd.DataFrame) -> Iterator[dict[str, Any]
         yield line
 
 
+def beyond_chance(table: pd.DataFrame, windows: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """One line a sweep: the mean retained quality with each score, bold where its interval lies above every random order."""
+    for sweep in compare.sweeps(table):
+        areas = claims.areas(sweep, windows).set_index("ordering")
+        first, chance = sweep.iloc[0], areas.loc["random"] if "random" in areas.index else None
+        line = {"model": first["model"], "setting": compare.setting(first), "random": ""}
+        if chance is not None:
+            line["random"] = "{:.3f} ({:.3f} to {:.3f})".format(*chance[["value", "low", "high"]])
+        for name in ("lim", "zd"):
+            line[name] = ""
+            if name in areas.index:
+                value, low, high = areas.loc[name, ["value", "low", "high"]]
+                better = chance is not None and low > chance["high"]
+                line[name] = f"**{value:.3f}** [{low:.3f}, {high:.3f}]" if better else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+        yield line
+
+
 def deviations(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """How far the perplexity of each end of a sweep is off that in float32, for finished sweeps in any other dtype.
 

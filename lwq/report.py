@@ -57,6 +57,7 @@ def build(results_dir: str | Path, reports_dir: str | Path) -> Path:
         "dtypes": sorted(table["dtype"].unique()),
         "models": list(lines.models(table)),
         "uniform": lines.uniform(table),
+        "beyond_chance": list(lines.beyond_chance(orderings, windows)),
         "worth": list(lines.worth(orderings, windows)),
         "deviations": list(lines.deviations(table)),
         "environments": list(table["environment"].unique()),

@@ -1,10 +1,12 @@
 """Verdicts follow their rules: built from tables whose truth is known."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from lwq import claims, compare, figures, studies
+from lwq import claims, compare, figures, lines, studies
 from lwq.compare import Interval
 from lwq.contracts import Row
 
@@ -58,6 +60,16 @@ def test_how_far(lim, random, expected):
     (found,) = claims.verdicts(*tables.done(), {"a": RULES["a"]})
     assert found.verdict == expected and f"LIM until {lim:.0%}" in found.number and f"random until {random:.0%}" in found.number
     assert len(found.ids) == 42
+
+
+def test_a_score_better_than_every_random_order_stands_out():
+    tables = sweep(sweep(sweep(ends(Tables()), "lim", 0.4), "zd", 0.2), "random(seed=0)", 0.1)
+    (line,) = lines.beyond_chance(*sweep(tables, "random(seed=1)", 0.3).done())
+    assert line["lim"].startswith("**0.") and "**" not in line["zd"]
+    middle, low, high = (float(part) for part in re.findall(r"0\.\d+", line["random"]))
+    assert low < middle < high < float(line["lim"][2:7])
+    (alone,) = lines.beyond_chance(*sweep(ends(Tables()), "lim", 0.4).done())
+    assert "**" not in alone["lim"] and alone["zd"] == alone["random"] == ""
 
 
 def test_an_unfinished_sweep_has_no_verdict():
