@@ -168,7 +168,7 @@ def _behind_its_like(
             matrices[name].view().copy_(weight)
 
     try:
-        for stats in _pass(model, quantizer, prefix, windows, "quantized", save=False):
+        for stats in _pass(model, quantizer, prefix, windows, "quantized", save=False, width=width):
             put_back()
             for name in names_of[stats.name]:
                 weight = matrices[name].view()
@@ -184,10 +184,17 @@ def _behind_its_like(
 
 
 def _pass(
-    model: nn.Module, quantizer: Any, wanted: Collection[str], windows: Tensor | None, source: str, save: bool
+    model: nn.Module,
+    quantizer: Any,
+    wanted: Collection[str],
+    windows: Tensor | None,
+    source: str,
+    save: bool,
+    width: Width | None = None,
 ) -> Iterator[BlockStats]:
+    """Statistics block by block; `width`, where the pass is for one, stands beside its progress bar."""
     needs = frozenset(quantizer.needs)
-    label = f"quantize ({type(quantizer).__name__.lower()})"
+    label = f"quantize ({type(quantizer).__name__.lower()}{'' if width is None else f', {width} bits'})"
     if needs:
         yield from stream(model, require_windows(windows, needs), needs, source, label, wanted, save=save)
         return
