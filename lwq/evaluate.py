@@ -112,7 +112,7 @@ def evaluate(model: nn.Module, windows: Tensor, reference: Reference | None = No
 
 def measured(model: nn.Module, windows: Tensor, found: Iterable[Tensor], reference: Reference | None) -> Losses:
     """Losses of logits, one tensor a window; the arguments and errors are those of `evaluate`."""
-    truth = iter(_reference_log_probs(model, reference)) if reference else None
+    truth = iter(_answers(model, reference)) if reference else None
     nll: list[float] = []
     kl: list[float] = []
     top1: list[float] = []
@@ -120,7 +120,7 @@ def measured(model: nn.Module, windows: Tensor, found: Iterable[Tensor], referen
         if truth is None:
             nll.append(_nll(torch.log_softmax(answer.float(), dim=-1), window))
             continue
-        means = _against(next(truth), answer, window)
+        means = _against(next(truth), not (reference and reference.log_probs), answer, window)
         for values, mean in zip((nll, kl, top1), means, strict=True):
             values.append(mean)
     if not np.isfinite(nll).all():
@@ -128,14 +128,16 @@ def measured(model: nn.Module, windows: Tensor, found: Iterable[Tensor], referen
     return Losses(np.array(nll), np.array(kl) if truth else None, np.array(top1) if truth else None, windows.shape[1] - 1)
 
 
-def _against(log_p: Tensor, answer: Tensor, window: Tensor) -> tuple[float, float, float]:
+def _against(truth: Tensor, raw: bool, answer: Tensor, window: Tensor) -> tuple[float, float, float]:
     """Mean NLL, KL and top-1 agreement of one window, a few rows at a time: the arrays in between stay in the cache.
 
-    log_p, answer: (length − 1, vocabulary); window: (length,).
+    truth: of the reference (length − 1, vocabulary), log-probabilities or, where `raw`, logits; answer: logits, the same
+    shape; window: (length,).
     """
     rows = max(1, NUMBERS // answer.shape[-1])
     nll, kl, top1 = [], [], []
-    for p, logits, token in zip(log_p.split(rows), answer.split(rows), window[1:].to(answer.device).split(rows), strict=True):
+    for p, logits, token in zip(truth.split(rows), answer.split(rows), window[1:].to(answer.device).split(rows), strict=True):
+        p = torch.log_softmax(p.float(), dim=-1) if raw else p
         q = torch.log_softmax(logits.float(), dim=-1)
         nll.append(-q.gather(-1, token[:, None])[:, 0])
         top1.append(p.argmax(-1) == q.argmax(-1))
@@ -152,13 +154,9 @@ def _states(output: Tensor | tuple[Tensor, ...]) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-def _reference_log_probs(model: nn.Module, reference: Reference) -> Iterator[Tensor]:
-    """The kept log-probabilities, or those of the kept logits, or of what the head makes of the kept hidden states."""
-    if reference.log_probs:
-        yield from reference.log_probs
-        return
-    for answer in reference.logits or head(model, reference.windows, reference.hidden):
-        yield torch.log_softmax(answer.float(), dim=-1)
+def _answers(model: nn.Module, reference: Reference) -> Iterable[Tensor]:
+    """The kept log-probabilities, or the kept logits, or those that the head makes of the kept hidden states."""
+    return reference.log_probs or reference.logits or head(model, reference.windows, reference.hidden)
 
 
 def require_windows_fit(model: nn.Module, windows: Tensor, reference: Reference | None = None) -> None:
