@@ -29,11 +29,11 @@ class GPTQ:
         group_size: input columns that share a scale; −1 for a whole row.
         sym: symmetric grid, s = 2 max|w| / (2^b − 1), z = 2^(b−1); otherwise min-max with zero included.
         act_order: quantize the columns with the largest H_ii first (better wherever it was measured, LOG.md). The groups keep
-            the original order and their grids are fitted beforehand ("static groups"): no permutation has to be stored, and
-            a file is read as fast. False: the first column first, each group's grid fitted when it is reached.
+            the original order and their grids are fitted beforehand ("static groups"): no permutation has to be stored.
+            False: the first column first, each group's grid fitted when it is reached.
         damp_percent: λ above, as a share of the mean diagonal.
-        inputs: which prefix makes X. "uniform": blocks quantized to the width at hand. A plan with one width then equals
-            the authors', and in any other a block's result does not depend on the widths of the others, so that sweeps can
+        inputs: which prefix makes X. "uniform": blocks quantized to the width at hand. A plan with one width then has
+            the authors' inputs, and in any other a block's result does not depend on the widths of the others, so that sweeps can
             reuse it, for one pass a width. "quantized": blocks as the plan quantizes them, as the authors do; nothing can be
             reused. "full": untouched blocks; all widths come from one pass, and 3 bits are worse than rounding (LOG.md).
         scale_dtype: of the stored scales.
