@@ -1,6 +1,7 @@
 """Apply a plan to a model: quantize what it names, drop what has 0 bits, keep what has 16."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -51,8 +52,9 @@ def quantize_(model: nn.Module, plan: Plan, windows: Tensor | None = None) -> di
     matrices = models.matrices(model)
     wanted = {name: {width} - {DROPPED, KEPT} for name, width in bits.items()}
     squares: dict[str, tuple[float, float]] = {}
-    for name, packed in _to_write(model, quantizer, wanted, windows):
-        squares[name] = replace_(matrices[name], packed)
+    with _dropped_first(model, plan.bits) if inputs(quantizer) == "quantized" else nullcontext():
+        for name, packed in _to_write(model, quantizer, wanted, windows):
+            squares[name] = replace_(matrices[name], packed)
     drop_blocks_(model, plan.bits)
     return {unit: _relative_error(unit, names, plan, squares) for unit, names in plan.layout.units.items()}
 
@@ -81,6 +83,17 @@ def drop_blocks_(model: nn.Module, bits: Mapping[str, Width]) -> None:
         models.drop_(model, block, dropped(block, bits))
 
 
+@contextmanager
+def _dropped_first(model: nn.Module, bits: Mapping[str, Width]) -> Iterator[None]:
+    """Inside, blocks are fitted to what reaches them without those that `bits` drops; a failure undoes it."""
+    try:
+        drop_blocks_(model, bits)
+        yield
+    except BaseException:
+        drop_blocks_(model, {})
+        raise
+
+
 def require_whole_drops(blocks: Iterable[str], bits: Mapping[str, Width]) -> None:
     """Raise InputError where only some units of a block have 0 bits: half a block cannot be skipped."""
     for block in blocks:
@@ -90,7 +103,7 @@ def require_whole_drops(blocks: Iterable[str], bits: Mapping[str, Width]) -> Non
 
 
 def _relative_error(unit: str, names: Mapping[str, Shape], plan: Plan, squares: Mapping[str, tuple[float, float]]) -> float:
-    if plan.bits[unit] in (DROPPED, KEPT):
+    if plan.bits[unit] in (DROPPED, KEPT) or not names:
         return float(plan.bits[unit] == DROPPED)
     error, norm = (sum(part) for part in zip(*(squares[name] for name in names), strict=True))
     return (error / norm) ** 0.5 if norm else 0.0
@@ -146,8 +159,16 @@ def _one_pass(
     for stats in _pass(model, quantizer, wanted, windows, source, save) if wanted else ():
         for name in names_of[stats.name]:
             for width in sorted(wanted.get(name, ())):
-                yield name, width, quantizer(matrices[name].view().float(), width, stats.matrices.get(name, MatrixStats()))
+                yield name, width, _made(quantizer, matrices[name], width, stats)
         stats.matrices.clear()  # before the next block's are summed
+
+
+def _made(quantizer: Any, matrix: models.Matrix, width: Width, stats: BlockStats) -> Packed | Sparse:
+    """The matrix in `width` bits; an InputError of the quantizer names the matrix."""
+    try:
+        return quantizer(matrix.view().float(), width, stats.matrices.get(matrix.name, MatrixStats()))
+    except InputError as error:
+        raise InputError(f"{matrix.name}: {error}") from None
 
 
 def _behind_its_like(
@@ -171,8 +192,7 @@ def _behind_its_like(
         for stats in _pass(model, quantizer, prefix, windows, "quantized", save=False, width=width):
             put_back()
             for name in names_of[stats.name]:
-                weight = matrices[name].view()
-                packed = quantizer(weight.float(), width, stats.matrices.get(name, MatrixStats()))
+                weight, packed = matrices[name].view(), _made(quantizer, matrices[name], width, stats)
                 if models.streamed(model) is None:  # else the block leaves memory, and comes back from disk
                     own[name] = weight.clone()
                 weight.copy_(packed.dequantize())

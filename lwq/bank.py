@@ -1,10 +1,12 @@
 """Every matrix at every width that plans ask for: quantized once, kept packed in memory and on disk, swapped by a copy."""
 
+import contextlib
 import hashlib
 import inspect
 import json
 import sys
 from collections.abc import Iterable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,13 @@ from lwq.contracts import DROPPED, KEPT, Plan, Width, inside
 from lwq.errors import InputError
 from lwq.quantizers import QUANTIZERS, Packed, Sparse
 from lwq.store import Store
-from lwq.strategies import spec
+from lwq.strategies import rebuild, spec
 
 MEMORY = 4 << 30
 RULES = (  # code that quantizers stand on
     "lwq.apply",
     "lwq.collect",
+    "lwq.models",
     *(f"lwq.quantizers.{name}" for name in ("gptq", "grid", "packed", "sparse")),
 )
 
@@ -72,7 +75,7 @@ class Bank:
         self.packed: LRUCache[tuple[str, Width], Packed | Sparse] = LRUCache(
             memory, getsizeof=lambda packed: packed.resident_bytes
         )
-        self.source = source(quantizer, self.layout.fingerprint, windows)
+        self.source = source(quantizer, f"{self.layout.fingerprint}-{models.configuration(self.exact)}", windows)
         self.store = store if self.source else None  # results of code that cannot be read stay in memory
         kept = models.streamed(model)
         self.original: dict[str, Tensor] = {}
@@ -86,9 +89,10 @@ class Bank:
 
         Nothing happens where the bank has everything. Killed, it goes on from the matrix that it had reached.
 
-        Raises InputError, before the work starts, for a plan of another model, a part of a block with 0 bits, or a width or
-        shape that the quantizer cannot do.
+        Raises InputError, before the work starts, for a plan of another model or quantizer, a part of a block with 0 bits, or
+        a width or shape that the quantizer cannot do.
         """
+        plans = list(plans)
         wanted: dict[str, set[Width]] = {name: set() for name in self.matrices}
         for plan in plans:
             if plan.layout.fingerprint != self.layout.fingerprint:
@@ -96,6 +100,8 @@ class Bank:
             require_whole_drops(models.blocks(self.model), plan.bits)
             for name, width in matrix_bits(plan).items():
                 wanted[name].add(width)
+        for text in {plan.quantizer for plan in plans if set(plan.bits.values()) - {DROPPED, KEPT}}:
+            require_quantizer(text, self.quantizer)
         require_fit(self.quantizer, {n: self.matrices[n].shape for n in wanted}, set().union(*wanted.values()))
         self._take()
         if not self._missing(wanted):
@@ -112,7 +118,9 @@ class Bank:
         self.prepare([plan])
         try:
             self._swap(plan)
-        except _Lost:  # a damaged file, or one that another process deleted meanwhile
+        except _Lost:  # damaged files, or some that another process deleted meanwhile
+            for name, width in matrix_bits(plan).items():
+                self._find(name, width)  # the store deletes what it cannot read, so that it is missing
             self.prepare([plan])
             self._swap(plan)
         drop_blocks_(self.model, plan.bits)
@@ -142,8 +150,10 @@ class Bank:
                 self._set(name, width)
 
     def _set(self, name: str, width: Width) -> None:
-        if models.streamed(self.model) is None:  # else blocks are written when they are loaded
+        if models.streamed(self.model) is None:
             self._write(name, width)
+        elif width != KEPT:
+            self._get(name, width)  # blocks are written when they are loaded: too late to make again what is lost
         self.now[name] = width
 
     def _write_block(self, block: str) -> None:
@@ -156,16 +166,21 @@ class Bank:
         self.matrices[name].view().copy_(weights)
 
     def _get(self, name: str, width: Width) -> Packed | Sparse:
-        if (name, width) not in self.packed:
-            found = self.store.get(self._key(name, width)) if self.store else None
-            if found is None:
-                raise _Lost(
-                    f"{name} at {width} bits did not stay in the bank: its limits ({self.packed.maxsize:,} bytes of memory, "
-                    f"{self.store.limit if self.store else 0:,} on disk) hold less than one plan needs; raise them"
-                )
+        found = self._find(name, width)
+        if found is None:
+            raise _Lost(
+                f"{name} at {width} bits did not stay in the bank: its limits ({self.packed.maxsize:,} bytes of memory, "
+                f"{self.store.limit if self.store else 0:,} on disk) hold less than one plan needs; raise them"
+            )
+        return found
+
+    def _find(self, name: str, width: Width) -> Packed | Sparse | None:
+        if (name, width) in self.packed:
+            return self.packed[name, width]
+        found = self.store.get(self._key(name, width)) if self.store else None
+        if found is not None:
             self._keep(name, width, found)
-            return found
-        return self.packed[name, width]
+        return found
 
     def _keep(self, name: str, width: Width, packed: Packed | Sparse) -> None:
         if packed.resident_bytes <= self.packed.maxsize:
@@ -200,11 +215,23 @@ def restore_(model: nn.Module) -> None:
         holder.restore_()
 
 
+def require_quantizer(text: str, quantizer: Any) -> None:
+    """Raise InputError unless `text`, which a plan names its quantizer with, stands for `quantizer` with all its settings."""
+    own, named = spec(QUANTIZERS, quantizer), text
+    if text != own:
+        with contextlib.suppress(InputError):  # code that was not named before, in the words of the plan
+            named = spec(QUANTIZERS, rebuild(QUANTIZERS, "quantizer", text))
+    if named != own:
+        raise InputError(
+            f"the plan's quantizer is {named} and the bank's is {own}; make the plan with the bank's, or a Bank of the plan's"
+        )
+
+
 def source(quantizer: Any, fingerprint: str, windows: Tensor | None) -> str:
     """32 hex digits over all that decides what `quantizer` makes of a model, "" where its code cannot be read.
 
-    That is the weights (`fingerprint`), the statistics (they follow from the weights, the tokens of `windows` and the code
-    that sums them), the settings, the code, and the version of torch.
+    That is the weights and the model's settings (`fingerprint`), the statistics (they follow from the weights, the tokens of
+    `windows` and the code that sums them), the settings, the code, and the versions of torch and transformers.
     """
     try:
         code = [Path(inspect.getfile(type(quantizer))).read_bytes()]
@@ -214,7 +241,7 @@ def source(quantizer: Any, fingerprint: str, windows: Tensor | None) -> str:
     tokens = windows.numpy().tobytes() if windows is not None and quantizer.needs else b""
     shape = list(windows.shape) if tokens and windows is not None else []
     sums = [hashlib.sha256(part).hexdigest() for part in (*code, tokens)]
-    return _digest([fingerprint, spec(QUANTIZERS, quantizer), shape, *sums, torch.__version__])
+    return _digest([fingerprint, spec(QUANTIZERS, quantizer), shape, *sums, torch.__version__, version("transformers")])
 
 
 def _digest(value: Any) -> str:

@@ -6,7 +6,7 @@ Everything here is computed from table.csv and windows.parquet. The rules and th
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import permutations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,8 +18,10 @@ from lwq.strategies import nickname
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 RANDOM = "random"
+BEST = "best"  # in place of an ordering: at each size whichever loses least
 ONE_MORE = "one bit more"
-SAME = ["model", "quantizer", "calibration", "judge", "dtype"]  # what plans must share to be compared
+TEXTS = ["calibration", "judge", "dtype"]
+SAME = ["model", "fingerprint", "quantizer", *TEXTS]  # what plans must share to be compared
 MASKS = ("magnitude", "wanda")  # quantizers that prune single weights
 SIZE = 0.2  # bits by which the size of a mask may differ from that of a plan with dropped blocks
 WAYS = {0: "outlier budget", 1: ONE_MORE, 2: "base bits"}  # by how far apart the base widths of a plan are
@@ -74,8 +76,8 @@ def by_model(found: Iterable[Verdict]) -> pd.DataFrame:
         agreed = next(iter(groups)) if len(groups) == 1 else UNDECIDED
         counts = ", ".join(f"{word} in {len(group)}" for word, group in groups.items())
         examples = "; ".join(f"{group.iloc[0]['setting']}: {group.iloc[0]['number']} ({word})" for word, group in groups.items())
-        disagree = "settings disagree: " * (len(groups) > 1)
-        lines.append((claim, model, agreed, f"{disagree}{counts} of {len(part)} settings", examples))
+        first = "" if len(groups) == 1 else "settings disagree: " if HOLDS in groups else "holds in none: "
+        lines.append((claim, model, agreed, f"{first}{counts} of {len(part)} settings", examples))
     return pd.DataFrame(lines, columns=["claim", "model", "verdict", "settings", "number"])
 
 
@@ -96,10 +98,9 @@ def far(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, Any]) 
                 verdict = HOLDS
             elif limit.high < numbers["share"] or chance["value"] >= limit.value:
                 verdict = FAILS
-            own, low, high, median, least, most = (
-                compare.share(value, chance["step"]) for value in (*limit, chance["value"], chance["low"], chance["high"])
-            )
-            text = f"{ordering.upper()} until {own} [{low}, {high}], random until {median} ({least} to {most})"
+            until = compare.span(limit, chance["step"], "[{}, {}]")
+            others = compare.span(Interval(*limits.loc[RANDOM, ["value", "low", "high"]]), chance["step"], "({} to {})")
+            text = f"{ordering.upper()} until {until}, random until {others}"
             behind = (sweep["ordering"] == ordering) | sweep["ordering"].str.startswith(RANDOM)
             ids = sweep[behind & (sweep["metric"] == "perplexity")]["id"]
             yield sweep["model"].iloc[0], f"{compare.setting(sweep.iloc[0])}, {ordering}", verdict, text, tuple(ids)
@@ -137,7 +138,7 @@ def gains(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
     nll = compare.nll_by_id(windows)
     rows = table[(table["metric"] == "perplexity") & (table["ordering"] != "original")]
     found = []
-    for (model, quantizer, *_), part in rows.groupby(SAME, sort=False):
+    for (model, _, quantizer, *_), part in rows.groupby(SAME, sort=False):
         alike = part["ordering"].isin(["uniform", "plain"])
         between = compare.against_uniform(part, nll)
         for row in part[~alike].to_dict("records"):
@@ -162,12 +163,13 @@ def helps(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, Any]
         if randoms.empty:
             continue
         chance = randoms.median()
+        beside = f"random orders {chance:+.3f} ({randoms.min():+.3f} to {randoms.max():+.3f})"
         for row in part[part["ordering"].isin(numbers["orderings"])].to_dict("records"):
             gain = Interval(row["value"], row["low"], row["high"])
             verdict = decide(gain)
             if verdict == HOLDS and not gain.value > chance:
                 verdict = UNDECIDED
-            text = f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] nats/token, random orders {chance:+.3f} (median)"
+            text = f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] nats/token, {beside}"
             setting = f"{nickname(row['quantizer'])}, {row['way']}, k = {row['moved']}, {row['ordering']}"
             yield row["model"], setting, verdict, text, (row["plain"], row["id"])
 
@@ -176,35 +178,40 @@ def gaps(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
     """Claim (c): how many nats per token pruning loses beyond quantizing, in one ordering, at the same bytes.
 
     Each plan with dropped blocks is set against the largest plan of the same ordering, for each low width, that is no larger,
-    and smaller by less than a block. Single weights are pruned by whichever mask and layer rates lose least at that size.
+    and smaller by less than a block. Single weights are pruned by whichever mask and layer rates lose least at that size. With
+    the ordering "best", either side has whichever ordering loses least there.
 
     Returns:
         Columns model, quantizer, pruned ("blocks" or "weights"), bits (the low width), ordering, dropped (blocks at that size),
         true_bits, value, low, high, drop, quantized (row ids).
     """
     nll = compare.nll_by_id(windows)
-    rows = table[(table["metric"] == "perplexity") & (table["high"] == 16) & ~table["ordering"].isin(compare.ENDS)]
+    plans = (table["high"] == 16) & ~table["ordering"].isin([*compare.ENDS, "knapsack"])
+    rows = table[(table["metric"] == "perplexity") & plans]
     thinned = table[(table["metric"] == "perplexity") & table["quantizer"].str.startswith(MASKS)]
     found = []
-    for (model, quantizer, *texts, ordering), part in rows.groupby([*SAME, "ordering"], sort=False):
-        masks = thinned[(thinned[["model", *SAME[2:]]] == [model, *texts]).all(axis=1)]
-        for drop in part[part["low"] == 0].to_dict("records"):
-            key = (model, quantizer, ordering, drop["moved"])
-            found += [(*key, "blocks", *gap) for gap in _against(drop, part, nll)]
-            alike = masks[(masks["true_bits"] - drop["true_bits"]).abs() < SIZE]
-            if len(alike):
-                best = alike.sort_values("value").iloc[0].to_dict() | {"units": drop["units"]}
-                found += [(*key, "weights", *gap) for gap in _against(best, part, nll)]
+    for (model, weights, quantizer, *texts), group in rows.groupby(SAME, sort=False):
+        masks = thinned[(thinned[["model", "fingerprint", *TEXTS]] == [model, weights, *texts]).all(axis=1)]
+        for ordering, part in [*group.groupby("ordering", sort=False), (BEST, group)]:
+            first = "value" if ordering == BEST else "size"
+            ranked = part.assign(size=-part["true_bits"]).sort_values(first, kind="stable")
+            for drop in ranked[ranked["low"] == 0].drop_duplicates("moved").sort_values("moved").to_dict("records"):
+                key = (model, quantizer, ordering, drop["moved"])
+                found += [(*key, "blocks", *gap) for gap in _against(drop, ranked, nll)]
+                alike = masks[(masks["true_bits"] - drop["true_bits"]).abs() < SIZE]
+                if len(alike):
+                    best = alike.sort_values("value").iloc[0].to_dict() | {"units": drop["units"]}
+                    found += [(*key, "weights", *gap) for gap in _against(best, ranked, nll)]
     place = ["model", "quantizer", "ordering", "dropped", "pruned"]
     return pd.DataFrame(found, columns=[*place, "bits", "true_bits", "value", "low", "high", "drop", "quantized"])
 
 
-def _against(pruned: Mapping[Any, Any], part: pd.DataFrame, nll: Mapping[str, np.ndarray]) -> Iterator[tuple[Any, ...]]:
-    """(bits, true_bits, gap, low, high, ids) of a pruned plan against the plans of `part` that are as large, one a low width."""
+def _against(pruned: Mapping[Any, Any], ranked: pd.DataFrame, nll: Mapping[str, np.ndarray]) -> Iterator[tuple[Any, ...]]:
+    """(bits, true_bits, gap, low, high, ids) of a pruned plan against the first of `ranked` that is as large, one a low width."""
     size, block = pruned["true_bits"] + 1e-9, 16 / pruned["units"]
-    alike = part[(part["low"] != 0) & (part["true_bits"] <= size) & (part["true_bits"] > size - block)]
+    alike = ranked[(ranked["low"] != 0) & (ranked["true_bits"] <= size) & (ranked["true_bits"] > size - block)]
     for bits, plans in alike.groupby("low"):
-        plan = plans.sort_values("true_bits").iloc[-1]
+        plan = plans.iloc[0]
         gap = compare.mean(nll[pruned["id"]] - nll[plan["id"]])
         yield bits, pruned["true_bits"], *gap, pruned["id"], plan["id"]
 
@@ -241,10 +248,11 @@ def cheaper(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, An
         if numbers.get("expected") == "dropping":  # the exception: here the claim expects dropping to be no worse
             verdict = {HOLDS: FAILS, FAILS: HOLDS}.get(verdict, verdict)
         least, most = ranked[0], ranked[-1]
-        interval = f"[{least['low']:+.2f}, {least['high']:+.2f}]"
+        wins = sum(row["low"] > 0 for row in ranked)
         text = (
-            f"pruning minus quantizing, from {least['value']:+.2f} {interval} nats/token at {least['true_bits']:.1f} bits "
-            f"to {most['value']:+.2f} at {most['true_bits']:.1f}"
+            f"quantizing loses less at {wins} of {len(ranked)} sizes; pruning minus quantizing: least {least['value']:+.2f} "
+            f"[{least['low']:+.2f}, {least['high']:+.2f}] nats/token (at {least['true_bits']:.1f} bits), "
+            f"most {most['value']:+.2f} (at {most['true_bits']:.1f})"
         )
         setting = f"{nickname(least['quantizer'])}, {least['bits']} bits, {least['ordering']}"
         yield least["model"], setting, verdict, text, (*part["drop"], *part["quantized"])
@@ -258,53 +266,69 @@ def areas(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
         as their median.
     """
     nll = compare.nll_by_id(windows)
-    found = []
+    found, together = [], []
     for sweep in compare.sweeps(table):
         rows = sweep[sweep["metric"] == "perplexity"]
         truth = nll[rows[(rows["ordering"] == "uniform") & (rows["moved"] == 0)].iloc[0]["id"]]
         first = rows.iloc[0]
-        place = (first["model"], first["units"], first["quantizer"], f"{first['high']} to {first['low']}")
-        texts = [first[key].partition(" #")[0] for key in SAME[2:]]  # without the tokens, which differ between models
+        texts = [first[key].partition(" #")[0] for key in TEXTS]  # without the tokens, which differ between models
+        place = (first["model"], first["units"], first["quantizer"], f"{first['high']} to {first['low']}", *texts)
+        chance = []
         for ordering, points in rows[~rows["ordering"].isin(compare.ENDS)].groupby("ordering", sort=False):
-            losses = np.stack([nll[key] for key in points["id"]])
-            found.append(
-                (
-                    *place,
-                    *texts,
-                    ordering,
-                    *compare.area((points["moved"] / points["units"]).to_numpy(), losses, truth),
-                    tuple(points["id"]),
-                )
-            )
-    key = ["model", "units", "quantizer", "pair", *SAME[2:]]
-    frame = pd.DataFrame(found, columns=[*key, "ordering", "value", "low", "high", "ids"])
-    chance = frame[frame["ordering"].str.startswith(RANDOM)]
-    grouped = chance.groupby(key, sort=False)["value"]
-    together = grouped.agg(value="median", low="min", high="max").reset_index().assign(ordering=RANDOM)
-    together["ids"] = [()] * len(together)
-    return pd.concat([frame[~frame["ordering"].str.startswith(RANDOM)], together], ignore_index=True)
+            share, losses = (points["moved"] / points["units"]).to_numpy(), np.stack([nll[key] for key in points["id"]])
+            area = compare.area(share, losses, truth)
+            if str(ordering).startswith(RANDOM):
+                chance.append(area.value)
+            else:
+                found.append((*place, ordering, *area, tuple(points["id"])))
+        if chance:
+            together.append((*place, RANDOM, np.median(chance), min(chance), max(chance), ()))
+    columns = ["model", "units", "quantizer", "pair", *TEXTS, "ordering", "value", "low", "high", "ids"]
+    return pd.DataFrame([*found, *together], columns=columns)
+
+
+class Swept(NamedTuple):
+    """A sweep, how far its orderings go (`compare.limits` at one quality), and the areas under their curves (`areas`)."""
+
+    rows: pd.DataFrame
+    limits: pd.DataFrame
+    areas: pd.DataFrame
+
+
+def swept(table: pd.DataFrame, windows: pd.DataFrame, quality: float) -> list[Swept]:
+    """Every finished sweep of a table."""
+    return [Swept(rows, compare.limits(rows, windows, (quality,)), areas(rows, windows)) for rows in compare.sweeps(table)]
 
 
 def grows(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, Any]) -> Found:
     """Claim (d): Spearman's correlation of depth and area over models, its interval from each area's own (normal) interval.
 
-    So few models line up by chance: a verdict asks as well that no more than `chance` of all their orders are as clear.
+    So few models line up by chance: a verdict asks as well that no more than `chance` of all their orders are as clear. With
+    `same_shares`, areas have the points that all models share, so that a deep model's finer steps cannot raise it.
     """
-    found = areas(table, windows)
-    found = found[found["ordering"].isin(numbers["orderings"])]
     for name, pattern in numbers["groups"].items():
-        group = found[found["model"].str.contains(pattern)]
-        for (quantizer, pair, _, _, _, ordering), part in group.groupby(["quantizer", "pair", *SAME[2:], "ordering"], sort=False):
+        rows = table[table["model"].str.contains(pattern)]
+        found = areas(_shared(rows) if numbers.get("same_shares") else rows, windows)
+        group = found[found["ordering"].isin(numbers["orderings"])]
+        for (quantizer, pair, _, _, _, ordering), part in group.groupby(["quantizer", "pair", *TEXTS, "ordering"], sort=False):
             if part["units"].nunique() < 3:
                 continue
             trend, luck = _trend(part), _luck(part)
             verdict = decide(trend) if luck <= numbers["chance"] else UNDECIDED
             text = (
                 f"Spearman {trend.value:+.2f} [{trend.low:+.2f}, {trend.high:+.2f}] over {len(part)} models, "
-                f"as clear in {luck:.0%} of all orders"
+                f"as clear on that side in {luck:.0%} of all orders"
             )
             ids = tuple(key for keys in part["ids"] for key in keys)
             yield name, f"{nickname(str(quantizer))}, {pair} bits, {ordering}", verdict, text, ids
+
+
+def _shared(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows at shares of blocks moved that every model of the same quantizer and widths has."""
+    share = table["moved"] / table["units"]
+    place = [table["quantizer"], table["high"], table["low"]]
+    having = table["model"].groupby([*place, share]).transform("nunique")
+    return table[having == table["model"].groupby(place).transform("nunique")]
 
 
 def _luck(part: pd.DataFrame) -> float:

@@ -1,5 +1,6 @@
 """The same verbs in the shell. Heavy imports wait until a command runs, so that `lwq --help` answers at once."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,15 +18,17 @@ app = typer.Typer(
 
 Model = Annotated[str, typer.Argument(help="toy, a name from `lwq list models`, a hub id or a folder")]
 Text = Annotated[str, typer.Option(help="a name from `lwq list texts`, or the path of a UTF-8 file", rich_help_panel="Data")]
-Nsamples = Annotated[int, typer.Option(help="calibration windows", rich_help_panel="Data")]
-Seqlen = Annotated[int, typer.Option(help="tokens a calibration window", rich_help_panel="Data")]
-Windows = Annotated[int, typer.Option(help="judging windows", rich_help_panel="Data")]
-Length = Annotated[int, typer.Option(help="tokens a judging window", rich_help_panel="Data")]
+Nsamples = Annotated[int, typer.Option(min=1, help="calibration windows", rich_help_panel="Data")]
+Seqlen = Annotated[int, typer.Option(min=2, help="tokens a calibration window", rich_help_panel="Data")]
+Windows = Annotated[int, typer.Option(min=2, help="judging windows", rich_help_panel="Data")]
+Length = Annotated[int, typer.Option(min=2, help="tokens a judging window", rich_help_panel="Data")]
 Seed = Annotated[int, typer.Option(help="of the draw of windows", rich_help_panel="Data")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16", rich_help_panel="Performance")]
+Quantizer = Annotated[str | None, typer.Option(help="the plan's, where it is code of yours: a plan runs no code")]
 Stream = Annotated[bool, typer.Option(help="keep the weights on disk, one block in memory", rich_help_panel="Performance")]
 Remote = Annotated[bool, typer.Option(help="run code that a hub repository ships", rich_help_panel="Dangerous")]
 KINDS = ("scorers", "allocators", "quantizers", "models", "texts", "tasks", "studies")
+LONG = 1000  # hours of a study that nobody waits for
 
 
 def main() -> None:
@@ -35,9 +38,10 @@ def main() -> None:
     except InputError as error:
         print(f"lwq: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("lwq: interrupted; run the same command again and it goes on from here", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:  # what typer makes of Ctrl-C
+            print("lwq: interrupted; run the same command again (a study goes on from here)", file=sys.stderr)
+        raise
 
 
 def show(title: str, columns: list[str], rows: list[list[Any]]) -> None:
@@ -70,6 +74,7 @@ def show_size(size: Any) -> None:
 def list_(kind: Annotated[str, typer.Argument(help=" | ".join(KINDS))]) -> None:
     """What can be asked for, one line each."""
     from lwq import allocators, assets, data, ladder, quantizers, scorers, studies
+    from lwq import tasks as questions
     from lwq.strategies import pick
 
     def first_lines(table: dict[str, type]) -> dict[str, str]:
@@ -89,7 +94,7 @@ def list_(kind: Annotated[str, typer.Argument(help=" | ".join(KINDS))]) -> None:
             **{name: entry.note for name, entry in assets.TEXTS.items()},
             **{name: f"{path} (needs a hub and lwq's extra 'hub')" for name, (path, *_) in data.HUB.items()},
         },
-        "tasks": {name: entry.note for name, entry in assets.TASKS.items()},
+        "tasks": {name: assets.TASKS[name].note for name in questions.STOCK},
         "studies": studies.names(),
     }
     found = pick(tables, "kind", kind)
@@ -124,13 +129,13 @@ def score(
     trust_remote_code: Remote = False,
 ) -> None:
     """Score the layers of a model; higher = more important = keeps more bits."""
-    from lwq import models, paths, scorers
+    from lwq import asked, models, scorers
     from lwq.data import WindowSpec
     from lwq.strategies import build
 
-    target = _target(out)
-    paths.writable(target.parent, "--out")
+    target = _file(out)
     strategy = build(scorers.SCORERS, "scorer", scorer)
+    asked.require_text(text)
     loaded, tokenizer = models.load(model, dtype, trust_remote_code=trust_remote_code, stream=stream)
     spec = WindowSpec(text, "calibrate", nsamples, seqlen, seed)
     windows = spec.draw(tokenizer) if getattr(strategy, "needs", ()) else None
@@ -144,15 +149,16 @@ def score(
 
 @app.command()
 def plan(
-    scores: Annotated[Path, typer.Argument(help="from `lwq score`")],
-    bits: Annotated[str, typer.Option(help="widths to choose from, such as 4,2 or 8,4,2 (0 drops, 16 keeps)")] = "4,2",
+    scores: Annotated[Path, typer.Argument(help="from `lwq score`, or saved lwq.Costs")],
+    bits: Annotated[str, typer.Option(help="widths to choose from, such as 4,2 or 8,4,2 (0 drops, 16 keeps) or 3.25,3")] = "4,2",
     avg_bits: Annotated[float | None, typer.Option(help="nominal bits a weight, at most", rich_help_panel="Budget")] = None,
     true_bits: Annotated[float | None, typer.Option(help="stored bits a weight, at most", rich_help_panel="Budget")] = None,
     max_bytes: Annotated[int | None, typer.Option(help="bytes of the whole model, at most", rich_help_panel="Budget")] = None,
     moved: Annotated[int | None, typer.Option(help="units that leave the highest width", rich_help_panel="Budget")] = None,
     quantizer: Annotated[str, typer.Option(help="a name, a call such as 'gptq(group_size=128)', or yours: my.py:Mine")] = "gptq",
     allocator: Annotated[
-        str | None, typer.Option(help="topk, levels, uniform, or yours: my.py:Mine; chosen by the number of widths")
+        str | None,
+        typer.Option(help="uniform, topk, levels, rates, knapsack, or yours: my.py:Mine; else chosen by the number of widths"),
     ] = None,
     out: Annotated[Path, typer.Option(help="where the plan goes (JSON)", rich_help_panel="Output")] = Path("plan.json"),
     dry_run: Annotated[bool, typer.Option(help="show the sizes, write nothing", rich_help_panel="Output")] = False,
@@ -160,13 +166,13 @@ def plan(
     """Turn scores into bits for each layer under a size budget; no model needed."""
     from collections import Counter
 
-    from lwq import allocators, paths, quantizers
-    from lwq.contracts import Scores
+    from lwq import allocators, quantizers
+    from lwq.contracts import load_scores
     from lwq.strategies import build
 
-    target, widths = _target(out), _widths(bits)
+    widths, target = _widths(bits), None if dry_run else _file(out)
     made = allocators.allocate(
-        Scores.load(scores),
+        load_scores(scores),
         None,
         widths,
         quantizer,
@@ -179,10 +185,9 @@ def plan(
     packer = build(quantizers.QUANTIZERS, "quantizer", made.quantizer)
     show("plan", ["bits", "units"], [[width, count] for width, count in sorted(Counter(made.bits.values()).items())])
     show_size(made.size(packer))
-    if dry_run:
+    if target is None:
         print("dry run: nothing written")
         return
-    paths.writable(target.parent, "--out")
     made.save(target)
     print(f"written to {target}")
 
@@ -192,7 +197,7 @@ def quantize(
     model: Model,
     plan: Annotated[Path, typer.Argument(help="from `lwq plan`")],
     out: Annotated[Path, typer.Option(help="a new folder", rich_help_panel="Output")],
-    quantizer: Annotated[str | None, typer.Option(help="the plan's, where it is code of yours: a plan runs no code")] = None,
+    quantizer: Quantizer = None,
     format: Annotated[
         str, typer.Option(help="fake: dequantized safetensors that transformers loads", rich_help_panel="Output")
     ] = "fake",
@@ -205,20 +210,18 @@ def quantize(
     trust_remote_code: Remote = False,
 ) -> None:
     """Apply a plan to a model and save it."""
-    from lwq import export, models, quantizers
-    from lwq.contracts import Plan
-    from lwq.data import windows
-    from lwq.strategies import build, rebuild
+    from lwq import asked, models
+    from lwq.export import export, require_exportable
 
-    made = Plan.load(plan)
-    build(quantizers.QUANTIZERS, "quantizer", quantizer)  # from here on the plan may ask for it
-    packer = rebuild(quantizers.QUANTIZERS, "quantizer", made.quantizer)
+    made, packer = _plan_in(plan, quantizer)
+    target = require_exportable(made, out.expanduser().absolute(), format)
+    asked.require_text(text)
     loaded, tokenizer = models.load(model, dtype, trust_remote_code=trust_remote_code, stream=stream)
-    calibration = windows(text, tokenizer, nsamples, seqlen, "calibrate", seed) if packer.needs else None
-    errors = export(loaded, made, _target(out), tokenizer, calibration, format)
+    calibration = _calibration(packer, tokenizer, text, nsamples, seqlen, seed)
+    errors = export(loaded, made, target, tokenizer, calibration, format)
     show("relative error ‖W − Ŵ‖ / ‖W‖", ["unit", "bits", "error"], [[unit, made.bits[unit], e] for unit, e in errors.items()])
     show_size(made.size(packer))
-    print(f"written to {_target(out)}")
+    print(f"written to {target}")
 
 
 @app.command()
@@ -227,8 +230,15 @@ def eval(
     text: Text = "wiki",
     reference: Annotated[str | None, typer.Option(help="a second model; adds KL and top-1 agreement against it")] = None,
     tasks: Annotated[str | None, typer.Option(help="multiple-choice tasks instead of a text: hellaswag,arc_easy")] = None,
-    items: Annotated[int, typer.Option(help="questions of each task, a seeded sample")] = 300,
+    items: Annotated[int, typer.Option(min=1, help="questions of each task, a seeded sample")] = 300,
     hub: Annotated[bool, typer.Option(help="lm-eval's own questions, from a hub, in place of the carried ones")] = False,
+    plan: Annotated[
+        Path | None, typer.Option(help="applied first, in memory; it may drop blocks", rich_help_panel="Plan")
+    ] = None,
+    quantizer: Quantizer = None,
+    calibrate: Annotated[str, typer.Option(help="its calibration text, a name or a file", rich_help_panel="Plan")] = "c4",
+    nsamples: Nsamples = 64,
+    seqlen: Seqlen = 512,
     windows: Windows = 32,
     length: Length = 256,
     seed: Seed = 0,
@@ -237,40 +247,81 @@ def eval(
     trust_remote_code: Remote = False,
 ) -> None:
     """Perplexity on the judging split of a text, or accuracy on tasks, with 95 % intervals over windows or items."""
+    from functools import partial
+
+    from lwq import apply, asked, data, models
+    from lwq import tasks as multiple_choice
+
+    if quantizer and not plan:
+        raise InputError("--quantizer: eval quantizes by a plan; name it with --plan")
+    if tasks and reference:
+        raise InputError("--tasks and --reference: answers are not compared with a second model; leave out one of the two")
+    if reference:
+        asked.require_model(reference)
+    for name in (text, calibrate):
+        asked.require_text(name)
+    made, packer = _plan_in(plan, quantizer) if plan else (None, None)
+    names = [name.strip() for name in tasks.split(",")] if tasks else []
+    drawn = {name: multiple_choice.questions(name, items, seed, hub) for name in names}
+    load = partial(models.load, dtype=dtype, trust_remote_code=trust_remote_code, stream=stream)
+    loaded, tokenizer = load(model)
+    judging = None if drawn else data.windows(text, tokenizer, windows, length, "judge", seed)
+    truth = _truth(load(reference), judging, (loaded, tokenizer)) if reference else None
+    if made is not None:
+        apply.quantize_(loaded, made, _calibration(packer, tokenizer, calibrate, nsamples, seqlen, seed))
+    title = f"{model} with {plan}" if plan else model
+    if judging is None:
+        _show_answers(f"{title}, {items} items of each task", multiple_choice.ask(loaded, tokenizer, drawn))
+    else:
+        _show_losses(f"{title} on {text}/judge, {windows} x {length} tokens", loaded, judging, truth)
+
+
+def _truth(other: tuple[Any, Any], judging: Any, judged: tuple[Any, Any]) -> Any:
+    """The reference's answers; InputError where it reads other tokens than the model that is judged."""
+    from lwq import models
+    from lwq.evaluate import reference
+
+    sizes = [models.vocabulary(model) for model, _ in (other, judged)]
+    if sizes[0] != sizes[1] or other[1].get_vocab() != judged[1].get_vocab():
+        raise InputError(
+            f"--reference {models.name(other[0])!r} has a vocabulary of {sizes[0]:,} tokens that is not the {sizes[1]:,} of "
+            f"{models.name(judged[0])!r}; KL compares models with the same one, such as the model that this one was made from"
+        )
+    return reference(other[0], judging)
+
+
+def _show_answers(title: str, found: Any) -> None:
+    from lwq import compare
+
+    rows = [[name, *compare.mean(score.correct), score.chance] for name, score in found.items()]
+    show(title, ["task", "accuracy", "low", "high", "chance"], rows)
+
+
+def _show_losses(title: str, model: Any, judging: Any, truth: Any) -> None:
     import numpy as np
 
-    from lwq import compare, data, models
-    from lwq import evaluate as measure
-    from lwq.evaluate import reference as take_reference
+    from lwq import compare, evaluate
 
-    loaded, tokenizer = models.load(model, dtype, trust_remote_code=trust_remote_code, stream=stream)
-    if tasks:
-        from lwq.tasks import evaluate_tasks
-
-        found = evaluate_tasks(loaded, tokenizer, [name.strip() for name in tasks.split(",")], items, seed, hub)
-        lines = [[name, *compare.mean(score.correct), score.chance] for name, score in found.items()]
-        show(f"{model}, {items} items of each task", ["task", "accuracy", "low", "high", "chance"], lines)
-        return
-    judging = data.windows(text, tokenizer, windows, length, "judge", seed)
-    truth = (
-        take_reference(models.load(reference, dtype, trust_remote_code=trust_remote_code, stream=stream)[0], judging)
-        if reference
-        else None
-    )
-    losses = measure(loaded, judging, truth)
+    losses = evaluate(model, judging, truth)
     rows = [["perplexity", *compare.paired(lambda v, axis: np.exp(v.mean(axis)), losses.nll)]]
     if truth is not None and losses.kl is not None and losses.top1 is not None:
         rows.append(["retained quality", *compare.retained(truth.losses.nll, losses.nll)])
         rows.append(["KL (nats/token)", *compare.mean(losses.kl)])
         rows.append(["top-1 agreement", *compare.mean(losses.top1)])
-    show(f"{model} on {text}/judge, {windows} x {length} tokens", ["metric", "value", "low", "high"], rows)
+    show(title, ["metric", "value", "low", "high"], rows)
 
 
 @app.command()
 def study(
     name: Annotated[str, typer.Argument(help="from `lwq list studies`")],
     size: Annotated[str, typer.Option(help="smoke, quick, laptop or paper")] = "smoke",
-    parameter: Annotated[list[str], typer.Option("-p", help="notebook parameter as name=value; the value is read as YAML")] = [],  # noqa: B006
+    parameter: Annotated[
+        list[str],
+        typer.Option(
+            "-p",
+            help="notebook parameter as name=value, the value in YAML; results_dir starts at the clone, other paths here",
+        ),
+    ] = [],  # noqa: B006
     dry_run: Annotated[bool, typer.Option(help="check the parameters and print the points, run nothing")] = False,
     tflops: Annotated[
         float | None, typer.Option(help="speed that the estimate assumes, 1e12 operations a second; measured if not given")
@@ -287,6 +338,8 @@ def study(
     from lwq import pool, studies
     from lwq.results import Results
 
+    if tflops is not None and not tflops > 0:
+        raise InputError(f"--tflops {tflops:g}: a speed above 0 is needed, such as 0.1 for a few cores or 100 for a large GPU")
     points = studies.points(name, size, dict(_pair(text) for text in parameter))
     count = pool.jobs(len(points), jobs)
     _show_estimate(name, points, tflops)
@@ -308,20 +361,25 @@ def study(
 def _show_estimate(name: str, points: list[Any], tflops: float | None) -> None:
     from lwq import estimate, studies
 
-    models = studies.catalogue()["models"]
+    known = studies.catalogue()["models"]
     speeds: dict[str, float] = {}
-    rows, hours = [], 0.0
+    rows, hours, memory = [], 0.0, 0.0
     for number, point in enumerate(points, start=1):
         parameters = studies.full(point)
-        found = estimate.of_point(name, parameters, models)
+        found = estimate.of_point(name, parameters, known)
         dtype = parameters["judge_dtype"] or parameters["dtype"]
         if dtype not in speeds:
             speeds[dtype] = tflops * 1e12 if tflops else estimate.speed(dtype)
         took = found.seconds(speeds[dtype]) / 3600
-        hours += took
-        who = parameters.get("model") or ", ".join(parameters["models"])
-        rows.append([number, who, found.plans, f"{took:.2f}", f"{found.memory / estimate.GIB:.1f}"])
+        hours, memory = hours + took, max(memory, found.memory)
+        who = parameters.get("models") or [parameters["model"]]
+        names = ", ".join(one if one in known else f"{one} (as if 7B)" for one in who)
+        rows.append([number, names, found.plans, f"{took:.2f}", f"{found.memory / estimate.GIB:.1f}"])
     show(f"{name}: {hours:.1f} hours if nothing is measured yet", ["point", "model", "plans", "hours", "GiB"], rows)
+    if memory > (free := estimate.free()):
+        print(f"memory: a point needs {memory / estimate.GIB:.1f} GiB, and {free / estimate.GIB:.1f} GiB are free here")
+    if hours > LONG:
+        print(f"time: more than {LONG:,} hours at this speed; this size is meant for a GPU, or for -p dtype=bfloat16")
 
 
 @app.command()
@@ -336,21 +394,72 @@ def report(size: Annotated[str, typer.Option(help="whose results: smoke, quick, 
         builder.put_into_readme(paths.WORK / "README.md", reports)
 
 
-def _target(path: Path) -> Path:
-    return path.expanduser().absolute()
+def _file(path: Path) -> Path:
+    """Where a file will be written, absolute; InputError, before the work, where it cannot be."""
+    from lwq import paths
+
+    target = path.expanduser().absolute()
+    if target.is_dir():
+        raise InputError(f"--out {path} is a folder; name a file, such as {path / 'out.json'}")
+    if target.exists() and not os.access(target, os.W_OK):
+        raise InputError(f"--out {path} may not be written; choose another file")
+    paths.writable(target.parent, "--out")
+    return target
 
 
-def _widths(text: str) -> tuple[int, ...]:
+def _plan_in(file: Path, quantizer: str | None) -> tuple[Any, Any]:
+    """A plan and its quantizer. `quantizer` names code that the plan may ask for; InputError where it is another quantizer."""
+    from lwq.contracts import Plan
+    from lwq.quantizers import QUANTIZERS
+    from lwq.strategies import build, rebuild, spec
+
+    plan = Plan.load(file)
+    given = build(QUANTIZERS, "quantizer", quantizer)
+    packer = rebuild(QUANTIZERS, "quantizer", plan.quantizer)
+    named = quantizer is None or (":" in quantizer and "(" not in quantizer and type(given) is type(packer))
+    if not named and given != packer:
+        raise InputError(
+            f"--quantizer {spec(QUANTIZERS, given)} is not the plan's, {plan.quantizer}: sizes and widths of {file} are for that "
+            "one; make the plan with --quantizer"
+        )
+    return plan, packer
+
+
+def _calibration(packer: Any, tokenizer: Any, text: str, nsamples: int, seqlen: int, seed: int) -> Any:
+    """Calibration windows, where the quantizer needs them."""
+    from lwq.data import windows
+
+    return windows(text, tokenizer, nsamples, seqlen, "calibrate", seed) if packer.needs else None
+
+
+def _widths(text: str) -> tuple[int | float, ...]:
     try:
-        return tuple(int(part) for part in text.split(","))
+        found = [float(part) for part in text.split(",")]
     except ValueError:
-        raise InputError(f"--bits {text!r}: whole numbers with commas are needed, such as 4,2") from None
+        raise InputError(f"--bits {text!r}: numbers with commas are needed, such as 4,2 or 3.25,3") from None
+    return tuple(int(width) if width.is_integer() else width for width in found)
 
 
 def _pair(text: str) -> tuple[str, Any]:
+    """`name=value` of -p."""
     import yaml
 
     name, equals, value = text.partition("=")
     if not equals:
         raise InputError(f"-p {text!r}: write name=value")
-    return name, yaml.safe_load(value)
+    try:
+        return name, _value(value.strip())
+    except yaml.YAMLError as error:
+        reason = getattr(error, "problem", None) or error
+        raise InputError(f"-p {text!r}: the value is not YAML ({reason}); close its brackets, or put it in quotes") from None
+
+
+def _value(text: str) -> Any:
+    """YAML, where a list may hold calls: `[lim, zd(two_sided=True, pool="matrix")]` has two items."""
+    import yaml
+
+    from lwq.strategies import split
+
+    if text.startswith("[") and text.endswith("]") and "(" in text:
+        return [yaml.safe_load(item) for item in split(text[1:-1])]
+    return yaml.safe_load(text)

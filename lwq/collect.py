@@ -9,7 +9,7 @@ model's dtype.
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from lwq.progress import track
 NEEDS = frozenset({"gram", "input_norms", "similarity", "hidden_states", "last_token"})
 WINDOWS = "windows"  # a need that no pass serves: a scorer that runs the model by itself asks for the windows
 BATCH = 4  # windows a forward pass; part of the arithmetic, so it is fixed
+EXPERT_PARTS = ("gate_up_proj", "down_proj")  # the 3-D parameters of a module of experts, in the order of the forward pass
 PANEL = 512  # columns of a Gram matrix that are summed at once; what lies below its diagonal is mirrored, not computed
 
 
@@ -209,10 +210,31 @@ def stream(
                 stats.inputs, stats.outputs = torch.cat(hidden), torch.cat(outputs)
             if "last_token" in needs:
                 stats.last_input, stats.last_output = (torch.cat([x[:, -1] for x in states]) for states in (hidden, outputs))
+            _require_finite(stats, outputs)
             yield stats
             if source == "quantized":
                 outputs = [calls.run(block, name, batch, x) for batch, x in enumerate(hidden)]
         hidden = outputs
+
+
+def is_finite(values: Tensor) -> bool:
+    """Neither NaN nor Inf. A finite sum has finite parts, and takes a fraction of the exact test's time."""
+    return math.isfinite(float(values.sum(dtype=torch.float32))) or bool(torch.isfinite(values).all())
+
+
+def _require_finite(stats: BlockStats, outputs: list[Tensor]) -> None:
+    """Raise InputError, naming the place, where the block's statistics or outputs hold NaN or Inf: a score would rank them."""
+    dtype = str(outputs[0].dtype).removeprefix("torch.")
+    seen: dict[str, list[Tensor | None]] = {}
+    for key, found in stats.matrices.items():
+        seen[key] = [found.square_sum, None if found.gram is None else found.gram.diagonal()]
+    seen[stats.name] = [*outputs]
+    for place, tensors in seen.items():
+        if not all(tensor is None or is_finite(tensor) for tensor in tensors):
+            raise InputError(
+                f"{place}: its activations hold NaN or Inf in {dtype}; load the model with dtype='float32' or 'bfloat16' where "
+                "float16 overflows, else repair its weights"
+            )
 
 
 def _until_last(blocks: list[str], matrices: Collection[str]) -> list[str]:
@@ -303,26 +325,34 @@ def _listening(
 
         return hook
 
-    def experts(prefix: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+    def experts(prefix: str, like: models.Matrix) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
         def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             hidden, chosen = [*args, *kwargs.values()][:2]
+            bias = getattr(module, "gate_up_proj_bias", None)
             for expert in range(module.num_experts):
+                keys = {part: f"{prefix}.{part}.{expert}" for part in EXPERT_PARTS}
+                if matrices.keys().isdisjoint(keys.values()):
+                    continue
                 routed = (chosen == expert).any(-1)
                 x, w = hidden[routed], token_weights()
                 w = None if w is None else w.to(routed.device)[routed]
-                gate_up = x @ matrices[f"{prefix}.gate_up_proj.{expert}"].view().T
-                for key, value in (("gate_up_proj", x), ("down_proj", module._apply_gate(gate_up))):
-                    found.setdefault(f"{prefix}.{key}.{expert}", MatrixStats(source=source)).add(value, needs, w)
+                gate_up = x @ replace(like, parameter=EXPERT_PARTS[0], expert=expert).view().T
+                gate_up = gate_up if bias is None else gate_up + bias[expert]
+                for key, value in zip(keys.values(), (x, module._apply_gate(gate_up)), strict=True):
+                    if key in matrices:
+                        found.setdefault(key, MatrixStats(source=source)).add(value, needs, w)
 
         return hook
 
     hooks = [block.register_forward_pre_hook(start)]
+    heard: set[nn.Module] = set()  # modules of experts: one hook for all their matrices
     for key, matrix in matrices.items():
         if matrix.expert is None:
             hooks.append(matrix.module.register_forward_pre_hook(linear(key)))
-        elif matrix.expert == 0 and matrix.parameter == "gate_up_proj":
-            prefix = key.removesuffix(".gate_up_proj.0")
-            hooks.append(matrix.module.register_forward_pre_hook(experts(prefix), with_kwargs=True))
+        elif matrix.parameter in EXPERT_PARTS and matrix.module not in heard:
+            heard.add(matrix.module)
+            prefix = key.removesuffix(f".{matrix.parameter}.{matrix.expert}")
+            hooks.append(matrix.module.register_forward_pre_hook(experts(prefix, matrix), with_kwargs=True))
     try:
         yield
     finally:

@@ -13,7 +13,8 @@ from lwq.strategies import nickname
 RESAMPLES = 9999
 CONFIDENCE = 0.95
 SEED = 0
-SWEEP = ["study", "model", "quantizer", "high", "low", "calibration", "judge", "dtype"]
+RUN = 4  # neighbouring windows that are taken together where their dependence is measured
+SWEEP = ["study", "model", "fingerprint", "units", "quantizer", "high", "low", "calibration", "judge", "dtype"]
 ENDS = {"original", "uniform"}
 METRICS = ("perplexity", "kl", "top1")
 
@@ -51,6 +52,10 @@ def paired(statistic: Callable[..., np.ndarray], *arrays: np.ndarray) -> Interva
         rng=np.random.default_rng(SEED),
     )
     ends = result.confidence_interval
+    if not np.isfinite([value, ends.low, ends.high]).all():
+        raise InputError(
+            f"a statistic of {value:g} [{ends.low:g}, {ends.high:g}] cannot be estimated from {len(arrays[0])} values"
+        )
     return Interval(value, float(ends.low), float(ends.high))
 
 
@@ -151,9 +156,17 @@ def against_uniform(rows: pd.DataFrame, nll: Mapping[str, np.ndarray]) -> dict[s
     return found
 
 
+def by_id(windows: pd.DataFrame, column: str) -> dict[str, np.ndarray]:
+    """id -> that column of windows.parquet in the order of its rows, without the rows that lack it."""
+    kept = windows[windows[column].notna()]
+    codes, ids = pd.factorize(kept["id"])
+    values = kept[column].to_numpy()[np.argsort(codes, kind="stable")]
+    return dict(zip(map(str, ids), np.split(values, np.cumsum(np.bincount(codes))[:-1]), strict=True)) if len(ids) else {}
+
+
 def nll_by_id(windows: pd.DataFrame) -> dict[str, np.ndarray]:
     """id -> mean NLL of each window, from windows.parquet."""
-    return {str(key): group["nll"].to_numpy() for key, group in windows.dropna(subset="nll").groupby("id")}
+    return by_id(windows, "nll")
 
 
 def limits(table: pd.DataFrame, windows: pd.DataFrame, thresholds: tuple[float, ...] = (0.95, 0.90)) -> pd.DataFrame:
@@ -192,8 +205,16 @@ def share(value: float, step: float) -> str:
     return f"{value:.0%}" if value else f"< {step:.0%}"
 
 
+def span(value: Interval, step: float, form: str) -> str:
+    """A share of `limits` with its ends in `form`, such as "[{}, {}]"; without them where all three are the same."""
+    own, low, high = (share(number, step) for number in value)
+    return own if low == own == high else f"{own} {form.format(low, high)}"
+
+
 def tasks(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
     """Retained accuracy of each plan and task: (accuracy − chance) / (accuracy of the all-high plan − chance).
+
+    A task is left out where the all-high plan itself is not clearly better than chance: nothing can be retained of that.
 
     Args:
         table: rows of one study, model, quantizer and pair of widths.
@@ -204,15 +225,17 @@ def tasks(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
     """
     rows = table[table["metric"] == "accuracy"]
     chance = table[table["metric"] == "chance"].set_index("id")["value"]
-    correct = {str(key): part["correct"].to_numpy() for key, part in windows.dropna(subset="correct").groupby("id")}
+    correct = by_id(windows, "correct")
     found = []
-    for judge, part in rows.groupby("judge", sort=False):
+    for (judge, *_), part in rows.groupby(["judge", "calibration", "fingerprint"], sort=False):
         all_high = part.loc[part["moved"] == 0, "id"]
         if all_high.empty:  # not measured yet
             continue
-        truth = all_high.iloc[0]
+        truth, guess = correct[all_high.iloc[0]], float(chance[all_high.iloc[0]])
+        if mean(truth - guess).low <= 0:
+            continue
         for row in part[part["moved"] > 0].to_dict("records"):
-            kept = _retained_accuracy(correct[truth], correct[row["id"]], float(chance[row["id"]]))
+            kept = _retained_accuracy(truth, correct[row["id"]], guess)
             place = (str(judge).split()[0], row["ordering"], row["moved"], row["units"])
             found.append((*place, row["value"], *kept, row["id"]))
     return pd.DataFrame(found, columns=["task", "ordering", "moved", "units", "accuracy", "value", "low", "high", "id"])
@@ -220,3 +243,34 @@ def tasks(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
 
 def _retained_accuracy(reference: np.ndarray, correct: np.ndarray, chance: float) -> Interval:
     return paired(lambda ref, new, axis: (new.mean(axis) - chance) / (ref.mean(axis) - chance), reference, correct)
+
+
+class Dependence(NamedTuple):
+    """How far neighbouring windows are from independent.
+
+    Attributes:
+        correlation: of the differences of neighbouring windows, mean over plans.
+        wider: standard error from runs of `RUN` windows over that from single ones, median over plans.
+    """
+
+    correlation: float
+    wider: float
+
+
+def dependence(table: pd.DataFrame, windows: pd.DataFrame) -> Dependence | None:
+    """What a bootstrap over single windows leaves out, from the differences between the plans of sweeps and their all-high plan.
+
+    None where there are too few windows to tell.
+    """
+    nll, correlations, ratios = nll_by_id(windows), [], []
+    for sweep in sweeps(table):
+        rows = sweep[sweep["metric"] == "perplexity"]
+        truth = nll[rows[(rows["ordering"] == "uniform") & (rows["moved"] == 0)].iloc[0]["id"]]
+        if len(truth) < 4 * RUN:
+            continue
+        for key in rows.loc[~rows["ordering"].isin(ENDS) & (rows["moved"] > 0), "id"]:
+            off = nll[key] - truth
+            runs = off[: len(off) // RUN * RUN].reshape(-1, RUN).mean(axis=1)
+            correlations.append(np.corrcoef(off[:-1], off[1:])[0, 1])
+            ratios.append(stats.sem(runs) / stats.sem(off))
+    return Dependence(float(np.nanmean(correlations)), float(np.nanmedian(ratios))) if ratios else None

@@ -107,6 +107,14 @@ def _passes(quantizer: Any, widths: int) -> int:
     return (2 * widths if inputs(built) == "uniform" else 1) if built.needs else 0
 
 
+def free() -> int:
+    """Bytes that are free where models go: on the GPU, or in this machine."""
+    import psutil
+    import torch
+
+    return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else psutil.virtual_memory().available
+
+
 def speed(dtype: str = "float32") -> float:
     """Operations a second that this machine reaches in a matrix product of 1,024 rows and columns."""
     import torch

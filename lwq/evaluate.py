@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from lwq import models
 from lwq.contracts import Losses
 from lwq.errors import InputError
 from lwq.progress import track
+from lwq.store import checksum
 
 TOKENS = 1024  # tokens a forward pass; part of the arithmetic, so it is fixed
 NUMBERS = 1 << 19  # logits that are turned into losses at once: a few arrays of them stay in a processor's cache
@@ -28,6 +30,7 @@ class Reference:
         logits: the same of a model with 16 bits, as it gave them: half of the memory.
         hidden: where those take too much memory, the last block's output of each forward pass (windows, length, width); the
             head is run again.
+        head: checksum of the weights that make logits of those, which the evaluated model has to share; 0 without them.
     """
 
     windows: Tensor
@@ -35,6 +38,7 @@ class Reference:
     log_probs: list[Tensor]
     logits: list[Tensor]
     hidden: list[Tensor]
+    head: int = 0
 
 
 def batches(windows: Tensor) -> Iterator[Tensor]:
@@ -87,7 +91,7 @@ def reference(model: nn.Module, windows: Tensor, memory: int = MEMORY) -> Refere
         if hook is not None:
             hook.remove()
     losses = Losses(np.array(nll), np.zeros(n), np.ones(n), length - 1)
-    return Reference(windows, losses, log_probs, answers, hidden)
+    return Reference(windows, losses, log_probs, answers, hidden, 0 if fits else _head_checksum(model))
 
 
 @torch.inference_mode()
@@ -103,8 +107,8 @@ def evaluate(model: nn.Module, windows: Tensor, reference: Reference | None = No
         Losses: per window, mean over its length − 1 scored tokens, in nats per token.
 
     Raises:
-        InputError: for windows longer than the context, ids outside the vocabulary, a reference on other windows, or a model
-            that answers with NaN or Inf.
+        InputError: for windows longer than the context, ids outside the vocabulary, a reference on other windows, a model
+            that answers with NaN or Inf, or one with another final norm or head than a reference that kept hidden states.
     """
     require_windows_fit(model, windows, reference)
     return measured(model, windows, track(logits(model, windows), label, len(windows), leave=False), reference)
@@ -156,7 +160,24 @@ def _states(output: Tensor | tuple[Tensor, ...]) -> Tensor:
 
 def _answers(model: nn.Module, reference: Reference) -> Iterable[Tensor]:
     """The kept log-probabilities, or the kept logits, or those that the head makes of the kept hidden states."""
+    if reference.hidden and _head_checksum(model) != reference.head:
+        raise InputError(
+            f"the final norm or the head of {models.name(model)!r} is not that of the reference, which kept hidden states only; "
+            "take it with memory= large enough for its logits, or on fewer windows"
+        )
     return reference.log_probs or reference.logits or head(model, reference.windows, reference.hidden)
+
+
+def _head_checksum(model: Any) -> int:
+    """Of all weights outside the blocks but an input embedding that the head does not share; names and ties do not count."""
+    blocks = next(iter(models.blocks(model))).rpartition(".")[0] + "."
+    first, last = (getattr(part, "weight", None) for part in (model.get_input_embeddings(), model.get_output_embeddings()))
+    total = 0
+    for key, weight in list(model.named_parameters()):
+        if not key.startswith(blocks) and (weight is last or weight is not first):
+            with models.resident(model, key):
+                total += checksum({"": model.get_parameter(key)})
+    return total
 
 
 def require_windows_fit(model: nn.Module, windows: Tensor, reference: Reference | None = None) -> None:

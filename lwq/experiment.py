@@ -102,6 +102,8 @@ class Experiment:
                 f"group_size={FORBIDDEN_GROUP} on {self.model!r}: its weights come from a file with groups of "
                 f"{FORBIDDEN_GROUP} and would look lossless; use 64"
             )
+        if self.judge.n < 2:
+            raise InputError(f"windows={self.judge.n}: an interval needs two judging windows or more; 32 mean something")
         if self.calibrate.split == self.judge.split:
             raise InputError(f"calibrating and judging on the same split {self.judge.split!r}; use 'calibrate' and 'judge'")
 
@@ -114,6 +116,13 @@ class Experiment:
         """The model that holds the plans: `loaded` itself, or a copy in `judge_dtype`."""
         model = self.loaded[0]
         return model if self.judge_dtype == self.dtype else models.cast(model, self.judge_dtype)
+
+    @_shared
+    def fingerprint(self) -> str:
+        """The model's weights, and the settings that they compute with."""
+        model = self.loaded[0]
+        restore_(model)
+        return f"{models.fingerprint(model)}-{models.configuration(model)}"
 
     @property
     def arithmetic(self) -> str:
@@ -156,7 +165,7 @@ class Experiment:
     def costs(self, widths: Sequence[int], windows: int = 8) -> Costs:
         """Harm of each block at each width, measured on the first calibration windows and kept beside the scores."""
         few = self.calibration[:windows, : self.judging.shape[1]]
-        names = [spec(QUANTIZERS, self.quantizer), models.fingerprint(self.loaded[0]), self.arithmetic]
+        names = [spec(QUANTIZERS, self.quantizer), self.bank.source, self.fingerprint, self.arithmetic]
         path = (
             self._scores_folder() / f"costs-{digest([*names, self._common['calibration'], list(few.shape), list(widths)])}.json"
         )
@@ -190,15 +199,19 @@ class Experiment:
         built = {label: build(SCORERS, "scorer", label) for label in labels}
         self._require_same_code(built)
         restore_(self.loaded[0])
-        fingerprint = models.fingerprint(self.loaded[0])
-        files = {label: self._scores_file(scorer, fingerprint) for label, scorer in built.items()}
-        if missing := [label for label, path in files.items() if not path.is_file()]:
+        source = [self.fingerprint, self._common["calibration"], self.dtype, scoring_code()]
+        files = {label: self._scores_folder() / f"{digest([spec(SCORERS, s), *source])}.json" for label, s in built.items()}
+        if missing := [label for label, path in files.items() if not _readable(path)]:
             windows = self.calibration if any(getattr(built[label], "needs", ()) for label in missing) else None
             found = score_all(self.loaded[0], [built[label] for label in missing], windows, self._common["calibration"])
             for label, scores in zip(missing, found, strict=True):
                 with paths.replacing(files[label]) as temporary:
                     scores.save(temporary)
-        return {label: Scores.load(path) for label, path in files.items()}
+        kept = {label: Scores.load(path) for label, path in files.items()}
+        kinds = {label: scores.layout.granularity for label, scores in kept.items()}
+        if len(set(kinds.values())) > 1:
+            raise InputError(f"orderings of units of different kinds cannot share a figure: {kinds}; run them one by one")
+        return kept
 
     def _require_same_code(self, built: Mapping[str, Any]) -> None:
         """Raise InputError where rows of these labels come from another state of the user's file: curves would mix the two."""
@@ -211,11 +224,6 @@ class Experiment:
                     f"{label!r} is {text} now, and {self.results.folder} holds rows of {sorted(others)}; choose another "
                     "results_dir, or another name for the class"
                 )
-
-    def _scores_file(self, scorer: Any, fingerprint: str) -> Path:
-        """Where a scorer's result for these weights and this calibration text is kept."""
-        key = digest([spec(SCORERS, scorer), fingerprint, self._common["calibration"], self.dtype])
-        return self._scores_folder() / f"{key}.json"
 
     def _scores_folder(self) -> Path:
         return paths.writable(self.results.folder / "scores")
@@ -231,13 +239,15 @@ class Experiment:
         Returns:
             The rows of this study, model, quantizer and pair of widths, from the results table.
         """
+        if not low < high:
+            raise InputError(f"high={high}, low={low}: blocks are moved from more bits to fewer")
         layout = next(iter(orderings.values())).layout
         moved = plans.points(len(layout.units), steps)
+        curves = list(plans.curve(orderings, self.quantizer, high, low, moved, avg_bits))
         if self.judge_dtype != "float32":
             self._measure_deviation(high, low)  # first, so that two references need not stand in memory together
-        self.measure(plans.ends(layout, self.quantizer, high, low))
-        self.measure(plans.curve(orderings, self.quantizer, high, low, moved, avg_bits))
-        return self.table(high=high, low=low, quantizer=self._common["quantizer"])
+        self.measure([*plans.ends(layout, self.quantizer, high, low), *curves])
+        return self.table(high=high, low=low, units=len(layout.units), quantizer=self._common["quantizer"])
 
     def measure(self, candidates: Iterable[Candidate]) -> None:
         """Measure what the results lack, each plan once, and keep it under its rows."""
@@ -282,9 +292,12 @@ class Experiment:
         """Rank correlation of each variant of a score with the `default`, on these calibration windows."""
         for label, scores in self.orderings(variants).items():
             untouched = Plan(dict.fromkeys(scores, KEPT), scores.layout, "")
-            row = replace(self._row(Candidate(label, scores.scorer, untouched, 0, 0, 0)), plan="", judge="")
+            beside = f"{default.scorer} on {default.data}"
+            row = replace(self._row(Candidate(label, scores.scorer, untouched, 0, 0, 0)), plan="", judge=beside)
             if not self.results.known(row):
                 values = np.array(list(scores.values()))
+                if not np.ptp(values) or not np.ptp(list(default.values())):
+                    raise InputError(f"{label} or {beside}: all scores are equal, and a rank correlation needs some that differ")
                 agreement = spearmanr(values, list(default.values())).statistic
                 self.results.keep(row, Ranking(values, float(agreement)), 0.0)
 
@@ -307,7 +320,6 @@ class Experiment:
         return Row(
             id="",
             plan=plan.id,
-            fingerprint=plan.layout.fingerprint,
             high=candidate.high,
             low=candidate.low,
             ordering=candidate.ordering,
@@ -332,11 +344,29 @@ class Experiment:
         return {
             "study": self.study,
             "model": self.model,
+            "fingerprint": self.fingerprint,
             "quantizer": spec(QUANTIZERS, self.quantizer),
             "calibration": f"{self.calibrate} #{token_digest(self.calibration)}",
             "judge": f"{self.judge} #{token_digest(self.judging)}",
             "dtype": self.arithmetic,
         }
+
+
+def _readable(path: Path) -> bool:
+    """Whether scores can be read from a file; what is damaged is made again."""
+    try:
+        return path.is_file() and bool(Scores.load(path))
+    except InputError:
+        return False
+
+
+@lru_cache
+def scoring_code() -> str:
+    """What decides a score beside the weights and the tokens: the files of lwq that make it, and the version of transformers."""
+    home = Path(lwq.__file__).parent
+    files = [home / "collect.py", home / "models.py", *sorted((home / "scorers").glob("*.py"))]
+    sums = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    return digest([*sums, importlib.metadata.version("transformers")])
 
 
 @lru_cache

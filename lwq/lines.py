@@ -1,6 +1,6 @@
 """Lines of the report's tables, from the results; numbers are text where the template prints them as they are."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ from lwq.errors import InputError
 from lwq.strategies import nickname
 
 SWEPT = ("orderings", "model_scale")  # studies that move blocks from one width to another
+ALL_HIGH = "all blocks at the high width"
+SCORED = {"lim": "lim", "zd": "zd", "reversed(lim)": "lim_reversed", "reversed(zd)": "zd_reversed"}
 LADDER = "trained by lwq.ladder in float32; the same width, tokens and recipe for all rungs"
 
 
@@ -28,24 +30,30 @@ def uniform(table: pd.DataFrame) -> dict[str, Any]:
     rows = table[(table["metric"] == "perplexity") & (table["ordering"] == "uniform") & table["study"].isin([*SWEPT, "pruning"])]
     rows = rows[rows["avg_bits"].isin(range(2, 9)) & ~rows["quantizer"].str.startswith(claims.MASKS)]
     rows = rows.sort_values("dtype").drop_duplicates(["model", "quantizer", "avg_bits"])
-    untouched = table[(table["metric"] == "perplexity") & (table["ordering"] == "original")].drop_duplicates("model")
-    truth: dict[str, float] = dict(untouched[["model", "value"]].itertuples(index=False))
+    untouched = table[(table["metric"] == "perplexity") & (table["ordering"] == "original")]
+    truth = untouched.drop_duplicates(["model", "judge", "dtype"]).set_index(["model", "judge", "dtype"])["value"]
     widths = sorted(rows["avg_bits"].unique(), reverse=True)
     lines = []
     for (model, quantizer), part in rows.groupby(["model", "quantizer"], sort=False):
-        value = part.set_index("avg_bits")["value"]
-        cells = [f"{value[w]:.4g} ({truth[str(model)] / value[w]:.0%})" if w in value else "" for w in widths]
+        found = {row["avg_bits"]: row for row in part.to_dict("records")}
+        cells = [_beside(found[width], truth) if width in found else "–" for width in widths]
         lines.append({"model": model, "quantizer": nickname(str(quantizer)), "cells": cells})
     return {"widths": [f"{width:.0f}" for width in widths], "lines": lines}
 
 
+def _beside(row: Mapping[Any, Any], truth: pd.Series) -> str:
+    """ "34.35 (79%)": a perplexity, and what it retains of the untouched model's on the same text."""
+    untouched = truth.get((row["model"], row["judge"], row["dtype"]))
+    return f"{row['value']:.4g}" + (f" ({untouched / row['value']:.0%})" if untouched else "")
+
+
 def worth(table: pd.DataFrame, windows: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """One line a sweep: at how many of its points an ordering beats uniform bits of the same true size, or loses to them."""
+    """One line a sweep: how many of an ordering's mixes beat uniform bits of the same true size, and how many lose to them."""
     nll = compare.nll_by_id(windows)
     for sweep in compare.sweeps(table):
         rows = sweep[sweep["metric"] == "perplexity"]
         gains = compare.against_uniform(rows, nll)
-        rows = rows[rows["id"].isin(gains)]
+        rows = rows[rows["id"].isin(gains) & (rows["moved"] > 0)]
         first = rows.iloc[0]
         line = {"model": first["model"], "setting": compare.setting(first)}
         for name in ("lim", "zd", "random"):
@@ -56,21 +64,71 @@ def worth(table: pd.DataFrame, windows: pd.DataFrame) -> Iterator[dict[str, Any]
         yield line
 
 
-def beyond_chance(table: pd.DataFrame, windows: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """One line a sweep: the mean retained quality with each score, bold where its interval lies above every random order."""
-    for sweep in compare.sweeps(table):
-        areas = claims.areas(sweep, windows).set_index("ordering")
+def beyond_chance(swept: Iterable[claims.Swept]) -> Iterator[dict[str, Any]]:
+    """One line a sweep: the mean retained quality with each score and with its reverse, bold where its interval lies above
+    every random order."""
+    for sweep, _, areas in swept:
+        areas = areas.set_index("ordering")
         first, chance = sweep.iloc[0], areas.loc["random"] if "random" in areas.index else None
-        line = {"model": first["model"], "setting": compare.setting(first), "random": ""}
+        line = {"model": first["model"], "setting": compare.setting(first), "random": "–"}
         if chance is not None:
-            line["random"] = "{:.3f} ({:.3f} to {:.3f})".format(*chance[["value", "low", "high"]])
-        for name in ("lim", "zd"):
-            line[name] = ""
+            orders = sweep.loc[figures.is_random(sweep["ordering"]), "ordering"].nunique()
+            line["random"] = "{:.3f} ({:.3f} to {:.3f}, {} orders)".format(*chance[["value", "low", "high"]], orders)
+        for name, key in SCORED.items():
+            line[key] = "–"
             if name in areas.index:
                 value, low, high = areas.loc[name, ["value", "low", "high"]]
                 better = chance is not None and low > chance["high"]
-                line[name] = f"**{value:.3f}** [{low:.3f}, {high:.3f}]" if better else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+                line[key] = f"**{value:.3f}** [{low:.3f}, {high:.3f}]" if better else f"{value:.3f} [{low:.3f}, {high:.3f}]"
         yield line
+
+
+def tasks(table: pd.DataFrame, windows: pd.DataFrame) -> dict[str, Any]:
+    """Accuracy on tasks: their names with the chance of a guess, and one line a plan."""
+    rows = table[table["metric"] == "accuracy"]
+    rows = rows.assign(task=rows["judge"].str.split().str[0])
+    names = list(dict.fromkeys(rows["task"]))
+    correct = compare.by_id(windows, "correct")
+    found = []
+    for _, sweep in rows.groupby([column for column in compare.SWEEP if column != "judge"], sort=False):
+        plans: dict[str, pd.DataFrame] = {}
+        for (_, ordering), part in sweep.groupby(["moved", "ordering"]):
+            if set(part["task"]) == set(names):
+                plans.setdefault(plan_label(str(ordering), part["moved"].iloc[0], part["units"].iloc[0]), part.set_index("task"))
+        if ALL_HIGH not in plans:
+            continue
+        answers = {plan: np.concatenate([correct[part["id"][name]] for name in names]) for plan, part in plans.items()}
+        for plan, part in plans.items():
+            lost = compare.mean(answers[ALL_HIGH] - answers[plan])
+            found.append(
+                {
+                    "model": part["model"].iloc[0],
+                    "setting": compare.setting(part.iloc[0]),
+                    "plan": plan,
+                    "cells": [f"{part['value'][name]:.3f}" for name in names],
+                    "lost": "–" if plan == ALL_HIGH else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*lost),
+                    "questions": part["n"].iloc[0],
+                }
+            )
+    return {"names": names, "lines": found}
+
+
+def plan_label(ordering: str, moved: int, units: int) -> str:
+    """What a plan of a sweep is called: "LIM, 50 % moved"; both ends are the same in every order."""
+    if moved in (0, units):
+        return "all blocks at the low width" if moved else ALL_HIGH
+    return f"{figures.label(ordering)}, {moved / units:.0%} moved"
+
+
+def ways(found: Iterable[claims.Verdict], gains: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Claim (b), one line a model and way in which a score decides: the verdicts, and how many random orders gain something."""
+    found = list(found)
+    for (model, way), part in gains.groupby(["model", "way"], sort=False):
+        words = [verdict.verdict for verdict in found if verdict.model == model and f", {way}, " in verdict.setting]
+        chance = part[figures.is_random(part["ordering"])]
+        counts = {word: words.count(word) for word in (claims.HOLDS, claims.FAILS, claims.UNDECIDED)}
+        gaining = f"{(chance['value'] > 0).sum()} of {len(chance)}"
+        yield {"model": model, "way": way, "counts": counts, "settings": len(words), "gaining": gaining}
 
 
 def deviations(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -78,10 +136,7 @@ def deviations(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
     Raises InputError where float32 was not measured.
     """
-    key = [column for column in compare.SWEEP if column not in ("dtype", "calibration", "study", "high", "low")] + [
-        "ordering",
-        "avg_bits",
-    ]
+    key = ["model", "quantizer", "judge", "ordering", "avg_bits"]
     ends = table[(table["metric"] == "perplexity") & table["ordering"].isin(compare.ENDS)]
     exact = ends[ends["dtype"] == "float32"].drop_duplicates(key).set_index(key)["value"]
     finished = {name for sweep in compare.sweeps(table) if sweep["study"].iloc[0] in SWEPT for name in sweep["id"]}
@@ -99,9 +154,9 @@ def deviations(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
         }
 
 
-def crossings(table: pd.DataFrame, windows: pd.DataFrame) -> Iterator[dict[str, Any]]:
+def crossings(gaps: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """One line a model, quantizer, kind of pruning and width: who loses less at which size, in each ordering."""
-    found = claims.crossings(claims.gaps(table[table["study"] == "pruning"], windows))
+    found = claims.crossings(gaps)
     for (model, quantizer, pruned, bits), part in found.groupby(["model", "quantizer", "pruned", "bits"], sort=False):
         orders = list(_wins(part[~figures.is_random(part["ordering"])]))
         yield {"model": model, "quantizer": nickname(str(quantizer)), "pruned": pruned, "bits": bits, "orders": orders}
@@ -121,8 +176,7 @@ def limits(limits: pd.DataFrame) -> list[dict[str, str]]:
     """One line an ordering; the random orders stand together."""
     found: dict[str, dict[str, str]] = {}
     for row in limits[~limits["ordering"].str.startswith("random(")].to_dict("records"):
-        value, low, high = (compare.share(row[name], row["step"]) for name in ("value", "low", "high"))
-        cell = f"{value} [{low}, {high}]"
+        cell = compare.span(compare.Interval(row["value"], row["low"], row["high"]), row["step"], "[{}, {}]")
         found.setdefault(row["ordering"], {"label": figures.label(row["ordering"])})[f"t{row['threshold'] * 100:.0f}"] = cell
     return list(found.values())
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -19,12 +20,22 @@ import torch
 from torch import Tensor, nn
 
 from lwq import assets, ladder, offload, toy
-from lwq.contracts import GRANULARITIES, Layout
+from lwq.contracts import GRANULARITIES, Layout, digest
 from lwq.errors import InputError
 from lwq.progress import quiet_transformers, track
 from lwq.strategies import pick
 
 MIN_COVERAGE = 0.95
+IDLE = (  # how the names of settings begin that decide no number
+    *("_", "transformers_version", "architectures", "dtype", "torch_dtype", "name_or_path", "use_cache", "return_dict"),
+    *("output_", "id2label", "label2id", "initializer_range"),
+)
+NEEDED = {  # in the folder of a checkpoint -> how its files may be called
+    "config.json": ("config.json",),
+    "weights (*.safetensors)": ("*.safetensors",),
+    "a tokenizer (tokenizer.json or the like)": ("tokenizer*", "*vocab*", "*.model", "*.tiktoken", "tekken.json"),
+}
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -100,7 +111,7 @@ def load(
     if (depth := toy.depth(name)) is not None:
         if stream:
             raise InputError(f"the model {name!r} is made in memory; stream=True needs a checkpoint (a folder or a hub id)")
-        model, tokenizer = toy.model(blocks=depth).to(torch_dtype), toy.tokenizer()
+        model, tokenizer = _cast_(toy.model(blocks=depth), torch_dtype), toy.tokenizer()
     elif stream:
         model, tokenizer = _streamed(name, torch_dtype, device_map or "cpu", trust_remote_code)
     else:
@@ -109,15 +120,35 @@ def load(
     if context:
         tokenizer.model_max_length = min(tokenizer.model_max_length, context)
     model.config.name_or_path = name
+    model._use_cache = getattr(model.config, "use_cache", True)
     model.config.use_cache = False  # a cache that one run fills would silently change the next
     require_finite(model)
     matrices(model)  # refuses a model without blocks, or one that a plan would hardly reach
     return model.eval().requires_grad_(False), tokenizer
 
 
+@contextmanager
+def own_cache_setting(model: Any) -> Iterator[None]:
+    """Inside, `config.use_cache` is what it was before `load` turned it off: to be saved."""
+    now = model.config.use_cache
+    model.config.use_cache = getattr(model, "_use_cache", now)
+    try:
+        yield
+    finally:
+        model.config.use_cache = now
+
+
 def cast(model: nn.Module, dtype: str) -> nn.Module:
-    """A copy of `model`, which is in memory, with all weights and arithmetic in `dtype`."""
-    return copy.deepcopy(model).to(pick(DTYPES, "dtype", dtype))
+    """A copy of `model`, which is in memory, with all weights and arithmetic in `dtype`: what `load` gives in that dtype."""
+    return _cast_(copy.deepcopy(model), pick(DTYPES, "dtype", dtype))
+
+
+def _cast_(model: Any, dtype: torch.dtype) -> Any:
+    """All that a checkpoint holds in `dtype`; what a model computes when it is made, such as RoPE's frequencies, as it is."""
+    for tensor in model.state_dict(keep_vars=True).values():
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
+    return model
 
 
 def _pretrained(name: str, **options: Any) -> tuple[Any, Any]:
@@ -141,10 +172,35 @@ def _streamed(name: str, dtype: torch.dtype, device: str, trust_remote_code: boo
 
 
 def _source(name: str) -> str | Path:
-    """The folder of a carried or trained model; another name as it is."""
-    if (depth := ladder.depth(name)) is not None:
-        return ladder.fetch(ladder.Recipe(depth))
-    return assets.fetch(name) if name in assets.MODELS else name
+    """The folder of a carried or trained model or of the user's own; another name, if a hub may have it, as it is."""
+    if name in assets.MODELS or ladder.depth(name):
+        return assets.fetch(name)
+    if (folder := Path(name).expanduser()).is_dir():
+        _require_checkpoint(name, folder)
+        return str(folder)
+    require_hub_id(name)
+    return name
+
+
+def _require_checkpoint(name: str, folder: Path) -> None:
+    """Raise InputError naming what the folder lacks; transformers would give another reason."""
+    if missing := [what for what, names in NEEDED.items() if not any(any(folder.glob(pattern)) for pattern in names)]:
+        raise InputError(
+            f"cannot load the model {name!r}: the folder lacks {' and '.join(missing)}; save_pretrained of the model and of "
+            "its tokenizer write all three (pickled weights are not read)"
+        )
+
+
+def require_hub_id(name: str) -> None:
+    """Raise InputError for a path, or a name that is nearly one of ours: a hub would be asked for half a minute."""
+    known = ["toy", *assets.MODELS, *ladder.NAMES]
+    if not HUB_ID.fullmatch(name):
+        raise InputError(f"no such folder: {name!r}; names that need no folder and no hub: {known}")
+    if "/" not in name and (near := get_close_matches(name, known, n=1)):
+        raise InputError(
+            f"unknown model {name!r} (did you mean {near[0]!r}?); choose one of {known}, a folder, or a hub id with its owner "
+            f"(OWNER/{name})"
+        )
 
 
 @contextmanager
@@ -219,6 +275,18 @@ def fingerprint(model: nn.Module) -> str:
         total.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
         total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()[:16]
+
+
+def configuration(model: Any) -> str:
+    """8 hex digits over the settings that decide what the weights compute: rope, eps, windows, heads."""
+    return digest(_computing(model.config.to_dict()))[:8] if hasattr(model, "config") else ""
+
+
+def _computing(settings: Any) -> Any:
+    """`settings` at any depth without names, labels, versions and types."""
+    if isinstance(settings, dict):
+        return {key: _computing(value) for key, value in settings.items() if not str(key).startswith(IDLE)}
+    return settings if isinstance(settings, str | int | float | list | None) else str(settings)
 
 
 def blocks(model: nn.Module) -> dict[str, nn.Module]:

@@ -55,14 +55,14 @@ class Offload:
         self._sources = self._find(_checkpoint(folder))
         self._scratch: Path | None = None
         self._changed: dict[str, Path] = {}
-        self._held: Counter[str] = Counter()
+        self._held: Counter[str] = Counter()  # part -> how many `resident` it is inside of
         needed: dict[str, dict[str, None]] = {}  # module -> the parts that it computes with; a tied head needs another's
         for key, first in self._first.items():
             needed.setdefault(_owner(key, blocks), {})[self._part_of[first]] = None
         for name, parts in needed.items():
             module = model.get_submodule(name)
-            module.register_forward_pre_hook(self._before(list(parts)))
-            module.register_forward_hook(self._after(list(parts)), always_call=True)
+            module.register_forward_pre_hook(self._around(self._load, list(parts)))
+            module.register_forward_hook(self._around(self._unload, list(parts)), always_call=True)
 
     @contextmanager
     def resident(self, name: str, save: bool = False) -> Iterator[None]:
@@ -70,13 +70,17 @@ class Offload:
         part = next((part for part in self.parts if _inside(name, part)), None)
         if part is None:
             raise InputError(f"{name!r} is not a part of this model; its parts are {self.parts[:4]} …")
-        self._acquire(part)
+        self._held[part] += 1
         try:
+            if self._held[part] == 1:
+                self._load(part)
             yield
             if save:
                 self._save(part)
         finally:
-            self._release(part)
+            self._held[part] -= 1
+            if not self._held[part]:
+                self._unload(part)
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
         """(key, tensor) of the whole state dict, keys in sorted order; one part at a time is in memory."""
@@ -137,35 +141,24 @@ class Offload:
                 found[part][key] = file
         return found
 
-    def _before(self, parts: list[str]) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any) -> None:
+    def _around(self, act: Callable[[str], None], parts: list[str]) -> Callable[..., None]:
+        """A hook before or after a module that computes with `parts`.
+
+        It counts nothing: torch runs no hook after a call that the user interrupted, and the next call has to load anew.
+        """
+
+        def hook(module: nn.Module, *_: Any) -> None:
             if "forward" not in module.__dict__:  # a block whose forward was replaced (recorded, dropped) does not compute
                 for part in parts:
-                    self._acquire(part)
+                    if not self._held[part]:
+                        act(part)
 
         return hook
 
-    def _after(self, parts: list[str]) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if "forward" not in module.__dict__:
-                for part in parts:
-                    self._release(part)
-
-        return hook
-
-    def _acquire(self, part: str) -> None:
-        self._held[part] += 1
-        if self._held[part] == 1:
-            self._load(part)
-            for act in self.after_load:
-                act(part)
-
-    def _release(self, part: str) -> None:
-        self._held[part] -= 1
-        if not self._held[part]:
-            for key in self._own(part):
-                self._set(key, None)
-            _give_back()
+    def _unload(self, part: str) -> None:
+        for key in self._own(part):
+            self._set(key, None)
+        _give_back()
 
     def _load(self, part: str) -> None:
         if part in self._changed:
@@ -177,6 +170,8 @@ class Offload:
             self._set(key, self._tensor(key))  # in the modules tied to the first one too
         if missing := [key for key, tensor in self._own(part).items() if tensor.is_meta]:
             raise InputError(f"the checkpoint of {self.model.config.name_or_path!r} lacks {missing[:4]}; download it again")
+        for act in self.after_load:
+            act(part)
 
     def _convert(self, part: str) -> None:
         """From the checkpoint's names, layout and dtype to the model's, by transformers' own rules."""

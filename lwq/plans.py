@@ -10,7 +10,7 @@ from lwq.contracts import DROPPED, KEPT, Costs, Layout, Plan, Scores, Width
 from lwq.errors import InputError
 from lwq.quantizers import QUANTIZERS
 from lwq.quantizers.masks import density_of
-from lwq.strategies import pick, spec
+from lwq.strategies import build, pick, spec
 
 WITHOUT_OUTLIERS = {"owq": {"outlier_bits": 0.0}, "spqr": {"outliers": 0.0}}  # until a fractional width asks for them
 
@@ -70,12 +70,20 @@ def ends(layout: Layout, quantizer: Any, high: int, low: int) -> Iterator[Candid
 def curve(
     orderings: Orderings, quantizer: Any, high: int, low: int, moved: Sequence[int], avg_bits: Sequence[float] = ()
 ) -> Iterator[Candidate]:
-    """In each ordering: the `moved` least important units at `low`, the others at `high`; and the plans for `avg_bits`."""
+    """In each ordering: the `moved` least important units at `low`, the others at `high`; and the plans for `avg_bits`.
+
+    Where units differ in size, orderings reach a budget with different numbers of units: each of these is a point of all curves.
+    """
+    fitting = [
+        allocate(scores, None, (high, low), quantizer, "topk", avg_bits=bits)
+        for scores in orderings.values()
+        for bits in avg_bits
+        if low <= bits <= high
+    ]
+    counts = sorted({*moved, *(sum(width != high for width in plan.bits.values()) for plan in fitting)})
     for label, scores in orderings.items():
-        budgets = [{"moved": count} for count in moved] + [{"avg_bits": bits} for bits in avg_bits if low <= bits <= high]
-        made = [allocate(scores, None, (high, low), quantizer, "topk", **budget) for budget in budgets]
-        for plan in {plan.id: plan for plan in made}.values():
-            yield _candidate(label, scores, plan, high, low)
+        for count in counts:
+            yield _candidate(label, scores, allocate(scores, None, (high, low), quantizer, "topk", moved=count), high, low)
 
 
 def _candidate(label: str, scores: Scores | Costs, plan: Plan, high: int, low: int) -> Candidate:
@@ -103,6 +111,12 @@ def swaps(orderings: Orderings, quantizer: Any, base: int, moved: Sequence[int])
             bits = dict.fromkeys(scores, base) | dict.fromkeys(order[:count], base - 1) | dict.fromkeys(order[-count:], base + 1)
             plan = Plan(bits, scores.layout, spec(QUANTIZERS, quantizer))
             yield Candidate(label, scores.scorer, plan, base + 1, base - 1, count)
+
+
+def without_outliers(method: str) -> Any:
+    """A method that stores outliers, with none of them until a fractional width asks for some."""
+    settings = pick(WITHOUT_OUTLIERS, "method whose outliers a score can share out", method.partition("(")[0])
+    return build(QUANTIZERS, "quantizer", method, **settings)
 
 
 def outlier_budgets(orderings: Orderings, quantizer: Any, base: int, extra: float) -> Iterator[Candidate]:

@@ -4,7 +4,7 @@ import json
 import os
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -46,7 +46,7 @@ def in_processes(points: Sequence[Point], count: int) -> Iterator[Path]:
         for attempt in range(1, TRIES + 1):
             try:
                 with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as executor:
-                    tasks = {executor.submit(run, point, quiet=True): point for point in left}
+                    tasks = {executor.submit(_or_end, run, point): point for point in left}
                     for task in as_completed(tasks):
                         yield task.result()
                         left.remove(tasks[task])
@@ -55,6 +55,14 @@ def in_processes(points: Sequence[Point], count: int) -> Iterator[Path]:
             except BrokenProcessPool:
                 print(f"a worker process died; {len(left)} points go on (try {attempt} of {TRIES})", flush=True)
     raise InputError(f"worker processes died {TRIES} times (memory?); run fewer at once with --jobs 1")
+
+
+def _or_end(run: Callable[..., Path], point: Point) -> Path:
+    """In a worker: run a point, or end the process where it is interrupted, or else it would begin the next point."""
+    try:
+        return run(point, quiet=True)
+    except KeyboardInterrupt:
+        os._exit(130)
 
 
 def on_cluster(points: Sequence[Point], address: str) -> Iterator[Path]:

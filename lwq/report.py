@@ -13,7 +13,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
 import lwq
-from lwq import claims, compare, figures, lines, paths, results, studies
+from lwq import claims, compare, figures, lines, paths, reasons, results, studies
 from lwq.strategies import nickname
 
 VERDICTS = "verdicts.csv"
@@ -46,22 +46,34 @@ def build(results_dir: str | Path, reports_dir: str | Path) -> Path:
         frame = pd.DataFrame([{**vars(verdict), "ids": " ".join(verdict.ids)} for verdict in found], columns=VERDICT)
         frame.to_csv(temporary, index=False, lineterminator="\n")
     draw = Drawing(target / "figures")
-    orderings = table[table["study"] == "orderings"]
+    parts = {name: table[table["study"] == name] for name in catalogue["studies"]}
+    orderings = parts["orderings"]
+    swept = claims.swept(orderings, windows, catalogue["claims"]["a"]["numbers"]["quality"])
+    gaps, gains = claims.gaps(parts["pruning"], windows), claims.gains(parts["dynamic_methods"], windows)
     context = {
         "lead": _lead(table),
         "claims": list(_claims(found, catalogue["claims"])),
-        "sections": {name: list(section(table[table["study"] == name], windows, draw)) for name, section in SECTIONS.items()},
-        "sweeps": [_sweep(part, windows, draw) for part in compare.sweeps(orderings)],
+        "sections": {
+            "orderings": list(_orderings(orderings, windows, swept, draw)),
+            "model_scale": list(_scale(parts["model_scale"], windows, draw)),
+            "pruning": list(_pruning(parts["pruning"], windows, gaps, draw)),
+            "dynamic_methods": list(_dynamic(gains, draw)),
+        },
+        "why": _why(parts, windows, swept, gaps, {key: claim["numbers"] for key, claim in catalogue["claims"].items()}),
+        "sweeps": [_sweep(sweep.rows, windows, draw) for sweep in swept],
         "texts": table.loc[table["metric"] == "perplexity", ["calibration", "judge"]].drop_duplicates().to_dict("records"),
         "quantizers": sorted(table["quantizer"].unique()),
         "dtypes": sorted(table["dtype"].unique()),
         "models": list(lines.models(table)),
         "uniform": lines.uniform(table),
-        "beyond_chance": list(lines.beyond_chance(orderings, windows)),
+        "beyond_chance": list(lines.beyond_chance(swept)),
         "worth": list(lines.worth(orderings, windows)),
+        "dependence": compare.dependence(orderings, windows),
         "deviations": list(lines.deviations(table)),
         "environments": list(table["environment"].unique()),
-        "crossings": list(lines.crossings(table, windows)),
+        "crossings": list(lines.crossings(gaps)),
+        "tasks": lines.tasks(orderings, windows),
+        "ways": list(lines.ways((verdict for verdict in found if verdict.claim == "b"), gains)),
         "resamples": compare.RESAMPLES,
         "seed": compare.SEED,
         "version": lwq.__version__,
@@ -142,26 +154,37 @@ def _claims(found: list[claims.Verdict], catalogue: Mapping[str, Any]) -> Iterat
         yield {"key": key, **claim, "models": models[models["claim"] == key].to_dict("records"), "settings": settings}
 
 
-def _orderings(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> Iterator[dict[str, str]]:
-    parts = []
-    for sweep in compare.sweeps(table):
-        limits = compare.limits(sweep, windows, (0.90,))
-        parts.append((limits, claims.areas(sweep, windows)))
-        first = sweep.iloc[0]
-        name = f"{first['model']}\n{compare.setting(first)}"
-        for part in parts[-1]:
-            part["sweep"] = name
-    if parts:
-        limits, areas = (pd.concat(tables, ignore_index=True) for tables in zip(*parts, strict=True))
+def _why(
+    parts: Mapping[str, pd.DataFrame],
+    windows: pd.DataFrame,
+    swept: list[claims.Swept],
+    gaps: pd.DataFrame,
+    numbers: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What the sentences behind the verdicts count."""
+    return {
+        "far": reasons.far(swept, numbers["a"]),
+        "headline": reasons.headline(parts["orderings"], numbers["headline"]),
+        "pruned": reasons.pruned(gaps, numbers["c"], numbers["c"]["orderings"]),
+        "best": {key: reasons.pruned(gaps, numbers[key], [claims.BEST]) for key in ("c", "c, weights", "c, 2 bits")},
+        "depth": reasons.depth(parts["model_scale"], windows, numbers["d"]["groups"]["depth ladder"]),
+    }
+
+
+def _orderings(table: pd.DataFrame, windows: pd.DataFrame, swept: list[claims.Swept], draw: Drawing) -> Iterator[dict[str, str]]:
+    if swept:
+        names = [f"{sweep.rows['model'].iloc[0]}\n{compare.setting(sweep.rows.iloc[0])}" for sweep in swept]
+        limits = pd.concat([sweep.limits.assign(sweep=name) for sweep, name in zip(swept, names, strict=True)], ignore_index=True)
+        areas = pd.concat([sweep.areas.assign(sweep=name) for sweep, name in zip(swept, names, strict=True)], ignore_index=True)
         alt = (
             "For every sweep, the largest share of blocks moved that keeps 90 % of the quality, and the mean quality kept while "
             "all are moved, with 95 % intervals."
         )
         yield draw("far", "all", alt, "study orderings", limits, areas)
-    for (model, *_), part in table.groupby(["model", "quantizer", "high", "low", "dtype"], sort=False):
+    for _, part in table.groupby([column for column in compare.SWEEP if column != "judge"], sort=False):
         answers = compare.tasks(part, windows)
         if len(answers):
-            where = f"{model}, {compare.setting(part.iloc[0])}"
+            where = f"{part['model'].iloc[0]}, {compare.setting(part.iloc[0])}"
             alt = f"Accuracy that is retained on tasks, with 95 % intervals over questions: {where}."
             yield draw("tasks", where, alt, f"{where}, metric accuracy", answers)
     for model in dict.fromkeys(table.loc[table["metric"] == "spearman", "model"]):
@@ -189,29 +212,25 @@ def _scale(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> Iterato
             yield draw("scale_areas", where, alt, f"study model_scale, {where}", claims.areas(part, windows))
 
 
-def _pruning(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> Iterator[dict[str, str]]:
+def _pruning(table: pd.DataFrame, windows: pd.DataFrame, gaps: pd.DataFrame, draw: Drawing) -> Iterator[dict[str, str]]:
     for model, quantizer in table[table["low"] == 0][["model", "quantizer"]].drop_duplicates().itertuples(index=False):
         rows = table[
             (table["model"] == model) & ((table["quantizer"] == quantizer) | table["quantizer"].str.startswith(claims.MASKS))
         ]
-        gaps = claims.gaps(rows, windows)
-        if gaps.empty:  # nothing of the same size yet
+        own = gaps[(gaps["model"] == model) & (gaps["quantizer"] == quantizer)]
+        if own.empty:  # nothing of the same size yet
             continue
         name = f"{model}, {nickname(str(quantizer))}"
         alt = f"Retained quality against stored bits when blocks are dropped, quantized or thinned out: {name}."
         yield draw("pruning", name, alt, f"study pruning, {name}", rows, windows)
         alt = f"What pruning loses beyond quantizing, at the same bytes: {name}."
-        yield draw("pruning_gaps", name, alt, f"study pruning, {name}", gaps)
+        yield draw("pruning_gaps", name, alt, f"study pruning, {name}", own)
 
 
-def _dynamic(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> Iterator[dict[str, str]]:
-    gains = claims.gains(table, windows)
+def _dynamic(gains: pd.DataFrame, draw: Drawing) -> Iterator[dict[str, str]]:
     for model, part in gains.groupby("model", sort=False):
         alt = f"What is gained when a layer score decides inside OWQ, SpQR and BAQ, at the same bytes: {model}."
         yield draw("gains", str(model), alt, f"study dynamic_methods, model {model}", part)
-
-
-SECTIONS = {"orderings": _orderings, "model_scale": _scale, "pruning": _pruning, "dynamic_methods": _dynamic}
 
 
 def built_from(report: str | Path) -> str:
@@ -260,12 +279,15 @@ def _as_readers_name_them(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _lead(table: pd.DataFrame) -> str:
-    names = ", ".join(sorted(table["model"].unique()))
+    depths = table.drop_duplicates("model").set_index("model")["units"]
+    named = sorted(name for name in depths.index if not name.startswith("ladder-"))
+    rungs = depths[depths.index.str.startswith("ladder-")].sort_values()
+    ladder = [f"a ladder of llamas with {', '.join(map(str, rungs))} blocks"] if len(rungs) else []
     return (
         f"`lwq` scores the blocks of a language model, moves the least important to fewer bits, and measures what "
-        f"it costs. Models: {names}. "
-        f"Measurements: {table['id'].nunique()}. It follows *Layer-Wise Quantization* "
-        "(arXiv:2406.17415), whose authors released no code."
+        f"it costs. Models: {', '.join([*named, *ladder])}. Measurements: {table['id'].nunique()}. "
+        "It follows *Layer-Wise Quantization* (arXiv:2406.17415); the repository that its abstract names held no code when we "
+        "looked, and nothing here comes from it."
     )
 
 

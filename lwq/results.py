@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 
 from lwq import paths
 from lwq.contracts import Row, digest
@@ -14,6 +15,8 @@ from lwq.errors import InputError
 
 TABLE, WINDOWS, TIMINGS = "table.csv", "windows.parquet", "timings.csv"
 OUTCOME = ("id", "version", "environment", "metric", "value", "n")
+LOCK = ".lock"
+REPAIR = "delete both, and run the study again: what runs/ holds is not measured anew"
 COLUMNS = set(Row.__dataclass_fields__)
 ARRAYS = ("nll", "kl", "top1", "correct", "score")
 
@@ -89,15 +92,16 @@ class Results:
 
         What other processes measured in this folder meanwhile is in them too.
         """
-        self._read_runs()
         table = self.folder / TABLE
-        with paths.replacing(self.folder / WINDOWS) as temporary:
-            self.windows().to_parquet(temporary, index=False)
-        with paths.replacing(table) as temporary:
-            self.table().to_csv(temporary, index=False, lineterminator="\n")
-        seconds = [(key, record["seconds"]) for key, record in sorted(self.found.items()) if record["seconds"] is not None]
-        with paths.replacing(self.folder / TIMINGS) as temporary:
-            pd.DataFrame(seconds, columns=["id", "seconds"]).to_csv(temporary, index=False, lineterminator="\n")
+        with FileLock(self.folder / LOCK):
+            self._read_runs()
+            with paths.replacing(self.folder / WINDOWS) as temporary:
+                self.windows().to_parquet(temporary, index=False)
+            with paths.replacing(table) as temporary:
+                self.table().to_csv(temporary, index=False, lineterminator="\n")
+            seconds = [(key, record["seconds"]) for key, record in sorted(self.found.items()) if record["seconds"] is not None]
+            with paths.replacing(self.folder / TIMINGS) as temporary:
+                pd.DataFrame(seconds, columns=["id", "seconds"]).to_csv(temporary, index=False, lineterminator="\n")
         return table
 
     def _index(self, record: dict[str, Any]) -> None:
@@ -113,7 +117,12 @@ class Results:
     def _tabled(self) -> list[dict[str, Any]]:
         if not (self.folder / TABLE).is_file():
             return []
-        table, windows = load(self.folder)
+        with FileLock(self.folder / LOCK):
+            table, windows = _read_tables(self.folder)
+        torn = set(table["id"]) ^ set(windows["id"])  # a process was killed between the two files: runs/ has what is missing
+        if torn - {path.stem for path in self.runs.glob("[!.]*.json")}:
+            raise InputError(_apart(self.folder, torn))
+        table, windows = table[~table["id"].isin(torn)], windows[~windows["id"].isin(torn)]
         arrays = dict(list(windows.groupby("id")))
         records = []
         for key, rows in table.groupby("id"):
@@ -133,15 +142,30 @@ def load(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     folder = paths.resolve(folder)
     if not (folder / TABLE).is_file() or not (folder / WINDOWS).is_file():
         raise InputError(f"no {TABLE} and {WINDOWS} in {folder}; run a study first (lwq study orderings --size quick)")
-    table = pd.read_csv(folder / TABLE, keep_default_na=False)
-    windows = pd.read_parquet(folder / WINDOWS)
+    table, windows = _read_tables(folder)
+    if torn := set(table["id"]) ^ set(windows["id"]):
+        raise InputError(_apart(folder, torn))
+    return table, windows
+
+
+def _read_tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both tables as they are; raises InputError for what is no table, or one of other columns."""
+    try:
+        table = pd.read_csv(folder / TABLE, keep_default_na=False, dtype=dict.fromkeys(("id", "plan", "fingerprint"), str))
+        windows = pd.read_parquet(folder / WINDOWS)
+        if not all(map(pd.api.types.is_numeric_dtype, (table["value"], table["n"]))):
+            raise ValueError("a value is not a number")
+    except (ValueError, OSError, KeyError) as error:  # pandas' and pyarrow's errors are ValueErrors
+        raise InputError(f"{TABLE} or {WINDOWS} in {folder} is damaged ({error}); {REPAIR}") from None
     if odd := COLUMNS ^ set(table.columns):
         raise InputError(
             f"{folder / TABLE} has the columns of another version of lwq ({sorted(odd)}); delete it and run the study again"
         )
-    if lonely := set(table["id"]) ^ set(windows["id"]):
-        raise InputError(f"{TABLE} and {WINDOWS} in {folder} do not belong together: {sorted(lonely)[:4]} stand in one only")
     return table, windows
+
+
+def _apart(folder: Path, torn: set[str]) -> str:
+    return f"{TABLE} and {WINDOWS} in {folder} do not belong together: {sorted(torn)[:4]} stand in one only; {REPAIR}"
 
 
 def identity(row: Row) -> str:
@@ -150,8 +174,8 @@ def identity(row: Row) -> str:
 
 
 def _content(row: dict[str, Any]) -> tuple[str, ...]:
-    """What decides the losses: the plan (with the weights' fingerprint), the texts and the arithmetic."""
-    return tuple(str(row[key]) for key in ("plan", "calibration", "judge", "dtype"))
+    """What decides the losses: the plan, the weights and settings of the model, the texts and the arithmetic."""
+    return tuple(str(row[key]) for key in ("plan", "fingerprint", "calibration", "judge", "dtype"))
 
 
 def _length(record: dict[str, Any]) -> int:
@@ -168,6 +192,8 @@ def _read(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["row"]["id"] != path.stem:
             raise ValueError("its id is another")
+        if lacking := {"metrics", "arrays", "seconds", "tokens"} - set(record):
+            raise ValueError(f"it lacks {sorted(lacking)}")
         if odd := COLUMNS ^ set(record["row"]):
             raise ValueError(f"columns of another version of lwq: {sorted(odd)}")
         return record

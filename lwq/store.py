@@ -2,17 +2,22 @@
 
 import contextlib
 import os
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from lwq import paths
 from lwq.quantizers.packed import Packed
 from lwq.quantizers.sparse import Sparse, read
 
 LIMIT = 20 << 30
+CHECKSUM = "crc32"
 
 
 def default() -> Path:
@@ -23,8 +28,8 @@ def default() -> Path:
 class Store:
     """A folder of `Packed` matrices under a byte limit; what was used longest ago goes first.
 
-    A file is written whole or not at all, and one that cannot be read counts as missing, so that any number of processes
-    may share the folder and any of them may be killed.
+    A file is written whole or not at all, and one that cannot be read, or whose checksum is wrong or missing, counts as
+    missing, so that any number of processes may share the folder and any of them may be killed.
 
     Attributes:
         folder: where the files are; the default is `bank` in the cache.
@@ -41,9 +46,11 @@ class Store:
         try:
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
-                about = {name: int(value) for name, value in file.metadata().items()}
+                about = {name: int(value) for name, value in (file.metadata() or {}).items()}
+            if about.pop(CHECKSUM, None) != checksum(tensors, about):
+                raise ValueError("not what was written")
             os.utime(path)
-        except (OSError, SafetensorError):
+        except (OSError, ValueError, SafetensorError):
             path.unlink(missing_ok=True)  # damaged: it will be made again
             return None
         return read(tensors, about)
@@ -54,7 +61,8 @@ class Store:
         path.parent.mkdir(exist_ok=True)
         with paths.replacing(path) as temporary:
             tensors = {name: tensor.contiguous() for name, tensor in packed.tensors().items()}
-            save_file(tensors, temporary, metadata={name: str(value) for name, value in packed.header().items()})
+            about = packed.header() | {CHECKSUM: checksum(tensors, packed.header())}
+            save_file(tensors, temporary, metadata={name: str(value) for name, value in about.items()})
 
     def __contains__(self, key: str) -> bool:
         return self._path(key).is_file()
@@ -78,3 +86,12 @@ class Store:
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"
+
+
+def checksum(tensors: Mapping[str, Tensor], about: Mapping[str, int] | None = None) -> int:
+    """CRC-32 over the names, dtypes, shapes and bytes of `tensors`, and over `about`."""
+    total = zlib.crc32(repr(sorted((about or {}).items())).encode())
+    for name, tensor in sorted(tensors.items()):
+        total = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), total)
+        total = zlib.crc32(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data, total)
+    return total

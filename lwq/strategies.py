@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
+from itertools import accumulate, pairwise
 from typing import Any
 
 from lwq import own
@@ -109,7 +110,11 @@ def spec(table: Table, strategy: Any) -> str:
 
 def split(names: str | Sequence[str]) -> list[str]:
     """A list of strategies as text; one string is cut at the commas outside brackets."""
-    return [name.strip() for name in re.split(r",(?![^(]*\))", names)] if isinstance(names, str) else list(names)
+    if not isinstance(names, str):
+        return list(names)
+    depths = list(accumulate((letter in "([") - (letter in ")]") for letter in names))
+    cuts = [-1, *(place for place, letter in enumerate(names) if letter == "," and depths[place] == 0), len(names)]
+    return [names[start + 1 : end].strip() for start, end in pairwise(cuts)]
 
 
 def nickname(text: str) -> str:

@@ -1,6 +1,7 @@
 """studies.yaml -> checked parameters -> papermill. A study's notebook runs as well without this file."""
 
 import contextlib
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -10,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from lwq import own, paths
+from lwq import asked, own, paths
 from lwq.contracts import digest
 from lwq.errors import InputError
 from lwq.strategies import pick
@@ -52,9 +53,11 @@ def folders(size: str) -> tuple[Path, Path]:
 def points(study: str, size: str = "smoke", overrides: dict[str, Any] | None = None) -> list[Point]:
     """The runs of a study at a size, with `overrides` in each; checked, nothing started.
 
+    Paths in `overrides` start at the current folder, `results_dir` at the clone of lwq.
+
     Raises:
-        InputError: for an unknown study or size, a parameter that the notebook does not declare, a value that is not plain
-            data, or a results folder that cannot be written.
+        InputError: for an unknown study or size, a parameter that the notebook does not declare or cannot use as it is, or a
+            results folder that cannot be written.
     """
     entry = pick(catalogue()["studies"], "study", study)
     results, reports = folders(size)
@@ -62,7 +65,7 @@ def points(study: str, size: str = "smoke", overrides: dict[str, Any] | None = N
     notebook = paths.NOTEBOOKS / entry["notebook"]
     found = []
     for chosen in grid:
-        parameters = {"results_dir": str(results), **chosen, **(overrides or {})}
+        parameters = {"results_dir": str(results), **chosen, **asked.placed(overrides or {})}
         check(notebook, parameters)
         paths.writable(parameters["results_dir"])
         name = digest({**parameters, "results_dir": os.path.relpath(parameters["results_dir"], paths.WORK)})
@@ -73,27 +76,31 @@ def points(study: str, size: str = "smoke", overrides: dict[str, Any] | None = N
 
 def full(point: Point) -> dict[str, Any]:
     """All parameters of a point: those given, and the notebook's own values for the others."""
+    return {**_declared(point.notebook), **point.parameters}
+
+
+def _declared(notebook: Path) -> dict[str, Any]:
+    """Parameter -> the value that it has in the notebook."""
     import papermill
 
-    declared = papermill.inspect_notebook(str(point.notebook))
-    return {**{name: yaml.safe_load(entry["default"]) for name, entry in declared.items()}, **point.parameters}
+    return {name: yaml.safe_load(entry["default"]) for name, entry in papermill.inspect_notebook(str(notebook)).items()}
 
 
 def check(notebook: Path, parameters: dict[str, Any]) -> None:
-    """Raise InputError unless every parameter is declared in the notebook and holds plain data."""
-    import papermill
-
-    declared = papermill.inspect_notebook(str(notebook))
+    """Raise InputError unless every parameter is declared in the notebook, is like its own value there, and can be."""
+    declared = _declared(notebook)
     for name, value in parameters.items():
-        pick(declared, f"parameter of {notebook.name}", name)
+        default = pick(declared, f"parameter of {notebook.name}", name)
         if not _plain(value):
             raise InputError(f"parameter {name}={value!r}: only numbers, text, true/false and lists of them go into a notebook")
+        asked.require_type(name, value, default)
+    asked.require_possible({**declared, **parameters})
 
 
 def _plain(value: Any) -> bool:
     if isinstance(value, list):
         return all(map(_plain, value))
-    return value is None or type(value) in (bool, int, float, str)
+    return value is None or type(value) in (bool, int, str) or (type(value) is float and math.isfinite(value))
 
 
 def run(point: Point, quiet: bool = False) -> Path:
@@ -102,28 +109,35 @@ def run(point: Point, quiet: bool = False) -> Path:
     The copy appears under its name only when every cell has run. A failed run leaves `….failed.ipynb` beside it, with the
     error at its top, and raises.
     """
-    import papermill
     from filelock import FileLock, Timeout
-    from papermill.exceptions import PapermillExecutionError
 
     paths.writable(point.output.parent, "reports")
-    partial = point.output.with_suffix(".partial.ipynb")
-    lock = FileLock(point.output.with_suffix(".lock"), timeout=0)
+    lock = FileLock(point.output.with_suffix(".lock"), timeout=0)  # its file stays: unlinked, two could hold it
     try:
         # no debugger hints, figures inline whatever backend the caller chose, and the caller's own files found from his folder
         with lock, environment(PYDEVD_DISABLE_FILE_VALIDATION="1", MPLBACKEND=None, **{own.FOLDER: str(own.folder())}):
-            papermill.execute_notebook(
-                str(point.notebook),
-                str(partial),
-                point.parameters,
-                kernel_name="python3",
-                cwd=str(paths.WORK),
-                progress_bar=False,
-                stderr_file=None if quiet else sys.stderr,  # the notebook's own bars
-            )
-            _publish(partial, point.output)
+            _execute(point, quiet)
     except Timeout:
         raise InputError(f"{point.output.name} is being run by another process; wait for it, or stop it") from None
+    return point.output
+
+
+def _execute(point: Point, quiet: bool) -> None:
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    partial = point.output.with_suffix(".partial.ipynb")
+    try:
+        papermill.execute_notebook(
+            str(point.notebook),
+            str(partial),
+            point.parameters,
+            kernel_name="python3",
+            cwd=str(paths.WORK),
+            progress_bar=False,
+            stderr_file=None if quiet else sys.stderr,  # the notebook's own bars
+        )
+        _publish(partial, point.output)
     except PapermillExecutionError as error:
         failed = point.output.with_suffix(".failed.ipynb")
         os.replace(partial, failed)
@@ -132,10 +146,6 @@ def run(point: Point, quiet: bool = False) -> Path:
         ) from None
     finally:
         partial.unlink(missing_ok=True)
-        if not lock.is_locked:
-            with contextlib.suppress(OSError):
-                os.unlink(lock.lock_file)
-    return point.output
 
 
 @contextlib.contextmanager

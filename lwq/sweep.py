@@ -10,7 +10,7 @@ from lwq import models
 from lwq.apply import matrix_bits
 from lwq.bank import Bank
 from lwq.collect import Calls, capture
-from lwq.contracts import Losses, Plan, Width, inside
+from lwq.contracts import DROPPED, KEPT, Losses, Plan, Width, dropped, inside
 from lwq.errors import InputError
 from lwq.evaluate import Reference, batches, head, measured, require_windows_fit
 from lwq.progress import bar
@@ -100,7 +100,9 @@ class Sweep:
 
     def _path_of(self, plan: Plan) -> Path:
         bits = matrix_bits(plan)
-        return tuple(tuple(width for name, width in bits.items() if inside(name, block)) for block in self.blocks)
+        widths = {block: tuple(width for name, width in bits.items() if inside(name, block)) for block in self.blocks}
+        # a block without matrices runs as well, unless the plan drops it
+        return tuple(found or (DROPPED if dropped(block, plan.bits) else KEPT,) for block, found in widths.items())
 
 
 def capture_batches(model: nn.Module, windows: Tensor) -> Calls:

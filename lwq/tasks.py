@@ -10,7 +10,7 @@ import logging
 import math
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -80,9 +80,13 @@ def evaluate_tasks(
         task -> TaskScore, with one value an item, so that differences can be paired.
 
     Raises:
-        InputError: for an unknown task, more items than a task has, or where lm-eval is missing.
+        InputError: for an unknown task, fewer than one item or more than a task has, or where lm-eval is missing.
     """
-    asked = {name: questions(name, items, seed, hub) for name in names}
+    return ask(model, tokenizer, {name: questions(name, items, seed, hub) for name in names})
+
+
+def ask(model: nn.Module, tokenizer: Any, asked: Mapping[str, Sequence[Question]]) -> dict[str, TaskScore]:
+    """`evaluate_tasks` with questions that were drawn before: task -> `questions`."""
     requests = [request for found in asked.values() for question in found for request in question.requests]
     answers = iter(loglikelihoods(model, tokenizer, requests))
     scores = {}
@@ -94,11 +98,11 @@ def evaluate_tasks(
 
 
 def questions(name: str, items: int, seed: int = 0, hub: bool = False) -> list[Question]:
-    """The sample of a task."""
+    """The sample of a task; InputError for fewer than one item, or more than there are."""
     tasks = list(stock_tasks(name) if hub else local_tasks(name))
     docs = [(task, doc) for task in tasks for doc in task.eval_docs]
-    if items > len(docs):
-        raise InputError(f"{name} has {len(docs):,} items, not {items:,}; ask for fewer")
+    if not 1 <= items <= len(docs):
+        raise InputError(f"{name} has {len(docs):,} items, not {items:,}; ask for 1 or more, and no more than there are")
     return [Question(task, doc, requests(task, doc)) for task, doc in random.Random(seed).sample(docs, items)]
 
 

@@ -7,6 +7,7 @@ from transformers.models.falcon import FalconConfig
 from transformers.models.gemma3 import Gemma3TextConfig
 from transformers.models.gpt2 import GPT2Config
 from transformers.models.gpt_neox import GPTNeoXConfig
+from transformers.models.gpt_oss import GptOssConfig
 from transformers.models.llama import LlamaConfig
 from transformers.models.mistral import MistralConfig
 from transformers.models.mixtral import MixtralConfig
@@ -48,6 +49,15 @@ CONFIGS = {
     "bloom": BloomConfig(**SHORT, hidden_size=WIDTH, pad_token_id=0),
     "mixtral": MixtralConfig(**COMMON, num_local_experts=4),
     "qwen3_moe": Qwen3MoeConfig(**COMMON, head_dim=16, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=64),
+    "gpt_oss": GptOssConfig(
+        **COMMON,
+        head_dim=16,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        sliding_window=8,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    ),
 }
 
 

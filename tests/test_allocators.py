@@ -1,11 +1,16 @@
 """Every allocator in the dict against one battery; then a slow twin, and the numbers of the paper's example."""
 
+import json
+
+import numpy as np
 import pytest
 
 import lwq
 from lwq.allocators import ALLOCATORS
 from lwq.allocators.ranked import steps
-from lwq.contracts import Budget, Layout, Plan, Scores, Size
+from lwq.contracts import Budget, Layout, Plan, Scores, Size, load_scores
+from lwq.costs import costs
+from lwq.quantizers.masks import Magnitude
 from lwq.quantizers.rtn import RTN
 
 WIDTHS = {"uniform": (8, 4, 2), "topk": (4, 2), "levels": (8, 4, 3, 2), "rates": (8, 4, 3, 2), "knapsack": (8, 4, 3, 0)}
@@ -36,6 +41,14 @@ def test_keeps_the_budget(name, share, limit):
 def _range(made, widths, limit):
     field = {"max_bytes": "total_bytes"}.get(limit, limit)
     return tuple(getattr(Size.of(made.layout, dict.fromkeys(made, w), RTN()), field) for w in (widths[-1], widths[0]))
+
+
+@pytest.mark.parametrize("name", ALLOCATORS)
+@pytest.mark.parametrize("limit", ["avg_bits", "true_bits", "max_bytes"])
+def test_a_generous_limit_leaves_every_unit_at_the_high_width(name, limit):
+    plan = lwq.allocate(scores(), None, WIDTHS[name], "rtn", name, **{limit: 10**9})
+    assert set(plan.bits.values()) == {WIDTHS[name][0]}
+    assert set(lwq.allocate(scores(), None, (4,), "rtn", avg_bits=4.5).bits.values()) == {4}
 
 
 @pytest.mark.parametrize("spread", [1.0, 2.0, 3.5])
@@ -92,10 +105,11 @@ def test_dropping_counts_nothing_and_drops_the_norms_too():
     ("arguments", "message"),
     [
         ({"avg_bits": 1.5}, "avg_bits=1.5 is out of reach.*2 to 4"),
-        ({"true_bits": 9}, r"true_bits=9 is out of reach: bits=\(4, 2\) span 2.28125 to 4.3125"),
+        ({"true_bits": 2}, r"true_bits=2 is out of reach: bits=\(4, 2\) span 2.28125 to 4.3125; allow at least 2.28125"),
+        ({"avg_bits": "3"}, "avg_bits='3' is no number"),
         ({"avg_bits": float("nan")}, "out of reach"),
         ({"max_bytes": 10}, "max_bytes=10 is out of reach"),
-        ({"moved": 13}, "moved=13 is out of reach"),
+        ({"moved": 13}, "moved=13 is out of reach.*move 0 to 12 units"),
         ({"moved": 1.5}, "whole number"),
         ({}, "exactly one of"),
         ({"moved": 1, "avg_bits": 3}, "exactly one of"),
@@ -124,6 +138,8 @@ def test_scores_and_plans_survive_json_and_refuse_others(tmp_path, toy, windows)
         Plan.load(tmp_path / "s.json")
     with pytest.raises(lwq.InputError, match="does not fit 'toy'"):
         lwq.allocate(scores(), toy[0], (4, 2), "rtn", moved=1)
+    with pytest.raises(lwq.InputError, match="another dtype counts as other weights .the same --dtype"):
+        lwq.allocate(made, lwq.load("toy", "bfloat16")[0], (4, 2), "rtn", moved=1)
     toy[0].model.layers[0].mlp.up_proj.weight[0, 0] += 1
     with pytest.raises(lwq.InputError, match="made for other weights of 'toy'"):
         lwq.allocate(made, toy[0], (4, 2), "rtn", moved=1)
@@ -143,6 +159,85 @@ def test_damaged_files_are_refused(content, message, tmp_path):
         Plan.load(tmp_path / "p.json")
     with pytest.raises(lwq.InputError, match="cannot read plan"):
         Plan.load(tmp_path / "missing.json")
+
+
+FALLING = dict.fromkeys(scores(), {4: 0.1, 2: 1.0})
+MADE = {"scores": scores(), "plan": lwq.allocate(scores(), None, moved=1), "costs": costs(scores(), FALLING)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "value", "message"),
+    [
+        ("scores", ["layout"], None, r"scores lacks the fields \['layout'\]; correct the file or make it again"),
+        ("scores", ["layout", "rest"], None, r"scores.layout lacks the fields \['rest'\]"),
+        ("scores", ["note"], "mine", r"scores has the unknown fields \['note'\]; the known ones are \['importance', 'layout'"),
+        ("scores", ["importance", "b.3"], "high", r"scores.importance\['b.3'\] is 'high'; a number is needed"),
+        ("scores", ["importance", "b.3"], ..., r"scores.importance\['b.3'\] is None; a number is needed"),
+        ("scores", ["importance", "b.3"], -1.0, "the score of b.3 is -1.0"),
+        ("scores", ["importance"], [1.0], r"scores.importance is \[1.0\]; an object is needed"),
+        ("scores", ["layout", "units", "b.3", "b.3.w"], [64], r"units\['b.3'\]\['b.3.w'\] is \[64\]; a list of two is needed"),
+        ("costs", ["harm", "b.3", "four"], 1.0, r"costs.harm\['b.3'\] has the key 'four'; a number of bits is needed"),
+        ("plan", ["quantizer"], None, r"plan lacks the fields \['quantizer'\]"),
+        ("plan", ["bits", "b.3"], "4", r"plan.bits\['b.3'\] is '4'; a number is needed"),
+        ("plan", ["layout", "fingerprint"], 7, "plan.layout.fingerprint is 7; text is needed"),
+    ],
+)
+def test_a_file_that_was_edited_is_refused_with_its_name_and_the_field(kind, place, value, message, tmp_path):
+    """None takes the field out; ... stands for null."""
+    path = tmp_path / "edited.json"
+    MADE[kind].save(path)
+    content = json.loads(path.read_text())
+    *outer, last = place
+    inner = content
+    for name in outer:
+        inner = inner[name]
+    inner[last] = None if value is ... else value
+    if value is None:
+        del inner[last]
+    path.write_text(json.dumps(content))
+    with pytest.raises(lwq.InputError, match=rf"edited.json: .*{message}"):
+        Plan.load(path) if kind == "plan" else load_scores(path)
+
+
+def test_scores_that_were_written_by_half_are_refused(tmp_path):
+    path = tmp_path / "s.json"
+    scores().save(path)
+    whole = path.read_bytes()
+    for damaged in (b"", whole[: len(whole) // 2], b"\0" * 90, b"\xff" + whole, b'{"lwq": "scores"}'):
+        path.write_bytes(damaged)
+        with pytest.raises(lwq.InputError, match="s.json"):
+            Scores.load(path)
+
+
+def test_whole_widths_are_int_however_they_are_written(tmp_path, toy, windows):
+    model, _ = toy
+    made = lwq.score(model, "zd")
+    plan = lwq.allocate(made, model, (4, 2), "gptq", avg_bits=3)
+    floats = lwq.allocate(made, model, (4.0, np.int64(2)), "gptq", avg_bits=np.float64(3))
+    assert floats == plan and floats.id == plan.id
+    floats.save(tmp_path / "p.json")
+    content = json.loads((tmp_path / "p.json").read_text())
+    content["bits"] = {unit: float(width) for unit, width in content["bits"].items()}
+    (tmp_path / "p.json").write_text(json.dumps(content))
+    edited = Plan.load(tmp_path / "p.json")
+    assert edited.id == plan.id and {type(width) for width in edited.bits.values()} == {int}
+    lwq.quantize_(model, edited, windows)
+
+
+def test_the_widths_of_a_mask_stay_as_it_has_them():
+    """5.0 beside 5.16 keeps its id, and 9.0 is no whole number of bits."""
+    made = scores()
+    plan = lwq.allocate(made, None, (9, 5.16, 5), Magnitude(), avg_bits=5.5)
+    assert {type(width) for width in plan.bits.values()} == {float}
+    assert set(lwq.allocate(made, None, (9,), Magnitude(), moved=0).bits.values()) == {9.0}
+
+
+def test_zero_bits_for_a_part_of_a_block_are_refused_when_the_plan_is_made(toy):
+    made = lwq.score(toy[0], "random(granularity='matrix')")
+    with pytest.raises(lwq.InputError, match="0 bits for a part of .'model.layers..'.*granularity='block'"):
+        lwq.allocate(made, toy[0], (4, 0), "rtn", "topk", avg_bits=3.5)
+    plan = lwq.allocate(made, toy[0], (4, 0), "rtn", "knapsack", avg_bits=3)
+    lwq.quantize_(toy[0], plan)
 
 
 def test_a_plan_checks_itself():

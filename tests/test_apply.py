@@ -65,6 +65,29 @@ def test_quantized_inputs_depend_on_the_prefix_and_help(toy, windows):
     assert not torch.equal(a[last].view(), b[last].view())
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2", "qwen3_moe"])
+def test_quantized_inputs_are_those_behind_dropped_blocks(name):
+    first, model, x = architectures.make(name), architectures.make(name), architectures.tokens(6)
+    models.drop_(first, list(models.blocks(first))[1])
+    plan = plan_for(model, (3, 0, 2), "gptq(inputs='quantized')")
+    errors = quantize_(model, plan, x)
+    assert errors == quantize_(first, plan, x) and list(errors.values())[1] == 1
+    assert models.fingerprint(model) == models.fingerprint(first)
+    assert torch.equal(model(x).logits, first(x).logits)
+
+
+def test_a_failure_drops_nothing(monkeypatch):
+    model, x = architectures.make("llama"), architectures.tokens(6)
+    truth, plan = model(x).logits, plan_for(model, (3, 0, 2), "gptq(inputs='quantized')")
+    with pytest.raises(lwq.InputError, match="calibration windows are needed"):
+        quantize_(model, plan)
+    assert torch.equal(model(x).logits, truth)
+    monkeypatch.setattr(GPTQ, "__call__", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        quantize_(model, plan, x)
+    assert torch.equal(model(x).logits, truth)
+
+
 @pytest.mark.parametrize("name", ["llama", "gemma3", "mixtral"])
 def test_uniform_inputs_come_from_blocks_of_the_same_width(name):
     """A plan of one width is what "quantized" makes of it; in a mixed plan each block is as in the plan of its width."""
@@ -133,7 +156,7 @@ def test_export_writes_what_transformers_loads(tmp_path, toy):
     assert Plan.load(tmp_path / "out" / "plan.json") == plan
     with pytest.raises(lwq.InputError, match="is not empty"):
         lwq.export(model, plan, tmp_path / "out", tokenizer)
-    with pytest.raises(lwq.InputError, match="dropped"):
+    with pytest.raises(lwq.InputError, match="the plan drops"):
         lwq.export(model, plan_for(model, (4, 0)), tmp_path / "new", tokenizer)
     with pytest.raises(lwq.InputError, match="unknown format 'gguf'"):
         lwq.export(model, plan, tmp_path / "new", tokenizer, format="gguf")

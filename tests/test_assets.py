@@ -22,7 +22,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lwq
-from lwq import assets, paths
+from lwq import assets, ladder, paths
 from lwq.assets import Model, Task, Text, Wheel
 from lwq.errors import InputError
 
@@ -281,6 +281,27 @@ def test_an_unknown_name_lists_all_names(shop):
             call("smollm3")
         for name in ("'smollm3'", MODEL, *TEXTS, *TASKS):
             assert name in str(caught.value)
+
+
+def test_a_rung_of_the_ladder_is_trained_and_can_be_verified(shop, monkeypatch):
+    tiny = ladder.Recipe(2, ("toy",), width=32, inner=64, heads=2, vocabulary=300, length=32, batch=4, steps=2)
+    monkeypatch.setattr(ladder, "Recipe", lambda depth: tiny)
+    with pytest.raises(InputError, match="ladder-2: .* is not there; fetch 'ladder-2' first"):
+        assets.verify("ladder-2")
+    folder = assets.fetch("ladder-2")
+    assert folder == assets.verify("ladder-2") == ladder.place(tiny)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(bytes(weights.stat().st_size))
+    with pytest.raises(InputError, match="model.safetensors has sha256 .*; delete"):
+        assets.verify("ladder-2")
+    with pytest.raises(InputError, match="unknown rung 'ladder-3'"):
+        assets.fetch("ladder-3")
+
+
+def test_a_toy_needs_no_fetching(shop):
+    for name in ("toy", "toy-8"):
+        with pytest.raises(InputError, match=f"'{name}' is made in code and needs no fetching"):
+            assets.fetch(name)
 
 
 def test_too_little_disk_is_said_before_the_download(shop, monkeypatch):

@@ -10,19 +10,24 @@ from pathlib import Path
 import architectures
 import pytest
 import torch
+from safetensors.torch import save_file
 from test_apply import plan_for
 
 import lwq
 from lwq import bank as bank_module
-from lwq import models, quantizers
+from lwq import experiment, models, plans, quantizers
 from lwq.apply import quantize_
 from lwq.bank import Bank, source
+from lwq.collect import MatrixStats
 from lwq.contracts import Plan
 from lwq.quantizers.gptq import GPTQ
 from lwq.quantizers.hqq import HQQ
+from lwq.quantizers.masks import Magnitude
 from lwq.quantizers.quanto import Quanto
 from lwq.quantizers.rtn import RTN
+from lwq.quantizers.spqr import SpQR
 from lwq.store import Store
+from lwq.strategies import build, spec
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,10 @@ class Counting(RTN):
 def counting(tmp_path):
     (tmp_path / "log").write_text("")
     return Counting(log=str(tmp_path / "log"))
+
+
+def counted(quantizer, widths):
+    return plan_for(architectures.make("llama"), widths, spec(quantizers.QUANTIZERS, quantizer))
 
 
 def made(quantizer):
@@ -71,7 +80,7 @@ def test_each_width_once_all_in_one_pass(counting, monkeypatch):
     passes, real = [], bank_module.quantized
     monkeypatch.setattr(bank_module, "quantized", lambda *a: passes.append(1) or real(*a))
     bank = Bank(architectures.make("llama"), counting)
-    plans = [plan_for(architectures.make("llama"), widths) for widths in [(4, 2, 2), (2, 4, 8), (8, 8, 4), (4, 2, 2)]]
+    plans = [counted(counting, widths) for widths in [(4, 2, 2), (2, 4, 8), (8, 8, 4), (4, 2, 2)]]
     bank.prepare(plans)
     for plan in plans:
         bank.apply_(plan)
@@ -79,7 +88,7 @@ def test_each_width_once_all_in_one_pass(counting, monkeypatch):
 
 
 def test_another_process_finds_it_on_disk(counting):
-    plans = [plan_for(architectures.make("llama"), widths) for widths in [(4, 2), (2, 4)]]
+    plans = [counted(counting, widths) for widths in [(4, 2), (2, 4)]]
     Bank(architectures.make("llama"), counting, store=Store()).prepare(plans)
     first = made(counting)
     model, fresh = architectures.make("llama"), architectures.make("llama")
@@ -103,8 +112,7 @@ def test_two_processes_make_it_once(counting, bank_folder):
 
 
 def _prepare(quantizer, folder):
-    model = architectures.make("llama")
-    Bank(model, quantizer, store=Store(folder)).prepare([plan_for(model, (4, 2))])
+    Bank(architectures.make("llama"), quantizer, store=Store(folder)).prepare([counted(quantizer, (4, 2))])
 
 
 def test_what_was_made_before_a_kill_is_not_made_again(counting, monkeypatch):
@@ -119,7 +127,7 @@ def test_what_was_made_before_a_kill_is_not_made_again(counting, monkeypatch):
         seen.append(key)
         put(self, key, packed)
 
-    plan = plan_for(architectures.make("llama"), (3,))
+    plan = counted(counting, (3,))
     monkeypatch.setattr(Store, "put", put_five)
     with pytest.raises(Killed):
         Bank(architectures.make("llama"), counting, store=Store()).prepare([plan])
@@ -143,6 +151,8 @@ def test_the_key_covers_weights_statistics_settings_and_code(monkeypatch):
     assert source(GPTQ(), print_, windows.clone()) == keys[0]
     monkeypatch.setattr(bank_module, "RULES", ())
     keys.append(source(GPTQ(), print_, windows))
+    monkeypatch.setattr(bank_module, "version", lambda package: f"a later {package}")
+    keys.append(source(GPTQ(), print_, windows))
     assert len(set(keys)) == len(keys)
 
 
@@ -151,6 +161,7 @@ def test_the_key_covers_the_code_that_a_quantizer_stands_on():
         tree = ast.parse(Path(inspect.getfile(kind)).read_text())
         used = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         assert {name for name in used if name.startswith(("lwq.quantizers.", "lwq.collect"))} <= set(bank_module.RULES), kind
+    assert "lwq.models" in bank_module.RULES, "it orients matrices, and runs the blocks that statistics come from"
 
 
 def test_a_quantizer_whose_code_cannot_be_read_stays_in_memory(bank_folder):
@@ -158,7 +169,7 @@ def test_a_quantizer_whose_code_cannot_be_read_stays_in_memory(bank_folder):
     exec("class Mine(RTN):\n    pass", scope)
     model = architectures.make("llama")
     bank = Bank(model, scope["Mine"](), store=Store())
-    bank.apply_(plan_for(architectures.make("llama"), (4,)))
+    bank.apply_(counted(bank.quantizer, (4,)))
     assert bank.source == "" and not list(bank_folder.glob("*/*"))
 
 
@@ -178,6 +189,27 @@ def test_a_stored_matrix_comes_back_whole(weight, quantizer, bits):
         assert (a is None and b is None) or (torch.equal(a, b) and a.dtype == b.dtype)
 
 
+@pytest.mark.parametrize("quantizer", [RTN(), SpQR(), Magnitude()])
+def test_a_byte_that_changed_is_never_read_as_valid(weight, quantizer):
+    store, weight = Store(), weight[:16, :64]
+    packed = quantizer(weight, quantizer.levels[1], MatrixStats(gram=weight.T @ weight))
+    store.put("ab12", packed)
+    path = store._path("ab12")
+    whole, truth = path.read_bytes(), packed.dequantize()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        again = store.get("ab12")
+        assert again is None or torch.equal(again.dequantize(), truth), place
+        assert path.exists() == (again is not None)
+
+
+def test_a_file_of_an_earlier_version_has_no_checksum_and_is_made_again(weight):
+    store, packed = Store(), RTN()(weight, 4)
+    store.put("ab12", packed)
+    save_file(packed.tensors(), store._path("ab12"), {name: str(value) for name, value in packed.header().items()})
+    assert store.get("ab12") is None and "ab12" not in store
+
+
 def test_the_folder_keeps_its_limit_and_the_latest(weight):
     store = Store()
     for index in range(6):
@@ -190,31 +222,75 @@ def test_the_folder_keeps_its_limit_and_the_latest(weight):
     assert [key for key in range(6) if f"{key}0" in store] == [0, 4, 5]
 
 
-def test_damage_counts_as_missing(counting):
-    plan = plan_for(architectures.make("llama"), (4,))
+@pytest.mark.parametrize("damage", [lambda data: data[:40], lambda data: data[:-5] + bytes([data[-5] ^ 1]) + data[-4:]])
+def test_damage_counts_as_missing(counting, damage):
+    plan = counted(counting, (4,))
     store = Store()
     bank = Bank(architectures.make("llama"), counting, store=store, memory=0)
     bank.prepare([plan])
-    path = store._path(bank._key("model.layers.1.mlp.up_proj", 4))
-    path.write_bytes(path.read_bytes()[:40])
+    for name in ("model.layers.1.mlp.up_proj", "model.layers.2.self_attn.q_proj"):
+        path = store._path(bank._key(name, 4))
+        path.write_bytes(damage(path.read_bytes()))
     fresh = architectures.make("llama")
     with_damage = Bank(fresh, counting, store=store)
     with_damage.apply_(plan)
-    assert len(made(counting)) == 22
+    assert len(made(counting)) == 23
     other = architectures.make("llama")
     quantize_(other, replace(plan, quantizer="rtn()"))
     assert models.fingerprint(fresh) == models.fingerprint(other)
 
 
 def test_two_banks_of_one_model_do_not_disturb_each_other():
-    model, plan = architectures.make("llama"), plan_for(architectures.make("llama"), (4, 2))
+    model = architectures.make("llama")
     first, second = Bank(model, RTN()), Bank(model, Quanto())
-    for bank, quantizer in ((first, "rtn()"), (second, "quanto()"), (first, "rtn()")):
+    for bank in (first, second, first):
+        plan = counted(bank.quantizer, (4, 2))
         bank.apply_(plan)
         fresh = architectures.make("llama")
-        quantize_(fresh, replace(plan, quantizer=quantizer))
+        quantize_(fresh, plan)
         assert models.fingerprint(model) == models.fingerprint(fresh)
     assert Bank(model, RTN()).layout == first.layout
+
+
+@pytest.mark.parametrize("text", ["rtn()", "gptq(sym=True)", "gptq(inputs='full')", "elsewhere.py#12345678:Mine()", ""])
+def test_a_plan_says_the_quantizer_that_it_gets(text):
+    model, windows = architectures.make("llama"), architectures.tokens(4)
+    bank, before = Bank(model, GPTQ(), windows), models.fingerprint(model)
+    ours = r"bank's is gptq\(group_size=64, .*\); make the plan with the bank's, or a Bank of the plan's"
+    with pytest.raises(lwq.InputError, match=rf"the plan's quantizer is {text[:3]}.* and the {ours}"):
+        bank.apply_(plan_for(model, (4, 0, 16), text))
+    assert models.fingerprint(model) == before
+    bank.apply_(plan_for(model, (16, 0, 16), text))  # nothing to quantize
+    for same in ("gptq", "gptq()", "gptq(group_size=64)", spec(quantizers.QUANTIZERS, GPTQ())):
+        bank.prepare([plan_for(model, (16, 4, 16), same)])
+
+
+def test_a_plan_of_ones_own_quantizer_holds_while_its_file_does(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = "from dataclasses import dataclass\nfrom lwq.quantizers.rtn import RTN\n"
+    code += "@dataclass(frozen=True)\nclass Mine(RTN):\n    k: int = 1\n"
+    Path("mine.py").write_text(code)
+    mine, model = build(quantizers.QUANTIZERS, "quantizer", "mine.py:Mine(k=2)"), architectures.make("llama")
+    plan, bank = counted(mine, (4,)), Bank(model, mine)
+    assert plan.quantizer.startswith("mine.py#")
+    bank.prepare([plan, replace(plan, quantizer=plan.quantizer.partition("(")[0] + "(k=2)")])
+    Path("mine.py").write_text(code + "\n")
+    changed = build(quantizers.QUANTIZERS, "quantizer", "mine.py:Mine(k=2)")
+    with pytest.raises(lwq.InputError, match=r"the plan's quantizer is mine.py#\w+:Mine.* the bank's is mine.py#"):
+        Bank(model, changed).prepare([plan])
+
+
+@pytest.mark.parametrize("name", quantizers.QUANTIZERS)
+def test_the_plans_of_studies_name_the_banks_quantizer(name, tmp_path):
+    first = experiment.Experiment("s", "toy", "rtn", *experiment.texts("toy", "toy", 2, 48, 2, 48), lwq.Results(tmp_path))
+    study = first.using(experiment.quantizer(name, **plans.WITHOUT_OUTLIERS.get(name, {})))
+    orders, packer = study.orderings(["zd"]), study.quantizer
+    made = [*plans.ends(study.bank.layout, packer, 4, 4), *plans.drops(orders, packer, [1])]
+    if name in plans.WITHOUT_OUTLIERS:
+        made += plans.outlier_budgets(orders, packer, 3, 0.4)
+    if 4 not in packer.levels:
+        made += plans.masks(study, plans.RATES, [7.0])
+    assert {candidate.plan.quantizer for candidate in made} == {spec(quantizers.QUANTIZERS, study.bank.quantizer)}
 
 
 def test_refusals(toy, windows):

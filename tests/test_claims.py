@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lwq import claims, compare, figures, lines, studies
+from lwq import claims, compare, figures, lines, reasons, studies
 from lwq.compare import Interval
 from lwq.contracts import Row
 
@@ -64,12 +64,34 @@ def test_how_far(lim, random, expected):
 
 def test_a_score_better_than_every_random_order_stands_out():
     tables = sweep(sweep(sweep(ends(Tables()), "lim", 0.4), "zd", 0.2), "random(seed=0)", 0.1)
-    (line,) = lines.beyond_chance(*sweep(tables, "random(seed=1)", 0.3).done())
+    (line,) = lines.beyond_chance(claims.swept(*sweep(tables, "random(seed=1)", 0.3).done(), 0.9))
     assert line["lim"].startswith("**0.") and "**" not in line["zd"]
     middle, low, high = (float(part) for part in re.findall(r"0\.\d+", line["random"]))
     assert low < middle < high < float(line["lim"][2:7])
-    (alone,) = lines.beyond_chance(*sweep(ends(Tables()), "lim", 0.4).done())
-    assert "**" not in alone["lim"] and alone["zd"] == alone["random"] == ""
+    (alone,) = lines.beyond_chance(claims.swept(*sweep(ends(Tables()), "lim", 0.4).done(), 0.9))
+    assert "**" not in alone["lim"] and alone["zd"] == alone["random"] == "–"
+
+
+def test_reasons_count_where_both_halves_of_a_claim_break():
+    tables = sweep(sweep(sweep(ends(Tables()), "lim", 0.4), "zd", 0.0), "random(seed=0)", 0.3)
+    table, windows = tables.done()
+    found = reasons.far(claims.swept(table, windows, 0.9), RULES["a"]["numbers"])
+    assert (found["settings"], found["first"], found["late"], found["sweeps"]) == (2, 1, 2, 1)
+    assert found["above"] == {"lim": 1, "zd": 0} and found["models"] == ["m"] and found["least"] == found["most"] == "5%"
+    assert reasons.headline(table, RULES["headline"]["numbers"]) == ["m, gptq: 90% at 4 bits"]
+    assert reasons.far([], RULES["a"]["numbers"])["settings"] == 0
+
+
+def test_mixes_that_beat_uniform_bits_are_counted_without_the_unmoved():
+    tables = Tables()
+    for bits, loss in ((4, 3.0), (2, 5.0)):
+        tables.add(loss, ordering="uniform", moved=20 * (bits == 2), avg_bits=bits, true_bits=bits)
+    for moved in (0, 10, 20):
+        tables.add(
+            3 + moved / 20 * 2 - (moved == 10), ordering="lim", moved=moved, avg_bits=4 - moved / 10, true_bits=4 - moved / 10
+        )
+    (line,) = lines.worth(*tables.done())
+    assert line["lim"] == "1 better, 0 worse of 1"
 
 
 def test_an_unfinished_sweep_has_no_verdict():
@@ -114,7 +136,18 @@ def test_one_bit_more_stands_beside_the_line_between_two_widths():
     tables.add(3.6, ordering="random(seed=0)", high=4, low=3, moved=12, true_bits=3.65, **shared)
     (found,) = claims.verdicts(*tables.done(), {"b": RULES["b"]})
     assert found.verdict == claims.HOLDS and found.setting == "owq, one bit more, k = 8, lim"
-    assert found.number.startswith("+0.200 [") and found.number.endswith("random orders -0.100 (median)")
+    assert found.number.startswith("+0.200 [") and found.number.endswith("random orders -0.100 (-0.100 to -0.100)")
+
+
+def test_ways_in_which_a_score_decides():
+    tables = Tables()
+    shared = {"study": "dynamic_methods", "quantizer": "owq(outlier_bits=0.1)"}
+    tables.add(3.0, ordering="uniform", high=3, low=3, **shared)
+    for ordering, loss in (("lim", 2.9), ("zd", 3.2), ("random(seed=0)", 2.95), ("random(seed=1)", 3.1)):
+        tables.add(loss, ordering=ordering, high=4, low=2, moved=3, **shared)
+    (line,) = lines.ways(claims.verdicts(*tables.done(), {"b": RULES["b"]}), claims.gains(*tables.done()))
+    assert line["counts"] == {claims.HOLDS: 1, claims.FAILS: 1, claims.UNDECIDED: 0}
+    assert (line["way"], line["settings"], line["gaining"]) == ("base bits", 2, "1 of 2")
 
 
 def test_each_plan_stands_beside_the_plain_one_of_its_own_base():
@@ -142,6 +175,19 @@ def test_dropping_against_quantizing():
         (2, 4): -6, (2, 8): -6, (4, 4): 4.4, (4, 8): 8.4,
     }  # fmt: skip
     figures.pruning_gaps(gaps).canvas.draw()
+
+
+def test_the_best_order_of_either_side():
+    tables = Tables()
+    shared = {"study": "pruning", "high": 16, "moved": 4, "true_bits": 12.8}
+    for ordering, drop, quantize in (("lim", 5.0, 3.5), ("zd", 4.0, 3.8)):
+        tables.add(drop, low=0, ordering=ordering, **shared)
+        tables.add(quantize, low=4, ordering=ordering, **shared)
+    tables.add(1.0, low=0, ordering="knapsack", **shared)
+    gaps = claims.gaps(*tables.done()).set_index("ordering")["value"]
+    assert gaps.round(6).to_dict() == {"lim": 1.5, "zd": 0.2, "best": 0.5}
+    counted = reasons.pruned(claims.gaps(*tables.done()), RULES["c"]["numbers"], ["lim", "zd"])
+    assert (counted["sizes"], counted["quantizing"], counted["pruning"]) == (2, 2, 0) and counted["least"] == pytest.approx(0.2)
 
 
 def test_where_dropping_becomes_the_lesser_evil():
@@ -190,6 +236,18 @@ def test_depth(untils, expected):
     figures.scale_areas(areas).canvas.draw()
 
 
+def test_finer_steps_do_not_make_a_model_better():
+    """Everything lost at the last block: the area of a deep model is larger, at the same shares it is not."""
+    tables = Tables()
+    for depth in (2, 4, 8, 16):
+        shared = {"study": "model_scale", "model": f"ladder-{depth}", "fingerprint": str(depth), "units": depth}
+        for moved in range(depth + 1):
+            tables.add(3.0 + (moved == depth), ordering="lim", moved=moved, **shared)
+        tables.add(3.0, ordering="uniform", **shared)
+    found = claims.verdicts(*tables.done(), {key: RULES[key] for key in ("d", "d, same shares")})
+    assert [(verdict.claim, verdict.verdict) for verdict in found] == [("d", claims.HOLDS), ("d, same shares", claims.UNDECIDED)]
+
+
 def test_the_area_of_a_straight_line():
     x = np.linspace(0, 1, 5)
     quality = 1 - x / 2
@@ -209,6 +267,11 @@ def test_a_model_has_a_verdict_only_where_its_settings_agree():
         "holds in 1 of 1 settings",
     ]
     assert found["number"].tolist() == ["s: n (holds); s: n (does not hold)", "s: n (holds)"]
+
+
+def test_a_claim_that_holds_nowhere_says_so():
+    found = claims.by_model(claims.Verdict("a", "x", "s", word, "n", ()) for word in (claims.FAILS, claims.UNDECIDED))
+    assert found["settings"].tolist() == ["holds in none: does not hold in 1, undecided in 1 of 2 settings"]
 
 
 def test_an_interval_decides():
@@ -248,12 +311,14 @@ def test_how_far_each_model_goes_as_a_picture():
     )
     assert two.get_figheight() < four.get_figheight()
     label = two.axes[0].get_xlabel()
-    assert "keeps 90 %\nof the quality at the high width" in label and "0 %: less than the first step" in label
+    assert "keeps 90 %\nof the quality at the high width" in label and "hollow: less than the first step" in label
 
 
 def test_a_direction_turned_round_is_no_reading():
     readings = ["lim", "lim(average='flat')", "zd(larger_is_important=True)"]
-    table = pd.DataFrame({"ordering": readings, "calibration": "c4/calibrate 8x512 seed 0 #0", "value": [0.9, 0.6, -1]})
+    table = pd.DataFrame(
+        {"model": "m", "ordering": readings, "calibration": "c4/calibrate 8x512 seed 0 #0", "value": [0.9, 0.6, -1]}
+    )
     axis = figures.rankings(table).axes[0]
     assert [text.get_text() for text in axis.get_yticklabels()] == ["LIM on c4, 8 × 512 tokens", "LIM: cosine of a whole window"]
     assert axis.get_xlim()[0] == pytest.approx(0.5)

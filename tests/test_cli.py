@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 import lwq
+from lwq import cli, models, tasks
 from lwq.cli import app
 
 SMALL = ["--text", "toy", "--nsamples", "4", "--seqlen", "48"]
@@ -37,6 +38,7 @@ def test_list_names_everything(kind):
 
     output = call("list", kind)
     tables = {"scorers": lwq.SCORERS, "allocators": lwq.ALLOCATORS, "quantizers": lwq.QUANTIZERS, "models": assets.MODELS}
+    assert kind != "tasks" or {row.split()[1] for row in output.splitlines() if row.startswith("│")} == set(tasks.STOCK)
     assert all(name in output for name in tables.get(kind, {})) and len(output.splitlines()) > 3
 
 
@@ -73,8 +75,109 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
     ]:
         result = shell(*arguments)
         assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr, result.stderr
-    with pytest.raises(lwq.InputError, match="whole numbers with commas"):
+    with pytest.raises(lwq.InputError, match="numbers with commas"):
         CliRunner().invoke(app, ["plan", "x", "--bits", "4;2"], catch_exceptions=False)
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """Scores of the toy model in the current folder, and from then on no model loads."""
+    monkeypatch.chdir(tmp_path)
+    lwq.score(lwq.load("toy")[0], "zd").save("s.json")
+    call("plan", "s.json", "--moved", "1", "--quantizer", "rtn", "--out", "p.json")
+    call("plan", "s.json", "--bits", "4,0", "--moved", "1", "--quantizer", "rtn", "--out", "drops.json")
+    monkeypatch.setattr(models, "load", lambda *a, **k: pytest.fail("loaded"))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ("score toy --out .", "--out . is a folder; name a file"),
+        ("score toy --text c44", "unknown text 'c44' .did you mean 'c4'"),
+        ("plan s.json --moved 1 --out .", "--out . is a folder; name a file"),
+        (
+            "quantize toy p.json --out x --quantizer gptq",
+            r"--quantizer gptq.* is not the plan's, rtn\(.*; make the plan with",
+        ),
+        ("quantize toy p.json --out x --format gguf", "unknown format 'gguf'"),
+        ("quantize toy p.json --out .", "is not empty"),
+        ("quantize toy drops.json --out x", "`lwq eval MODEL --plan PLAN` applies it in memory"),
+        ("eval toy --text wikii", "unknown text 'wikii' .did you mean 'wiki'"),
+        ("eval toy --reference smollm2", "unknown model 'smollm2' .did you mean 'smollm2-135m'"),
+        ("eval toy --tasks hellaswagg", "unknown task 'hellaswagg'"),
+        ("eval toy --tasks piqa --reference toy", "leave out one of the two"),
+        ("eval toy --quantizer rtn", "name it with --plan"),
+        ("study orderings --dry-run --tflops 0", "--tflops 0: a speed above 0"),
+        ("study orderings --dry-run -p orderings=[lim,zd(", "is not YAML .*close its brackets"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_a_model_loads(made, arguments, message):
+    with pytest.raises(lwq.InputError, match=message):
+        call(*arguments.split())
+
+
+@pytest.mark.parametrize("arguments", ["--items 0", "--windows 1"])
+def test_counts_have_a_least(made, arguments):
+    assert CliRunner().invoke(app, ["eval", "toy", *arguments.split()]).exit_code == 2
+
+
+def test_a_plan_that_drops_blocks_is_judged_in_memory(tmp_path):
+    model, _ = lwq.load("toy")
+    layout = models.layout(model)
+    lwq.Plan(dict(zip(layout.units, (0, 4, 2, 16), strict=True)), layout, "gptq()").save(tmp_path / "p.json")
+    small = ("--text", "toy", "--windows", "4", "--length", "48", "--reference", "toy")
+    output = call("eval", "toy", "--plan", tmp_path / "p.json", "--calibrate", "toy", *SMALL[2:], *small)
+    assert "p.json on toy/judge" in " ".join(output.split())
+    tokenizer = lwq.load("toy")[1]
+    lwq.quantize_(model, lwq.Plan.load(tmp_path / "p.json"), lwq.windows("toy", tokenizer, 4, 48))
+    losses = lwq.evaluate(model, lwq.windows("toy", tokenizer, 4, 48, "judge"))
+    assert f"{losses.perplexity:,.4g}" in output
+
+
+def test_a_reference_with_another_vocabulary_is_refused(tmp_path):
+    model, tokenizer = lwq.load("toy")
+    model.resize_token_embeddings(300)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(lwq.InputError, match="has a vocabulary of 300 tokens that is not the 257 of 'toy'"):
+        call("eval", "toy", "--text", "toy", "--windows", "4", "--length", "48", "--reference", tmp_path)
+
+
+def test_plan_takes_costs_and_fractions(tmp_path):
+    layout = models.layout(lwq.load("toy")[0])
+    harm = {unit: {4: 1.0, 2: 3.0 + i} for i, unit in enumerate(layout.units)}
+    lwq.Costs(harm, layout, "made up").save(tmp_path / "c.json")
+    call("plan", tmp_path / "c.json", "--allocator", "knapsack", "--moved", "1", "--out", tmp_path / "p.json")
+    assert list(lwq.Plan.load(tmp_path / "p.json").bits.values()) == [2, 4, 4, 4]
+    arguments = ("--bits", "3.25,3", "--quantizer", "owq", "--moved", "3", "--out", tmp_path / "p.json")
+    call("plan", tmp_path / "c.json", *arguments)
+    assert sorted(lwq.Plan.load(tmp_path / "p.json").bits.values()) == [3, 3, 3, 3.25]
+    assert all(name in call("plan", "--help") for name in lwq.ALLOCATORS)
+
+
+def test_values_of_parameters():
+    assert cli._pair('orderings=[lim, zd(two_sided=True, pool="matrix")]')[1] == ["lim", 'zd(two_sided=True, pool="matrix")']
+    assert cli._pair("orderings=[lim, 'reversed(zd)']")[1] == ["lim", "reversed(zd)"]
+    assert cli._pair("quantizer=rtn(group_size=32, sym=True)")[1] == "rtn(group_size=32, sym=True)"
+    assert cli._pair("moved=[1, 2]")[1] == [1, 2] and cli._pair("hub=true")[1] is True
+
+
+def test_an_estimate_says_what_does_not_fit(monkeypatch):
+    monkeypatch.setattr("lwq.estimate.free", lambda: 8 << 30)
+    arguments = ("study", "orderings", "--dry-run", "--tflops")
+    output = call(*arguments, "0.0003", "--size", "paper", "-p", "results_dir=results/smoke")
+    assert "GiB, and 8.0 GiB are free here" in output and "more than 1,000 hours" in output and "-p dtype=bfloat16" in output
+    assert "here" not in (quiet := call(*arguments, "1")) and "hours at this speed" not in quiet
+
+
+def test_ctrl_c_ends_with_one_line():
+    code = (
+        "import sys; from lwq import cli, studies; sys.argv = ['lwq', 'study', 'orderings']\n"
+        "def stop(*a): raise KeyboardInterrupt\n"
+        "studies.points = stop; cli.main()"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 130 and result.stderr.startswith("lwq: interrupted; run the same command again"), result.stderr
 
 
 def test_public_names():

@@ -71,6 +71,35 @@ def test_experts_see_the_tokens_routed_to_them():
             assert found.tokens == len(rows)
 
 
+def test_experts_with_biases_and_a_gate_of_their_own(monkeypatch):
+    """gpt-oss: what its own forward hands to the gate and to down_proj, one call an expert."""
+    model, x = architectures.make("gpt_oss"), architectures.tokens(4)
+    experts = model.model.layers[1].mlp.experts
+    experts.gate_up_proj_bias.normal_(generator=torch.Generator().manual_seed(2))
+    stats = collect(model, x, frozenset({"gram"}))["model.layers.1"].matrices
+    inner, gate = [], experts._apply_gate
+    monkeypatch.setattr(experts.config, "_experts_implementation", "eager")
+    monkeypatch.setattr(experts, "_apply_gate", lambda gate_up: inner.append(gate(gate_up)) or inner[-1])
+    model(x, use_cache=False)
+    assert len(inner) == 4
+    for expert, value in enumerate(inner):
+        found = stats[f"model.layers.1.mlp.experts.down_proj.{expert}"]
+        torch.testing.assert_close(found.gram, value.T @ value, rtol=1e-4, atol=1e-3)
+        assert found.tokens == len(value)
+
+
+def test_activations_that_overflow_are_refused():
+    model, x = architectures.make("llama").half(), architectures.tokens(4)
+    mlp = model.model.layers[1].mlp
+    for weight, place in ((mlp.down_proj.weight, "model.layers.1"), (mlp.up_proj.weight, "model.layers.1.mlp.down_proj")):
+        kept = weight.clone()
+        weight.fill_(6e4)
+        for needs in ("gram", "input_norms"):
+            with pytest.raises(InputError, match=f"^{place}: its activations hold NaN or Inf in float16; load the model with"):
+                list(stream(model, x, frozenset({needs})))
+        weight.copy_(kept)
+
+
 def test_quantized_source_feeds_the_changed_prefix():
     model, x = architectures.make("llama"), architectures.tokens(4)
     passes = stream(model, x, frozenset({"hidden_states"}), source="quantized")
@@ -139,3 +168,14 @@ def test_a_pass_ends_where_nothing_more_is_wanted(toy, windows):
     found = list(stream(model, windows, frozenset({"gram"}), wanted=["model.layers.1.mlp.down_proj"]))
     assert [stats.name for stats in found] == ["model.layers.0", "model.layers.1"]
     assert [list(stats.matrices) for stats in found] == [[], ["model.layers.1.mlp.down_proj"]]
+
+
+@pytest.mark.parametrize("name", ["mixtral", "gpt_oss"])
+def test_some_matrices_of_some_experts(name):
+    model, x = architectures.make(name), architectures.tokens(4)
+    whole = {key: stats for block in stream(model, x, frozenset({"gram"})) for key, stats in block.matrices.items()}
+    for wanted in (["gate_up_proj.1"], ["down_proj.0", "down_proj.2"], ["gate_up_proj.0"]):
+        keys = [f"model.layers.1.mlp.experts.{part}" for part in wanted]
+        *_, last = stream(model, x, frozenset({"gram"}), wanted=keys)
+        assert set(last.matrices) == set(keys)
+        assert all(torch.equal(last.matrices[key].require("gram"), whole[key].require("gram")) for key in keys)

@@ -65,6 +65,61 @@ def test_limits_pool_the_random_orders():
     assert found["random", 0.95] == 0.125
 
 
+def test_the_arrays_behind_a_row_keep_their_order():
+    windows = pd.DataFrame({"id": list("babab"), "nll": [1.0, 2.0, 3.0, np.nan, 5.0], "correct": [np.nan] * 5})
+    assert {key: found.tolist() for key, found in compare.by_id(windows, "nll").items()} == {"b": [1, 3, 5], "a": [2]}
+    assert compare.by_id(windows, "correct") == {}
+
+
+def test_a_share_of_blocks_in_words():
+    assert compare.span(compare.Interval(0, 0, 0), 0.1, "[{}, {}]") == "< 10%"
+    assert compare.span(compare.Interval(0.2, 0, 0.3), 0.1, "[{}, {}]") == "20% [< 10%, 30%]"
+
+
+def sweep_of(off, **columns):
+    """Rows and windows of one ordering, whose losses are those of the all-high plan plus `off`."""
+    base = {"study": "s", "model": "m", "fingerprint": "f", "units": 2, "quantizer": "rtn()", "high": 4, "low": 2,
+            "calibration": "c", "judge": "j", "dtype": "float32", "metric": "perplexity", "value": 1.0}  # fmt: skip
+    plans = [("uniform", 0, 0 * off), *(("lim", moved, moved * off) for moved in range(3))]
+    rows = [{**base, "id": f"{name}{moved}", "ordering": name, "moved": moved, **columns} for name, moved, _ in plans]
+    windows = [pd.DataFrame({"id": f"{name}{moved}", "nll": 2 + loss}) for name, moved, loss in plans]
+    return pd.DataFrame(rows), pd.concat(windows, ignore_index=True)
+
+
+def test_windows_that_hang_together_make_intervals_too_narrow():
+    noise = np.random.default_rng(0).normal(0, 1, 4000)
+    chain = np.convolve(noise, 0.8 ** np.arange(30))[:4000]
+    lonely, alike = (compare.dependence(*sweep_of(off)) for off in (noise, chain))
+    assert lonely.correlation == pytest.approx(0, abs=0.06) and lonely.wider == pytest.approx(1, abs=0.06)
+    assert alike.correlation == pytest.approx(0.8, abs=0.05) and alike.wider > 1.5
+    assert compare.dependence(*sweep_of(noise[:8])) is None
+
+
+def test_other_weights_under_one_name_are_another_sweep():
+    (mine, _), (other, _) = (sweep_of(np.zeros(4), fingerprint=name) for name in ("f", "g"))
+    assert [part["fingerprint"].nunique() for part in compare.sweeps(pd.concat([mine, other]))] == [1, 1]
+
+
+def test_nothing_is_retained_of_a_guess():
+    guess, good = np.tile([1, 0, 0, 0], 50), np.tile([1, 1, 1, 0], 50)
+    correct = {("blind", 0): guess, ("blind", 2): good, ("seen", 0): good, ("seen", 2): good}
+    base = {"calibration": "c", "fingerprint": "f", "units": 4, "ordering": "lim"}
+    rows = [
+        {**base, "id": f"{task}{moved}", "judge": f"{task} 200 items", "moved": moved, "metric": metric, "value": 0.25}
+        for task, moved in correct
+        for metric in ("accuracy", "chance")
+    ]
+    table = pd.DataFrame(rows)
+    windows = pd.concat(pd.DataFrame({"id": f"{task}{moved}", "correct": own}) for (task, moved), own in correct.items())
+    found = compare.tasks(table, windows)
+    assert found["task"].tolist() == ["seen"] and found["value"].tolist() == [1]
+    other, worse = table.assign(calibration="d", id=table["id"] + "x"), windows.assign(id=windows["id"] + "x", correct=1.0)
+    both = compare.tasks(pd.concat([table, other]), pd.concat([windows, worse]))
+    assert both["value"].eq(1).all() and len(both) == 3, "each calibration text has an all-high plan of its own"
+    with np.errstate(all="ignore"), pytest.raises(InputError, match="cannot be estimated"):
+        compare.paired(lambda values, axis: values.mean(axis) + np.inf, guess)
+
+
 def test_gain_over_uniform_bits_of_the_same_size():
     rows = pd.DataFrame(
         [

@@ -47,6 +47,32 @@ def test_a_reference_of_16_bits_keeps_logits_and_takes_half_the_memory(judge):
     assert np.array_equal(a.nll, b.nll) and (a.kl > 0).all()
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2", "opt"])  # the last three have tied heads
+def test_hidden_states_are_judged_by_the_head_that_they_were_taken_with(name):
+    model, other, x = architectures.make(name), architectures.make(name), architectures.tokens(5)
+    full, lean = reference(model, x), reference(model, x, memory=0)
+    first = model.get_input_embeddings().weight is not model.get_output_embeddings().weight
+    for weight in (lwq.models.final_norm(other).weight, other.get_output_embeddings().weight):
+        before = weight.clone()
+        weight.add_(torch.rand_like(weight))
+        with pytest.raises(lwq.InputError, match=r"the head of .* is not that of the reference.*memory="):
+            evaluate(other, x, lean)
+        assert (evaluate(other, x, full).kl > 0).all()
+        weight.copy_(before)
+        assert (evaluate(other, x, lean).kl == 0).all()
+    copied = architectures.make(name)  # tied there and copied here: the same numbers
+    copied.get_output_embeddings().weight = torch.nn.Parameter(copied.get_output_embeddings().weight.clone(), False)
+    copied.get_input_embeddings().weight.mul_(1 + first)  # what the head does not read
+    assert (evaluate(copied, x, lean).kl > 0).all() == first
+
+
+def test_hidden_states_are_not_judged_in_another_dtype():
+    model, x = architectures.make("llama"), architectures.tokens(5)
+    lean = reference(model, x, memory=0)
+    with pytest.raises(lwq.InputError, match="is not that of the reference"):
+        evaluate(lwq.models.cast(model, "bfloat16"), x, lean)
+
+
 def test_kl_and_agreement_by_hand(toy, judge):
     model, _ = toy
     truth = reference(model, judge)

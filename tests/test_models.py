@@ -1,10 +1,13 @@
 """Blocks, matrices and fused groups are found from structure, on a tiny model of every architecture."""
 
+import json
+
 import architectures
 import pytest
 import torch
 from torch import nn
 
+import lwq
 from lwq import models
 from lwq.errors import InputError
 
@@ -148,26 +151,119 @@ def test_final_norm_is_found_where_the_architecture_has_one():
 
 
 def test_load_errors(tmp_path):
-    with pytest.raises(InputError, match="Names that need no hub"):
-        models.load(str(tmp_path / "nothing"))
+    for name in (str(tmp_path / "nothing"), "~/nothing", "./nothing", "not/a/hub/id"):
+        with pytest.raises(InputError, match=f"no such folder: '{name}'"):
+            models.load(name)
     with pytest.raises(InputError, match="unknown dtype 'float99'"):
         models.load("toy", dtype="float99")
     with pytest.raises(InputError, match="unknown granularity"):
         models.units(architectures.make("llama"), "row")
 
 
-def test_pickled_weights_are_refused(tmp_path):
-    model = architectures.make("llama")
-    model.config.save_pretrained(tmp_path)
-    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(InputError, match="cannot load the model"):
-        models.load(str(tmp_path))
+@pytest.mark.parametrize(("name", "near"), [("toyy", "toy"), ("ladder2", "ladder-2"), ("SmolLM2-135M", "smollm2-135m")])
+def test_a_name_that_is_nearly_one_of_ours_is_not_looked_for_on_a_hub(name, near, monkeypatch):
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: pytest.fail("asked a hub"))
+    with pytest.raises(InputError, match=f"unknown model '{name}' .did you mean '{near}'"):
+        models.load(name)
 
 
-def test_a_folder_loads_as_it_was_saved(tmp_path, toy):
-    model, tokenizer = toy
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    again, _ = models.load(str(tmp_path))
-    assert models.fingerprint(again) == models.fingerprint(model)
+@pytest.mark.parametrize("name", ["gpt2", "distilgpt2", "bert-base-uncased", "owner/toyy"])
+def test_other_names_are_looked_for_on_a_hub(name, monkeypatch):
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: (_ for _ in ()).throw(OSError("no hub")))
+    with pytest.raises(InputError, match=f"cannot load the model '{name}': no hub. Names that need no hub"):
+        models.load(name)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("gone", "message"),
+    [
+        ("config.json", "lacks config.json; save_pretrained"),
+        ("*.safetensors", r"lacks weights \(\*.safetensors\); save_pretrained .*pickled weights are not read"),
+        ("tokenizer*", "lacks a tokenizer"),
+        ("[ct]o*.json", "lacks config.json and a tokenizer"),
+    ],
+)
+def test_what_a_folder_lacks_is_named(gone, message, stream, saved):
+    torch.save({}, saved / "pytorch_model.bin")
+    for file in saved.glob(gone):
+        file.unlink()
+    with pytest.raises(InputError, match=f"cannot load the model .*: the folder {message}"):
+        models.load(str(saved), stream=stream)
+
+
+def test_a_folder_below_home_is_found(saved, monkeypatch):
+    monkeypatch.setenv("HOME", str(saved.parent))
+    assert models.name(models.load(f"~/{saved.name}")[0]) == f"~/{saved.name}"
+
+
+@pytest.fixture
+def saved(tmp_path, toy):
+    """The folder of a checkpoint of the toy model."""
+    for part in toy:
+        part.save_pretrained(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def edit(folder, **settings):
+    """Change the configuration of a checkpoint."""
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+
+
+def test_a_folder_loads_as_it_was_saved(saved, toy):
+    again, _ = models.load(str(saved))
+    assert models.fingerprint(again) == models.fingerprint(toy[0])
     assert models.load("toy", dtype="bfloat16")[0].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("setting", [{"rope_parameters": {"rope_theta": 5.0, "rope_type": "default"}}, {"rms_norm_eps": 1e-5}])
+def test_the_configuration_sees_what_weights_compute_with(setting, stream, saved):
+    before = models.load(str(saved))[0]
+    edit(saved, **setting)
+    after = models.load(str(saved), stream=stream)[0]
+    assert models.configuration(after) != models.configuration(before)
+    assert models.fingerprint(after) == models.fingerprint(before)
+
+
+def test_the_configuration_sees_no_dtype_name_cache_or_streaming(saved, toy):
+    edit(saved, use_cache=True, transformers_version="5.0.0", id2label={"0": "a"})
+    whole, streamed = models.load(str(saved))[0], models.load(str(saved), stream=True)[0]
+    same = [toy[0], whole, streamed, models.load(str(saved), "bfloat16")[0], models.cast(whole, "float16")]
+    assert len({models.configuration(model) for model in same}) == 1
+    whole.config.use_cache = True
+    assert models.configuration(whole) == models.configuration(streamed) != ""
+    assert models.configuration(nn.Linear(1, 1)) == ""
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_cast_model_is_the_one_that_loads_in_that_dtype(dtype, saved):
+    cast, loaded = models.cast(models.load(str(saved))[0], dtype), models.load(str(saved), dtype)[0]
+    made = dict(cast.named_buffers())
+    assert made and all(torch.equal(made[name], buffer) for name, buffer in loaded.named_buffers())
+    assert {name: buffer.dtype for name, buffer in loaded.named_buffers()} == {name: b.dtype for name, b in made.items()}
+    x = architectures.tokens(2, 64)
+    assert torch.equal(cast(x).logits, loaded(x).logits) and models.fingerprint(cast) == models.fingerprint(loaded)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("cache", [False, True])
+def test_an_exported_model_keeps_the_cache_setting_of_its_checkpoint(cache, stream, saved, tmp_path):
+    edit(saved, use_cache=cache)
+    model, tokenizer = models.load(str(saved), stream=stream)
+    layout = models.layout(model)
+    lwq.export(model, lwq.Plan(dict.fromkeys(layout.units, 4), layout, "rtn()"), tmp_path / "out", tokenizer)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["use_cache"] is cache
+    assert model.config.use_cache is False
+
+
+def test_an_exported_model_has_the_dtype_that_it_was_loaded_in(saved, tmp_path):
+    models.load(str(saved), "float16")[0].save_pretrained(saved)
+    for dtype in ("float16", "float32"):
+        model, tokenizer = models.load(str(saved), dtype)
+        layout = models.layout(model)
+        lwq.export(model, lwq.Plan(dict.fromkeys(layout.units, 4), layout, "rtn()"), tmp_path / dtype, tokenizer)
+        assert json.loads((tmp_path / dtype / "config.json").read_text())["dtype"] == dtype
+        again, _ = models.load(str(tmp_path / dtype), dtype)
+        assert models.fingerprint(again) == models.fingerprint(model), "other numbers than those of the plan"

@@ -1,5 +1,7 @@
 """A model whose blocks come from disk is the same model, and holds one block at a time."""
 
+import contextlib
+
 import architectures
 import pytest
 import torch
@@ -81,6 +83,50 @@ def test_changed_blocks_are_kept_and_later_blocks_see_them(tmp_path, quantizer):
     lwq.quantize_(streamed, plan_for(streamed, (3, 2), quantizer), x)
     assert models.fingerprint(streamed) == models.fingerprint(whole)
     assert (evaluate(streamed, x, truth).nll == evaluate(whole, x, truth).nll).all()
+
+
+@pytest.mark.parametrize("error", [lwq.InputError, KeyboardInterrupt])
+@pytest.mark.parametrize("inside", [True, False], ids=["resident", "called"])
+def test_a_load_that_fails_leaves_nothing_behind(tmp_path, error, inside):
+    folder, whole = saved(tmp_path, "llama")
+    streamed, _ = lwq.load(folder, stream=True)
+    x, acts = architectures.tokens(2), []
+
+    def act(part):
+        acts.append(part)
+        if acts.count("model.layers.1") == 1 and part == "model.layers.1":
+            raise error
+
+    streamed._offload.after_load.append(act)
+    with pytest.raises(error):
+        if inside:
+            with models.resident(streamed, "model.layers.1"):
+                pass
+        streamed(x)
+    assert not any(streamed._offload._held.values())
+    assert torch.equal(streamed(x).logits, whole(x).logits)
+    assert acts.count("model.layers.1") == 2 and weights_in_memory(streamed) == 0
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["resident", "called"])
+def test_after_an_interrupted_call_a_block_is_loaded_again(tmp_path, inside):
+    folder, whole = saved(tmp_path, "llama")
+    streamed, _ = lwq.load(folder, stream=True)
+    x, loads, name = architectures.tokens(2), [], "model.layers.1"
+    streamed._offload.after_load.append(loads.append)
+
+    def stop(*_):
+        hook.remove()
+        raise KeyboardInterrupt
+
+    hook = streamed.get_submodule(name).mlp.register_forward_pre_hook(stop)
+    with pytest.raises(KeyboardInterrupt), models.resident(streamed, name) if inside else contextlib.nullcontext():
+        streamed(x)
+    assert not any(streamed._offload._held.values()) and loads.count(name) == 1
+    with models.resident(streamed, name):
+        assert loads.count(name) == 2
+    assert torch.equal(streamed(x).logits, whole(x).logits)
+    assert loads.count(name) == 3 and weights_in_memory(streamed) == 0
 
 
 def test_other_dtypes(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 import lwq
 from lwq import models, plans
-from lwq.contracts import Scores, Size
+from lwq.contracts import Layout, Scores, Size
 from lwq.quantizers.gptq import GPTQ
 from lwq.quantizers.owq import OWQ
 from lwq.quantizers.rtn import RTN
@@ -27,11 +27,20 @@ def test_a_toy_has_as_many_blocks_as_its_name_says():
 
 def test_a_curve_moves_the_least_important_and_meets_nominal_sizes(scores):
     made = list(plans.curve({"a": scores}, RTN(), 4, 2, [0, 3, 8], [2.85, 9.0]))
-    assert [candidate.moved for candidate in made] == [0, 3, 8, 5]
+    assert [candidate.moved for candidate in made] == [0, 3, 5, 8]
     for candidate in made:
         low = {unit for unit, width in candidate.plan.bits.items() if width == 2}
         assert low == set(scores.order()[: candidate.moved])
-    assert Size.of(scores.layout, made[-1].plan.bits, RTN()).avg_bits <= 2.85
+    assert Size.of(scores.layout, made[2].plan.bits, RTN()).avg_bits <= 2.85
+
+
+def test_orderings_of_units_of_several_sizes_share_their_points():
+    shapes = {f"b{i}": {f"b{i}.w": (64 * (3 if i < 3 else 1), 64)} for i in range(8)}
+    layout = Layout("m", "0" * 16, "block", shapes, {"": 0})
+    first, last = (Scores({unit: float(sign * i + 7) for i, unit in enumerate(shapes)}, layout, "made") for sign in (1, -1))
+    made = list(plans.curve({"a": first, "b": last}, RTN(), 4, 2, [0, 4, 8], [2.85]))
+    moved = {label: [c.moved for c in made if c.ordering == label] for label in "ab"}
+    assert moved["a"] == moved["b"] and set(moved["a"]) > {0, 4, 8}
 
 
 def test_ends_hold_every_width_between(scores):
@@ -65,7 +74,7 @@ def test_swaps_keep_the_bytes(scores):
 
 
 def test_outlier_budgets_are_shared_by_the_more_important_half(scores):
-    bare = OWQ(**plans.WITHOUT_OUTLIERS["owq"])
+    bare = plans.without_outliers("owq")
     (plain,) = plans.uniform(scores.layout, bare, [3.4], "plain")
     (candidate,) = plans.outlier_budgets({"a": scores}, bare, 3, 0.4)
     rich = {unit for unit, width in candidate.plan.bits.items() if width == 3.8}

@@ -47,9 +47,10 @@ def test_a_process_that_dies_is_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr(pool, "run", _dies_once)
     found = list(pool.in_processes(points(tmp_path), 2))
     assert sorted(p.name for p in found) == ["a.ipynb", "b.ipynb", "c.ipynb"] and flag.exists()
-    monkeypatch.setattr(pool, "run", _dies_always)
-    with pytest.raises(lwq.InputError, match="died 3 times"):
-        list(pool.in_processes(points(tmp_path), 2))
+    for run in (_dies_always, _is_interrupted):  # one that is interrupted begins no other point
+        monkeypatch.setattr(pool, "run", run)
+        with pytest.raises(lwq.InputError, match="died 3 times"):
+            list(pool.in_processes(points(tmp_path), 2))
 
 
 def _dies_once(point, quiet):
@@ -62,6 +63,10 @@ def _dies_once(point, quiet):
 
 def _dies_always(point, quiet):
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _is_interrupted(point, quiet):
+    raise KeyboardInterrupt
 
 
 @pytest.fixture

@@ -68,6 +68,30 @@ def test_the_same_twice_and_the_input_untouched(name, weight):
     assert torch.equal(view, kept)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_damaged_weights_are_refused(name, bad, weight):
+    weight[3, 5] = bad
+    for bits in (QUANTIZERS[name].levels[0], QUANTIZERS[name].levels[-1]):
+        with pytest.raises(InputError, match=r"hold 1 NaN or Inf values, the first at \[3, 5\]"):
+            QUANTIZERS[name]()(weight, bits, gram_of(128)[0])
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "bits"),
+    [(cls(), bits) for name, cls in QUANTIZERS.items() for bits in (cls.levels[2], 8 if 8 in cls.levels else cls.levels[-1])]
+    + [(GPTQ(act_order=False), 3), (RTN(sym=True), 3), (OWQ(), 3.5), (SpQR(), 3.5)],
+    ids=str,
+)
+def test_tensors_are_made_where_the_weight_is(quantizer, bits, weight):
+    """As on a GPU: whatever is made without naming a device lands elsewhere, on "meta", and cannot meet the weight."""
+    plain, stats = quantizer(weight, bits, gram_of(128)[0]), gram_of(128)[0]
+    with torch.device("meta"):
+        found = quantizer(weight, bits, stats)
+        again = sparse.read(found.tensors(), found.header()).dequantize()
+    assert torch.equal(again, plain.dequantize()) and found.nbytes == plain.nbytes
+
+
 @pytest.mark.parametrize("name", [name for name in QUANTIZERS if name not in MASKS])
 def test_zero_and_constant_groups_come_back(name):
     weight = torch.zeros(16, 128)
@@ -370,6 +394,21 @@ def test_wanda_minds_the_inputs(weight):
     assert errors[0] < 0.05 * errors[1]
 
 
+def test_wanda_keeps_the_largest_weights_where_no_token_came(weight):
+    stats, width = MatrixStats(square_sum=torch.zeros(128)), masks.width_of(0.3)
+    found = masks.Wanda()(weight, width, stats)
+    assert found.mask.tolist() == [slow_mask(row.abs().tolist(), round(0.3 * 128)) for row in weight]
+
+
+@pytest.mark.parametrize("bits", [2, 3, 7])
+@pytest.mark.parametrize("zeros", [0, 15, 16, 32, 100, 127, 128])
+def test_baq_keeps_its_promise_where_columns_lose_nothing(zeros, bits, weight):
+    weight[:, :zeros] = 0
+    found = BAQ()(weight, bits, gram_of(128)[0])
+    assert found.nbytes == BAQ().nbytes((32, 128), bits) and int(found.widths.sum()) == 128 * bits
+    assert torch.equal(found.dequantize()[:, :zeros], weight[:, :zeros])
+
+
 def test_baq_spends_bits_where_columns_lose():
     losses = 4.0 ** torch.arange(8).double()
     assert baq.column_widths(losses, 4, 2.0).tolist() == [1, 2, 2, 3, 4, 5, 7, 8] or baq.column_widths(losses, 4, 2.0).sum() == 32
@@ -396,6 +435,15 @@ def test_baq_lowers_the_output_error_where_columns_differ(weight):
         assert errors[0] < 0.5 * errors[1] and found[0].nbytes == found[1].nbytes + 128
 
 
+EYE = MatrixStats(tokens=2, gram=torch.eye(128), square_sum=torch.ones(128))
+KEEPING = (masks.Magnitude(), masks.Wanda(), OWQ(), SpQR())
+
+
+def with_one(weight, value):
+    weight[3, 5] = value
+    return weight
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -412,8 +460,12 @@ def test_baq_lowers_the_output_error_where_columns_differ(weight):
         (lambda w: GPTQ(inputs="half"), "unknown inputs"),
         (lambda w: GPTQ(damp_percent=0), "damp_percent=0"),
         (lambda w: GPTQ()(w, 4, MatrixStats(2, gram=-torch.eye(128))), "singular"),
+        *((lambda w, q=q: q(with_one(w, 1e5), 4.2, EYE), "value of 100000 .* float16, .* 65504") for q in KEEPING),
+        (lambda w: SpQR(outliers=0)(w * 1e7, 4, EYE), "float16, .* 65504"),
+        (lambda w: HQQ()(w * 1e7, 4), "float16, .* 65504"),
+        (lambda w: quanto.Quanto("float16")(w * 1e7, 8), "float16, .* 65504"),
     ],
-    ids=range(13),
+    ids=range(20),
 )
 def test_errors_name_the_value_and_the_way_out(make, message, weight):
     with pytest.raises(InputError, match=message):

@@ -9,6 +9,7 @@ import torch
 import lwq
 from lwq import models
 from lwq.scorers import SCORERS, score_all
+from lwq.strategies import build
 
 SPECS = [{"reversed": "reversed(lim)", "owl": "owl(threshold=2.0)"}.get(name, name) for name in SCORERS]
 
@@ -24,6 +25,22 @@ def test_one_finite_score_a_unit_and_the_same_twice(spec, toy, windows):
 @pytest.mark.parametrize("spec", SPECS)
 def test_reversed_moves_in_the_opposite_order(spec, toy, windows):
     assert lwq.score(toy[0], f"reversed({spec})", windows).order() == lwq.score(toy[0], spec, windows).order()[::-1]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("spec", SPECS)
+def test_damaged_weights_are_refused(spec, bad, toy, windows):
+    toy[0].model.layers[1].mlp.down_proj.weight[2, 3] = bad
+    with pytest.raises(lwq.InputError, match=r"model.layers.1.mlp.down_proj.weight holds 1 NaN or Inf values.*\[2, 3\]"):
+        lwq.score(toy[0], spec, windows)
+
+
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if build(SCORERS, "scorer", spec).needs])
+def test_activations_that_overflow_are_refused(spec, toy, windows):
+    model = models.cast(toy[0], "float16")
+    model.model.layers[1].mlp.down_proj.weight.fill_(6e4)
+    with pytest.raises(lwq.InputError, match="^model.layers.1: its activations hold NaN or Inf in float16"):
+        lwq.score(model, spec, windows)
 
 
 def test_lim_equals_the_model_s_own_hidden_states(toy, windows):

@@ -177,3 +177,18 @@ def test_the_shell_takes_it_from_scores_to_a_study(folder):
     studies.run(point)  # in a kernel whose folder is not this one
     table = lwq.Results(folder / "results").table()
     assert set(orderings) < set(table["ordering"])
+
+
+@pytest.mark.parametrize(
+    ("text", "items"),
+    [
+        ("lim, zd", ["lim", "zd"]),
+        (
+            "reversed(zd(two_sided=True, pool='matrix')), f(a=1, g(b=2), [3, 4])",
+            ["reversed(zd(two_sided=True, pool='matrix'))", "f(a=1, g(b=2), [3, 4])"],
+        ),
+        ("lim", ["lim"]),
+    ],
+)
+def test_a_list_is_cut_outside_brackets(text, items):
+    assert strategies.split(text) == strategies.split(items) == items

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock
 
 import lwq
 from lwq import compare, estimate, experiment, figures, lines, paths, plans, report, results, studies
@@ -122,7 +123,7 @@ def test_another_dtype_stands_beside_its_deviation(tmp_path):
 def test_plans_are_quantized_in_one_dtype_and_judged_in_another(tmp_path):
     study = lwq.Experiment("orderings", "toy", "gptq", *TEXTS, lwq.Results(tmp_path / "r"), "float32", "bfloat16")
     table = study.sweep(study.orderings("zd"), 4, 2, 3)
-    assert set(table["dtype"]) == {"bfloat16 from float32"} and set(table["fingerprint"]) == {study.bank.layout.fingerprint}
+    assert set(table["dtype"]) == {"bfloat16 from float32"} and set(table["fingerprint"]) == {study.fingerprint}
     exact, judged = lwq.load("toy")[0], study.judged
     (plan,) = [c.plan for c in plans.uniform(study.bank.layout, study.quantizer, [2])]
     lwq.quantize_(exact, plan, study.calibration)  # the same result, rounded once
@@ -263,9 +264,47 @@ def test_parameters_are_checked_before_anything_runs(tmp_path):
         studies.points("ordering")
     with pytest.raises(lwq.InputError, match="unknown size"):
         studies.points("orderings", "huge")
+    for changes, message in [
+        ({"steps": "ten"}, "steps='ten': a whole number is needed, such as steps=3"),
+        ({"ablations": 1}, "true or false is needed"),
+        ({"windows": -3}, "windows=-3: 2 is the least"),
+        ({"fewer": [4, 0]}, r"fewer=\[4, 0\]: 1 is the least"),
+        ({"orderings": "lim"}, r'a list is needed, such as orderings=\["lim"\]'),
+        ({"orderings": []}, "one name or more"),
+        ({"orderings": ["lim", "zdd"]}, "orderings=.*unknown scorer 'zdd' .did you mean 'zd'"),
+        ({"quantizer": "gptqq"}, "unknown quantizer 'gptqq'"),
+        ({"quantizer": "quanto"}, "add group_size=0"),
+        ({"tasks": ["hella"]}, "unknown task 'hella'"),
+        ({"other_texts": [7]}, "a list is needed"),
+        ({"text": "no.txt"}, "text='no.txt': unknown text"),
+        ({"judge_dtype": "int8"}, "judge_dtype='int8': unknown dtype"),
+        ({"model": "smollm2"}, "unknown model 'smollm2' .did you mean 'smollm2-135m'"),
+        ({"avg_bits": [float("nan")]}, "only numbers"),
+    ]:
+        with pytest.raises(lwq.InputError, match=message):
+            studies.points("orderings", "smoke", changes)
+    with pytest.raises(lwq.InputError, match=r'models=\["toy"\]'):
+        studies.points("model_scale", "smoke", {"models": "toy"})
+    with pytest.raises(lwq.InputError, match="rates=.*unknown layer rates 'unifrm'"):
+        studies.points("pruning", "smoke", {"rates": ["unifrm"]})
+    studies.points("dynamic_methods", "smoke", {"extra": 1, "model": "owner/name", "judge_dtype": "bfloat16", "seeds": 0})
     (tmp_path / "file").write_text("")
     with pytest.raises(lwq.InputError, match="cannot write into .*file.*results_dir"):
         studies.points("orderings", "smoke", {"results_dir": str(tmp_path / "file")})
+
+
+def test_paths_of_ones_own_start_at_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("mine", "toy", "c4"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "mine.txt").write_text("")
+    texts = {"text": "mine.txt", "judge": "toy", "other_texts": ["mine.txt", "c4"]}
+    (point,) = studies.points("orderings", "smoke", {"model": "mine", **texts, "results_dir": "results/smoke"})
+    text = str(tmp_path / "mine.txt")
+    expected = {"model": str(tmp_path / "mine"), "text": text, "judge": "toy", "other_texts": [text, "c4"]}
+    assert point.parameters == {**expected, "results_dir": "results/smoke"}
+    (point,) = studies.points("model_scale", "smoke", {"models": ["toy", "mine"]})
+    assert point.parameters["models"] == ["toy", str(tmp_path / "mine")]
 
 
 @pytest.mark.parametrize("size", ["smoke", "quick", "laptop", "paper"])
@@ -317,7 +356,19 @@ def test_a_study_runs_through_papermill_and_leaves_no_times_behind(tmp_path):
     text = output.read_text()
     assert "image/png" in text and "stderr" not in text and "papermill" not in json.loads(text)["metadata"]
     assert (tmp_path / "r" / results.TABLE).is_file()
-    assert sorted(p.name for p in output.parent.iterdir()) == ["run.ipynb"]
+    assert sorted(p.name for p in output.parent.iterdir()) == ["run.ipynb", "run.lock"]
+
+
+def test_a_second_run_is_refused_and_leaves_the_first_alone(tmp_path):
+    point = small_point(tmp_path)
+    point.output.parent.mkdir()
+    partial = point.output.with_suffix(".partial.ipynb")
+    partial.write_text("of the first")
+    with FileLock(point.output.with_suffix(".lock")):
+        for _ in range(2):
+            with pytest.raises(lwq.InputError, match="is being run by another process"):
+                studies.run(point)
+    assert partial.read_text() == "of the first"
 
 
 def test_a_failed_study_is_never_taken_for_a_result(tmp_path):

@@ -82,6 +82,87 @@ def test_a_streamed_model_gives_the_same(tmp_path):
     assert all(same(found[0][key], found[1][key]) for key in found[0])
 
 
+def streamed_sweeps(tmp_path):
+    """Sweeps of one model in memory and streamed, without results in memory; plans, and the losses of the first sweep."""
+    folder, whole = saved(tmp_path, "llama")
+    streamed, _ = lwq.load(folder, stream=True)
+    judge, store = architectures.tokens(5), Store()
+    plans = [plan_for(whole, mix) for mix in MIXES]
+    expected = dict_of(Sweep(whole, judge, Bank(whole, RTN()), reference(whole, judge)).measure(plans))
+    bank = Bank(streamed, RTN(), store=store, memory=0)
+    bank.prepare(plans)
+    return Sweep(streamed, judge, bank, reference(streamed, judge)), plans, expected
+
+
+def require_whole(sweep, plans, expected):
+    found = dict_of(sweep.measure(plans))
+    assert found.keys() == expected.keys() and all(same(found[key], expected[key]) for key in expected)
+    assert not any(sweep.model._offload._held.values())
+    assert all(p.is_meta for p in sweep.model.parameters())
+
+
+def test_a_streamed_sweep_makes_damaged_files_again(tmp_path):
+    sweep, plans, expected = streamed_sweeps(tmp_path)
+    for name, width in (("model.layers.0.mlp.up_proj", 2), ("model.layers.2.mlp.up_proj", 4), ("model.layers.2.mlp.up_proj", 2)):
+        path = sweep.bank.store._path(sweep.bank._key(name, width))
+        path.write_bytes(path.read_bytes()[:40])
+    require_whole(sweep, plans, expected)
+
+
+def test_a_file_that_goes_while_a_streamed_model_runs_ends_the_sweep_and_the_next_one_is_whole(tmp_path, monkeypatch):
+    sweep, plans, expected = streamed_sweeps(tmp_path)
+    path = sweep.bank.store._path(sweep.bank._key("model.layers.1.mlp.up_proj", 4))
+    real = sweep.bank.apply_
+    monkeypatch.setattr(sweep.bank, "apply_", lambda plan: (real(plan), path.unlink(missing_ok=True)))
+    with pytest.raises(lwq.InputError, match="model.layers.1.mlp.up_proj at 4 bits did not stay in the bank"):
+        dict_of(sweep.measure(plans))
+    monkeypatch.undo()
+    require_whole(sweep, plans, expected)
+
+
+def test_an_interrupted_streamed_sweep_is_never_wrong(tmp_path):
+    sweep, plans, expected = streamed_sweeps(tmp_path)
+    calls = []
+
+    def stop(*_):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+
+    hook = sweep.model.model.layers[1].mlp.register_forward_pre_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        dict_of(sweep.measure(plans))
+    hook.remove()
+    require_whole(sweep, plans, expected)
+
+
+class Scaled(torch.nn.Module):
+    """A block without matrices."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.linspace(0.5, 1.5, architectures.WIDTH), requires_grad=False)
+
+    def forward(self, hidden, *_, **__):
+        return hidden * self.scale
+
+
+@pytest.mark.parametrize("granularity", ["block", "matrix"])
+def test_a_block_without_matrices_runs_unless_it_is_dropped(granularity):
+    def make():
+        model = architectures.make("llama")
+        model.model.layers[1] = Scaled()
+        return model
+
+    model, judge = make(), architectures.tokens(4)
+    truth = reference(model, judge)
+    mixes = [(4, 4, 4), (4, 0, 4), (16, 16, 16), (4, 2, 4)] if granularity == "block" else [(4,), (16,), (4, 2)]
+    plans = [plan_for(model, mix, granularity=granularity) for mix in mixes]
+    found = list(Sweep(model, judge, Bank(model, RTN()), truth).measure(plans))
+    for (_, losses), slow in zip(found, slow_twin(make, [plan for plan, _ in found], judge, "rtn()", truth), strict=True):
+        assert same(losses, slow)
+
+
 def nested(model, order, high=4, low=2):
     layout = models.layout(model)
     units = list(layout.units)

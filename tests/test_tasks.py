@@ -1,5 +1,7 @@
 """Tasks: lm-eval's own questions, our own way of asking several at once."""
 
+from types import SimpleNamespace
+
 import architectures
 import numpy as np
 import pytest
@@ -161,6 +163,13 @@ def test_every_task_asks_and_marks(name):
     if name == "arc_easy":
         with pytest.raises(lwq.InputError, match="arc_easy has 570 items, not 571"):
             tasks.questions(name, 571)
+
+
+@pytest.mark.parametrize("items", [-1, 0, 3])
+def test_a_sample_has_one_item_or_more(monkeypatch, items):
+    monkeypatch.setattr(tasks, "local_tasks", lambda name: [SimpleNamespace(eval_docs=["a", "b"])])
+    with pytest.raises(lwq.InputError, match=f"piqa has 2 items, not {items}; ask for 1 or more"):
+        tasks.questions("piqa", items)
 
 
 @pytest.mark.assets

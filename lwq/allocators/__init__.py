@@ -3,6 +3,7 @@
 An allocator is a frozen dataclass, called as `allocator(scores, budget)`; it returns unit -> bits.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -12,7 +13,7 @@ from lwq.allocators.knapsack import Knapsack
 from lwq.allocators.ranked import Levels, TopK
 from lwq.allocators.rates import Rates
 from lwq.allocators.uniform import Uniform
-from lwq.contracts import Budget, Costs, Plan, Scores, Width
+from lwq.contracts import DROPPED, Budget, Costs, Layout, Plan, Scores, Width
 from lwq.errors import InputError
 from lwq.quantizers import QUANTIZERS
 from lwq.strategies import build, spec
@@ -49,8 +50,8 @@ def allocate(
         max_bytes: stored bytes of the whole model, embeddings and head at 16 bits included, at most.
 
     Raises:
-        InputError: for scores of another model, a width that the quantizer lacks, a shape that does not divide, or a
-            budget out of reach (with the range that can be reached).
+        InputError: for scores of another model, a width that the quantizer lacks, a shape that does not divide, a budget
+            below what the widths can reach (with their range), or 0 bits for a part of a block.
     """
     layout = scores.layout
     if model is not None:
@@ -61,17 +62,30 @@ def allocate(
         raise InputError(f"give exactly one of {list(limits)}, not {list(given) or 'none'}")
     ((limit, amount),) = given.items()
     packer = build(QUANTIZERS, "quantizer", quantizer)
-    budget = Budget(layout, tuple(bits), packer, limit, float(amount))
+    budget = Budget(layout, tuple(bits), packer, limit, amount)
     default = {1: "uniform", 2: "topk"}.get(len(bits), "levels")
     chooser = build(ALLOCATORS, "allocator", allocator or default)
     chosen = chooser(scores, budget)
     if not budget.holds(chosen):
         raise InputError(f"{spec(ALLOCATORS, chooser)} broke the budget: {limit} is {budget.spent(chosen):g}, not {amount:g}")
+    _require_whole_drops(layout, chosen)
     provenance = {
         "scorer": scores.scorer,
         "allocator": spec(ALLOCATORS, chooser),
         "bits": list(budget.widths),
-        "budget": {limit: amount},
+        "budget": {limit: budget.amount},
         "calibration": scores.data,
     }
     return Plan(chosen, layout, spec(QUANTIZERS, packer), provenance)
+
+
+def _require_whole_drops(layout: Layout, bits: Mapping[str, Width]) -> None:
+    """Raise InputError where only some units of a block have 0 bits: half a block cannot be skipped."""
+    drops: dict[str, set[bool]] = {}
+    for unit, width in bits.items():
+        drops.setdefault(layout.block_of(unit), set()).add(width == DROPPED)
+    if torn := [block for block, found in drops.items() if len(found) > 1]:
+        raise InputError(
+            f"0 bits for a part of {torn[:4]}: a block is dropped whole; score with granularity='block', take the allocator "
+            "'knapsack', which drops whole blocks, or leave 0 out of bits"
+        )

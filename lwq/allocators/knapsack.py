@@ -41,6 +41,8 @@ class Knapsack:
     def __call__(self, scores: Scores | Costs, budget: Budget) -> dict[str, Width]:
         found = scores if isinstance(scores, Costs) else costs(scores, dict.fromkeys(scores, self._distortion(budget.widths)))
         table = table_of(found, budget)
+        if budget.holds(highest := dict.fromkeys(budget.layout.units, budget.widths[0])):
+            return highest  # harm never increases with bits; a unit that does none stays too
         columns = table.optimum() if table.harm.size <= self.exact or budget.limit == "moved" else table.priced()
         return {unit: budget.widths[column] for unit, column in zip(budget.layout.units, columns.tolist(), strict=True)}
 

@@ -28,7 +28,7 @@ class Layout:
 
     Attributes:
         model: the name it was loaded by.
-        fingerprint: sha256 of its weights, 16 hex digits.
+        fingerprint: sha256 of its weights, 16 hex digits; in another dtype they are other weights.
         granularity: "block", "group" (matrices of one parent fed by the same tensor) or "matrix".
         units: unit -> matrix -> shape (out_features, in_features), in the order of the forward pass.
         rest: block -> number of its weights that no plan reaches (norms, biases, routers); "" -> those outside blocks
@@ -72,13 +72,9 @@ class Layout:
         if self.fingerprint != other.fingerprint:
             raise InputError(
                 f"this {what} was made for other weights of {self.model!r} (fingerprint {self.fingerprint}, the model at "
-                f"hand has {other.fingerprint}); load the model afresh or make a new {what}"
+                f"hand has {other.fingerprint}); another dtype counts as other weights (the same --dtype?): load the model "
+                f"afresh and in the same dtype, or make a new {what}"
             )
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Layout":
-        units = {u: {m: (int(s[0]), int(s[1])) for m, s in ms.items()} for u, ms in data["units"].items()}
-        return cls(**{**data, "units": units})
 
 
 @dataclass(frozen=True)

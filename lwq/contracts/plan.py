@@ -3,12 +3,15 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from lwq.contracts.files import digest, read, write
+from lwq.contracts.files import digest, read_as, write
 from lwq.contracts.layout import DROPPED, KEPT, Layout, Size, Sizer, Width
 from lwq.errors import InputError
+
+WHOLE = (DROPPED, *range(1, 9), KEPT)  # widths of a quantizer without fractions
 
 
 @dataclass(frozen=True)
@@ -32,16 +35,26 @@ class Budget:
     LIMITS = ("moved", "avg_bits", "true_bits", "max_bytes")
 
     def __post_init__(self) -> None:
-        allowed = sorted({DROPPED, *self.quantizer.levels, KEPT})
-        if bad := [width for width in self.widths if width not in allowed]:
-            raise InputError(f"bits={self.widths}: {bad} out of range; this quantizer offers {allowed} (0 drops, 16 keeps)")
+        own = {width: width for width in sorted((DROPPED, *self.quantizer.levels, KEPT))}
+        if bad := [width for width in self.widths if width not in own]:
+            raise InputError(f"bits={self.widths}: {bad} out of range; this quantizer offers {list(own)} (0 drops, 16 keeps)")
         if len(set(self.widths)) != len(self.widths) or not self.widths:
             raise InputError(f"bits={self.widths}: name each width once, at least one")
-        object.__setattr__(self, "widths", tuple(sorted(self.widths, reverse=True)))
+        widths = sorted((own[width] for width in self.widths), reverse=True)  # 4.0 and numpy's 4 become the quantizer's 4
+        object.__setattr__(self, "widths", tuple(widths))
+        if not isinstance(self.amount, Real):
+            raise InputError(f"{self.limit}={self.amount!r} is no number; give one, such as {self.limit}=3")
+        object.__setattr__(self, "amount", int(self.amount) if isinstance(self.amount, Integral) else float(self.amount))
+        self._require_reach()
+
+    def _require_reach(self) -> None:
         low, high = self.range()
-        if not (math.isfinite(self.amount) and low <= self.amount <= high):
-            raise InputError(f"{self.limit}={self.amount:g} is out of reach: bits={self.widths} span {low:g} to {high:g}")
-        if self.limit == "moved" and self.amount != int(self.amount):
+        exact = self.limit == "moved"
+        if not (math.isfinite(self.amount) and low <= self.amount and (not exact or self.amount <= high)):
+            advice = f"move {low} to {high} units" if exact else f"allow at least {low}, or offer fewer bits"
+            reach = f"bits={self.widths} span {low:g} to {high:g}"
+            raise InputError(f"{self.limit}={self.amount:g} is out of reach: {reach}; {advice}")
+        if exact and self.amount != int(self.amount):
             raise InputError(f"moved={self.amount:g} must be a whole number of units")
 
     def spent(self, bits: Mapping[str, Width]) -> float:
@@ -81,9 +94,11 @@ class Plan:
     def __post_init__(self) -> None:
         if wrong := sorted(self.bits.keys() ^ self.layout.units.keys()):
             raise InputError(f"a plan has one width for each unit of {self.layout.model!r}; missing or unknown: {wrong[:6]}")
-        for unit, width in self.bits.items():
-            whole = isinstance(width, int) and (width in (DROPPED, KEPT) or 1 <= width <= 8)
-            if not whole and not (isinstance(width, float) and DROPPED < width < KEPT):
+        whole = all(width in WHOLE for width in self.bits.values())  # then 4.0 is 4; beside fractions, as in masks, it stays
+        bits = {unit: int(width) if whole or isinstance(width, Integral) else width for unit, width in self.bits.items()}
+        object.__setattr__(self, "bits", bits)
+        for unit, width in bits.items():
+            if not (isinstance(width, int) and width in WHOLE or isinstance(width, float) and DROPPED < width < KEPT):
                 raise InputError(
                     f"{unit}: a width of {width!r} bits; plans hold 0 (drop), 1 to 8, 16 (keep), or a quantizer's fraction"
                 )
@@ -101,6 +116,4 @@ class Plan:
 
     @classmethod
     def load(cls, path: str | Path) -> "Plan":
-        data = read(path, "plan")
-        del data["lwq"]
-        return cls(**{**data, "layout": Layout.from_json(data["layout"])})
+        return read_as(cls, path, "plan")

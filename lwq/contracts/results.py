@@ -87,7 +87,7 @@ class Row:
     plan: str  # Plan.id; rows with one plan share one measurement
     study: str
     model: str
-    fingerprint: str
+    fingerprint: str  # of the weights, and of the settings that they compute with
     quantizer: str
     high: int
     low: int
@@ -100,7 +100,7 @@ class Row:
     plan_bytes: int
     total_bytes: int
     calibration: str
-    judge: str
+    judge: str  # text that losses were measured on, questions of a task, or the score that another is compared with
     dtype: str
     version: str
     environment: str  # Python, libraries and processor that measured it

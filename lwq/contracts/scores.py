@@ -4,9 +4,8 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-from lwq.contracts.files import read, write
+from lwq.contracts.files import read, read_as, write
 from lwq.contracts.layout import Layout, Width
 from lwq.errors import InputError
 
@@ -60,9 +59,7 @@ class Scores(Mapping[str, float]):
 
     @classmethod
     def load(cls, path: str | Path) -> "Scores":
-        data = read(path, "scores")
-        del data["lwq"]
-        return cls(**{**data, "layout": Layout.from_json(data["layout"])})
+        return read_as(cls, path, "scores")
 
 
 @dataclass(frozen=True)
@@ -112,15 +109,7 @@ class Costs(Mapping[str, Mapping[Width, float]]):
 
     @classmethod
     def load(cls, path: str | Path) -> "Costs":
-        data = read(path, "costs")
-        del data["lwq"]
-        harm = {unit: {_width(text): value for text, value in row.items()} for unit, row in data["harm"].items()}
-        return cls(**{**data, "harm": harm, "layout": Layout.from_json(data["layout"])})
-
-
-def _width(text: str) -> Any:
-    """A width from a JSON key: an int where it is whole."""
-    return int(text) if text.isdecimal() else float(text)
+        return read_as(cls, path, "costs")
 
 
 def load_scores(path: str | Path) -> Scores | Costs:

@@ -45,11 +45,12 @@ def gains(gains: pd.DataFrame) -> Figure:
         row[0].set_ylabel(method, fontweight="bold")
     axes[0][0].set_yticks(range(len(names)), map(label, names))
     axes[0][0].set_ylim(len(names) - 0.5, -0.5)
-    figure.supxlabel("gain over the plain method at the same bytes (nats/token)", fontsize=9)
+    figure.supxlabel("gain over the plain method at the same bytes (nats/token; each way has a scale of its own)", fontsize=9)
     shown = [
         Line2D([], [], color="#333333", lw=2.2, marker="o", ms=5, label="a score, with its 95 % interval"),
-        Line2D([], [], color=RANDOM, ls="", marker=".", ms=5, label="a random order"),
+        Line2D([], [], color=RANDOM, ls="", marker=".", ms=5, label="a random order (shaded: their range)"),
     ]
+    figure.suptitle(gains.iloc[0]["model"])
     figure.legend(handles=shown, loc="outside upper center", ncols=2, frameon=False)
     return figure
 
@@ -67,6 +68,9 @@ def _rows(axis: Axes, part: pd.DataFrame, names: list[str]) -> None:
         if row["name"] != "random":
             axis.plot([row["low"], row["high"]], [position] * 2, color=color, lw=2.2)
         axis.plot(row["value"], position, marker, color=color, ms=5)
+    chance = part.loc[part["name"] == "random", "value"]
+    if len(chance):
+        axis.axvspan(chance.min(), chance.max(), color=RANDOM, alpha=0.2, lw=0)
     axis.axvline(0, color="#333333", lw=0.9)
     axis.tick_params(axis="x", labelsize=7)
     axis.xaxis.set_major_locator(MaxNLocator(4))

@@ -27,7 +27,7 @@ from lwq.figures.look import (
     whiskers,
 )
 
-METRICS = {"perplexity": "perplexity / reference", "kl": "KL divergence (nats/token)", "top1": "top-1 agreement"}
+METRICS = {"perplexity": "perplexity / that at {high} bits", "kl": "KL divergence (nats/token)", "top1": "top-1 agreement"}
 PAPER = {"paper: its scores 25-50 %": (0.25, 0.50, "///"), "paper: no specific ordering 5-10 %": (0.05, 0.10, "....")}
 READINGS = {
     "lim(average='flat')": "LIM: cosine of a whole window",
@@ -56,7 +56,7 @@ def curves(table: pd.DataFrame) -> Figure:
             axis.plot(line["true_bits"], line["value"], style, color=color, marker=marker, ms=4, lw=1.4, label=label(ordering))
         uniform = part[part["ordering"] == "uniform"].sort_values("true_bits")
         axis.plot(uniform["true_bits"], uniform["value"], "x:", color=UNIFORM, ms=7, lw=0.8, label="uniform bits")
-        axis.set(xlabel="true bits (scales and zeros counted)", ylabel=name)
+        axis.set(xlabel="true bits (scales and zeros counted)", ylabel=name.format(high=table.iloc[0]["high"]))
         axis.invert_xaxis()
         _shares(axis, part)
         if metric != "top1":
@@ -144,6 +144,14 @@ def thresholds(limits: pd.DataFrame) -> Figure:
     return figure
 
 
+def _too_early(axis: Axes, part: pd.DataFrame, heights: list[float], color: str, marker: str) -> None:
+    """A hollow mark and a dotted line up to the first step, where that already keeps too little: the share lies between."""
+    for height, row in zip(heights, part.to_dict("records"), strict=True):
+        if row["value"] == 0:
+            axis.plot([0, row["step"]], [height] * 2, ":", color=color, lw=1.2)
+            axis.plot(0, height, marker, color=color, mfc="#ffffff", ms=3.8)
+
+
 def far(
     limits: pd.DataFrame,
     areas: pd.DataFrame,
@@ -156,8 +164,8 @@ def far(
     for random orders the range.
 
     Args:
-        limits: columns sweep, ordering, value, low, high: `compare.limits` of several sweeps at one threshold.
-        areas: the same columns, from `claims.areas`.
+        limits: columns sweep, ordering, value, low, high, step: `compare.limits` of several sweeps at one threshold.
+        areas: the same columns but step, from `claims.areas`.
         names: orderings to draw, each a little below the one before it.
     """
     sweeps = list(dict.fromkeys(limits["sweep"]))
@@ -173,6 +181,8 @@ def far(
             for end in ("low", "high"):  # a cap at either end, so that an interval without width is seen as one
                 axis.plot(part[end], heights, "|", color=color, ms=8, mew=1.2)
             axis.plot(part["value"], heights, marker, color=color, ms=3.8, ls="", label=shown)
+            if axis is axes[0][0]:
+                _too_early(axis, part, heights, color, marker)
         axis.grid(axis="y", visible=False)
         for edge in range(1, len(sweeps)):
             axis.axhline(edge - 0.5, color="#dddddd", lw=0.8)
@@ -182,7 +192,7 @@ def far(
     quality = (
         f"largest share of blocks moved that keeps {limits['threshold'].iloc[0] * 100:.0f} %\nof the quality at the high width"
     )
-    left.set(xlabel=f"{quality} (0 %: less than the first step)", xlim=(-0.02, 1.02))
+    left.set(xlabel=f"{quality} (hollow: less than the first step)", xlim=(-0.02, 1.02))
     left.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     right.set(xlabel="mean retained quality while all blocks are moved\n(1: nothing lost)", xlim=(-0.02, 1.02))
     handles, texts = left.get_legend_handles_labels()
@@ -207,10 +217,11 @@ def tasks(answers: pd.DataFrame) -> Figure:
             color, style, marker = STYLES.get(ordering, OTHERS)
             x = line["fraction"] + 0.012 * (position - (len(lines) - 1) / 2)
             axis.errorbar(x, line["value"], whiskers(line), fmt=marker + style, color=color, ms=4, lw=1.2, label=label(ordering))
-        axis.axhline(0, color="#333333", lw=0.8)
+        for level in (0, 1):
+            axis.axhline(level, color="#333333", lw=0.8)
         axis.set(title=name, xlabel="blocks moved")
         axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes[0][0].set_ylabel("retained accuracy (0: chance)")
+    axes[0][0].set_ylabel("retained accuracy\n(0: chance, 1: as at the high width)")
     handles, texts = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, texts, loc="outside lower center", ncols=4, frameon=False)
     return figure
@@ -225,7 +236,7 @@ def rankings(table: pd.DataFrame) -> Figure:
         table: rows with the metric "spearman", of one model.
     """
     table = table[~table["ordering"].str.contains("larger_is_important")].drop_duplicates(["ordering", "calibration"])
-    parts = table["calibration"].str.extract(r"^(?P<text>[^/]+)/.*?(?P<amount>\d+)x(?P<length>\d+)").astype({"amount": int})
+    parts = table["calibration"].str.extract(r"^(?P<text>.+)/\w+ (?P<amount>\d+)x(?P<length>\d+) ").astype({"amount": int})
     table = table.join(parts).assign(kind=table["ordering"].str.contains("(", regex=False))
     table = table.sort_values(["kind", "text", "amount", "ordering"], kind="stable")
     names = [
@@ -239,5 +250,6 @@ def rankings(table: pd.DataFrame) -> Figure:
     axis.plot(table["value"], range(len(names)), "o", color=STYLES["lim"][0], ms=6)
     axis.set_yticks(range(len(names)), names)
     axis.invert_yaxis()
+    axis.set_title(table["model"].iloc[0])
     axis.set(xlabel="Spearman's rank correlation with the default", xlim=(np.floor(table["value"].min() * 10 - 0.5) / 10, 1.02))
     return figure

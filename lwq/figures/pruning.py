@@ -16,7 +16,7 @@ from lwq.strategies import nickname
 DROPS = {
     "lim": (STYLES["lim"][0], "--", "o"),
     "zd": (STYLES["zd"][0], "--", "s"),
-    "block_drop": ("#44AA99", "--", "D"),
+    "block_drop": ("#000000", "--", "D"),
     "angular": ("#882255", "--", "<"),
     "deepest": ("#CC79A7", "--", ">"),
 }
@@ -137,6 +137,7 @@ def pruning_gaps(gaps: pd.DataFrame, names: Sequence[str] = ("lim", "zd")) -> Fi
         axis.set(xlabel="stored bits per weight")
     handles, texts = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, texts, loc="outside lower center", ncols=4, frameon=False)
+    figure.suptitle(f"{gaps.iloc[0]['model']}, {nickname(gaps.iloc[0]['quantizer'])}")
     return figure
 
 
@@ -144,7 +145,7 @@ def _sides(row: np.ndarray, table: pd.DataFrame, verb: str) -> None:
     """The y axis of a row of panels, with words for its two sides."""
     row[0].set_yscale("symlog", linthresh=0.1)
     row[0].set_ylim(min(-0.5, table["low"].min() * 2), max(0.5, table["high"].max() * 2))
-    row[0].set_ylabel(f"{verb} − quantizing (nats/token)")
+    row[0].set_ylabel(f"{verb} − quantizing (nats/token, log beyond ±0.1)")
     plain(row[0])
     for text, offset, va in (("quantizing wins", 6, "bottom"), (f"{verb} wins", -6, "top")):
         place = {"xycoords": row[-1].get_yaxis_transform(), "textcoords": "offset points", "va": va}

@@ -63,7 +63,7 @@ def scale_curves(table: pd.DataFrame, windows: pd.DataFrame, names: Sequence[str
 def scale_areas(areas: pd.DataFrame) -> Figure:
     """Mean retained quality while blocks are moved, against the number of blocks; bars are 95 % intervals over windows.
 
-    Points are joined where no two models have as many blocks. For random orders: median and range.
+    Points are joined on the ladder, whose rungs differ in depth alone. For random orders: median and range.
 
     Args:
         areas: from `claims.areas`, of one quantizer and pair of widths.
@@ -76,7 +76,12 @@ def scale_areas(areas: pd.DataFrame) -> Figure:
     for position, name in enumerate(names):
         part = areas[areas["ordering"] == name].sort_values("units")
         color, style, marker = STYLES.get(name, (RANDOM, "-", ".") if name == "random" else OTHERS)
-        look = {"fmt": marker + style * part["units"].is_unique, "color": color, "ms": 5, "capsize": 2}
+        look = {
+            "fmt": marker + style * bool(part["model"].str.startswith("ladder-").all()),
+            "color": color,
+            "ms": 5,
+            "capsize": 2,
+        }
         x = part["units"] * step ** (position - (len(names) - 1) / 2)
         shown = "random (median and range)" if name == "random" else label(name)
         axis.errorbar(x, part["value"], whiskers(part), **look, label=shown)

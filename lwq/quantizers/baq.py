@@ -10,7 +10,7 @@ from lwq.collect import MatrixStats
 from lwq.errors import InputError
 from lwq.quantizers import grid
 from lwq.quantizers.gptq import Grids, column_losses, columns_first, inverse_factor, with_grids
-from lwq.quantizers.packed import FLOATS, Packed, width_ratio
+from lwq.quantizers.packed import FLOATS, Packed, finite, width_ratio
 from lwq.strategies import pick
 
 
@@ -47,11 +47,11 @@ class BAQ:
             raise InputError(f"baq: exponent={self.exponent}; a positive number is needed, such as 1.95")
 
     def __call__(self, weight: Tensor, bits: int, stats: MatrixStats) -> Packed:
-        rows, columns = weight.shape
+        rows, columns = finite(weight).shape
         groups = grid.group_count((rows, columns), self.group_size)
         dtype = FLOATS[self.scale_dtype]
         scales, zeros = grid.fit(weight.float().reshape(rows, groups, -1), bits, None, dtype)
-        grids = Grids(scales, zeros, torch.arange(columns) // (columns // groups))
+        grids = Grids(scales, zeros, torch.arange(columns, device=weight.device) // (columns // groups))
         factor = inverse_factor(stats, self.damp_percent)
         losses = column_losses(columns_first(weight), factor, 2**bits - 1, grids)
         widths = column_widths(losses, bits, self.exponent)
@@ -67,10 +67,12 @@ class BAQ:
 def column_widths(losses: Tensor, bits: int, exponent: float) -> Tensor:
     """uint8 (columns,): widths from 1 to 8, near to b + log2(L / geometric mean) / exponent, that sum to b · columns."""
     logs = losses.clamp(min=torch.finfo(losses.dtype).tiny).log2()
-    low, high = -64.0, 64.0  # of what is added to all, so that the clamped wishes sum to the budget
+    plain = logs / exponent + bits - (logs / exponent).mean()
+    # of what is added to all, so that the clamped wishes sum to the budget; losses of 0 need more than ±64
+    low, high = min(-64.0, 1 - float(plain.max())), max(64.0, 8 - float(plain.min()))
     for _ in range(60):
         middle = (low + high) / 2
-        wishes = (logs / exponent + bits - (logs / exponent).mean() + middle).clamp(1, 8)
+        wishes = (plain + middle).clamp(1, 8)
         low, high = (middle, high) if float(wishes.sum()) < bits * len(losses) else (low, middle)
     widths = wishes.floor()
     missing = bits * len(losses) - int(widths.sum())

@@ -12,7 +12,7 @@ from torch import Tensor
 from lwq.collect import MatrixStats
 from lwq.errors import InputError
 from lwq.quantizers import grid
-from lwq.quantizers.packed import FLOATS, Packed
+from lwq.quantizers.packed import FLOATS, Packed, finite
 from lwq.strategies import pick
 
 SOURCES = ("uniform", "quantized", "full")
@@ -62,7 +62,7 @@ class GPTQ:
             raise InputError(f"gptq: damp_percent={self.damp_percent}; it is a share of the mean diagonal, such as 0.01")
 
     def __call__(self, weight: Tensor, bits: int, stats: MatrixStats) -> Packed:
-        rows, columns = weight.shape
+        rows, columns = finite(weight).shape
         groups = grid.group_count((rows, columns), self.group_size)
         size, fit = columns // groups, partial(self._fit, bits=bits)
         if self.act_order:
@@ -71,7 +71,7 @@ class GPTQ:
             scales, zeros = fit(weight.float().reshape(rows, groups, -1))
             w = columns_first(weight[:, order])
             factor = inverse_factor(stats, self.damp_percent, order)
-            codes = torch.empty(columns, rows, dtype=torch.uint8)
+            codes = torch.empty(columns, rows, dtype=torch.uint8, device=w.device)
             codes[order] = with_grids(w, factor, 2**bits - 1, Grids(scales, zeros, order // size))
         else:
             w = columns_first(weight)

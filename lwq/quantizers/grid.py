@@ -42,9 +42,9 @@ def search(groups: Tensor, bits: int, dtype: torch.dtype, steps: int = 20, power
     The range is tried at `steps` even fractions from 1 down to 0.2. Source: the `mse` option of IST-DASLab/gptq, with 20 steps
     for its 80.
     """
-    best = torch.full(groups.shape[:-1], torch.inf)
+    best = groups.new_full(groups.shape[:-1], torch.inf)
     scale, zero = fit(groups, bits, None, dtype)
-    for fraction in torch.linspace(1, 0.2, steps).tolist():
+    for fraction in torch.linspace(1, 0.2, steps, device="cpu").tolist():
         low, high = groups.amin(-1, keepdim=True) * fraction, groups.amax(-1, keepdim=True) * fraction
         trial = fit(groups.clamp(low, high), bits, None, dtype)
         codes = nearest(groups, trial[0].unsqueeze(-1), trial[1].unsqueeze(-1), bits)

@@ -9,7 +9,7 @@ from torch import Tensor
 from lwq.collect import MatrixStats
 from lwq.errors import InputError
 from lwq.quantizers import grid
-from lwq.quantizers.packed import FLOATS, Packed, packed_bytes
+from lwq.quantizers.packed import FLOATS, Packed, finite, packed_bytes, stored
 from lwq.strategies import pick
 
 FLAT = 1e-4  # a group whose weights span no more than this is constant
@@ -54,7 +54,7 @@ class HQQ:
     def __call__(self, weight: Tensor, bits: int, stats: MatrixStats | None = None) -> Packed:
         rows, top = weight.shape[0], 2**bits - 1
         groups = grid.group_count((rows, weight.shape[1]), self.group_size)
-        w = weight.float().reshape(rows * groups, -1)
+        w = finite(weight).float().reshape(rows * groups, -1)
         low, span = w.amin(1, keepdim=True), w.amax(1, keepdim=True) - w.amin(1, keepdim=True)
         flat = span <= FLAT
         inverse = torch.where(flat, 1.0, top / span).clamp_(max=2e4)
@@ -65,9 +65,9 @@ class HQQ:
         dtype = FLOATS[self.scale_dtype]
         return Packed(
             codes=codes.reshape(weight.shape).byte(),
-            scales=(1 / inverse).reshape(rows, groups).to(dtype),
+            scales=stored((1 / inverse).reshape(rows, groups), dtype),
             bits=bits,
-            zeros=zero.reshape(rows, groups).to(dtype),
+            zeros=stored(zero.reshape(rows, groups), dtype),
         )
 
     def _optimize(self, w: Tensor, inverse: Tensor, zero: Tensor, top: int) -> Tensor:

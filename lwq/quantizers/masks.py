@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lwq.collect import MatrixStats
 from lwq.contracts import Width
-from lwq.quantizers.packed import packed_bytes
+from lwq.quantizers.packed import finite, packed_bytes, stored
 from lwq.quantizers.sparse import Sparse
 
 
@@ -40,7 +40,7 @@ class Magnitude:
     levels: ClassVar[tuple[Width, ...]] = LEVELS
 
     def __call__(self, weight: Tensor, bits: Width, stats: MatrixStats) -> Sparse:
-        scores = weight.float().abs().reshape(1, -1)
+        scores = finite(weight).float().abs().reshape(1, -1)
         return _kept(weight, _largest(scores, _count(weight.numel(), bits)).reshape(weight.shape))
 
     def nbytes(self, shape: tuple[int, int], bits: Width) -> int:
@@ -53,14 +53,16 @@ class Wanda:
 
         S_ij = |w_ij| · ‖x_j‖₂,    ‖x_j‖₂ over the calibration tokens
 
-    A width is 1 + 16 · density bits a weight. Source: Sun et al. 2023, arXiv:2306.11695, equation 1.
+    Of a matrix that no token reaches (an expert's), the largest |w_ij| of each row stay. A width is 1 + 16 · density bits a
+    weight. Source: Sun et al. 2023, arXiv:2306.11695, equation 1.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"input_norms"})
     levels: ClassVar[tuple[Width, ...]] = LEVELS
 
     def __call__(self, weight: Tensor, bits: Width, stats: MatrixStats) -> Sparse:
-        scores = weight.float().abs() * stats.require("square_sum").sqrt()
+        scores, norms = finite(weight).float().abs(), stats.require("square_sum").sqrt()
+        scores = scores * norms if bool(norms.any()) else scores
         return _kept(weight, _largest(scores, _count(weight.shape[1], bits)))
 
     def nbytes(self, shape: tuple[int, int], bits: Width) -> int:
@@ -78,4 +80,4 @@ def _largest(scores: Tensor, count: int) -> Tensor:
 
 
 def _kept(weight: Tensor, mask: Tensor) -> Sparse:
-    return Sparse(mask, weight[mask].half())
+    return Sparse(mask, stored(weight[mask], torch.float16))

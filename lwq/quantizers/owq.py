@@ -11,7 +11,7 @@ from lwq.contracts import Width
 from lwq.errors import InputError
 from lwq.quantizers import grid
 from lwq.quantizers.gptq import Grids, inverse_factor, with_grids
-from lwq.quantizers.packed import FLOATS, Exact, Packed, packed_bytes
+from lwq.quantizers.packed import FLOATS, Exact, Packed, finite, packed_bytes, stored
 from lwq.strategies import pick
 
 
@@ -49,12 +49,12 @@ class OWQ:
             raise InputError(f"owq: outlier_bits={self.outlier_bits}; bits a weight are needed, from 0 to below 8, such as 0.1")
 
     def __call__(self, weight: Tensor, bits: Width, stats: MatrixStats) -> Packed:
-        rows, columns = weight.shape
+        rows, columns = finite(weight).shape
         count, bits = self._count(columns, bits), int(bits)
         groups = grid.group_count((rows, columns), self.group_size)
         w = weight.float()
         outliers = self._outliers(w, bits, groups, stats)[:count].sort().values
-        others = torch.ones(columns, dtype=torch.bool)
+        others = torch.ones(columns, dtype=torch.bool, device=w.device)
         others[outliers] = False
         inside = others.nonzero()[:, 0]
         order = torch.cat([inside, outliers])
@@ -62,9 +62,9 @@ class OWQ:
         scales, zeros = grid.search((w * others).reshape(rows, groups, -1), bits, dtype)  # a zero never widens a range
         moving = w.T[order].contiguous()
         factor = inverse_factor(stats, self.damp_percent, order, key=f"owq {outliers.tolist()}")
-        codes = torch.zeros(columns, rows, dtype=torch.uint8)
+        codes = torch.zeros(columns, rows, dtype=torch.uint8, device=w.device)
         codes[inside] = with_grids(moving, factor, 2**bits - 1, Grids(scales, zeros, inside // (columns // groups)))
-        exact = Exact(outliers.int(), moving[len(inside) :].T.half().contiguous())
+        exact = Exact(outliers.int(), stored(moving[len(inside) :].T, torch.float16).contiguous())
         return Packed(codes.T.contiguous(), scales.to(dtype), bits, zeros.byte(), exact=exact)
 
     def _outliers(self, w: Tensor, bits: int, groups: int, stats: MatrixStats) -> Tensor:

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lwq.collect import is_finite
+from lwq.errors import InputError
+
 FLOATS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -134,10 +137,10 @@ class Packed:
     @classmethod
     def read(cls, tensors: dict[str, Tensor], header: dict[str, int]) -> "Packed":
         """What `tensors()` and `header()` describe."""
-        rows, columns, bits = header["rows"], header["columns"], header["bits"]
+        rows, columns, bits, device = header["rows"], header["columns"], header["bits"], tensors["codes"].device
         exact = Exact(tensors["exact.index"], tensors["exact.values"]) if "exact.index" in tensors else None
-        stays = _complement(exact.index, columns) if exact and exact.whole_columns else torch.arange(columns)
-        codes = torch.zeros(rows, columns, dtype=torch.uint8)
+        stays = _complement(exact.index, columns) if exact and exact.whole_columns else torch.arange(columns, device=device)
+        codes = torch.zeros(rows, columns, dtype=torch.uint8, device=device)
         widths, stream = tensors.get("widths"), tensors["codes"]
         if widths is None:
             codes[:, stays] = unpack(stream, bits, (rows, len(stays)))
@@ -176,9 +179,32 @@ def _read_part(name: str, tensors: dict[str, Tensor], header: dict[str, int]) ->
 
 def _complement(index: Tensor, count: int) -> Tensor:
     """The numbers below `count` that are not in `index`, ascending."""
-    stays = torch.ones(count, dtype=torch.bool)
+    stays = torch.ones(count, dtype=torch.bool, device=index.device)
     stays[index.long()] = False
     return stays.nonzero()[:, 0]
+
+
+def finite(weight: Tensor) -> Tensor:
+    """`weight` itself; InputError where it holds NaN or Inf."""
+    if not is_finite(weight):
+        bad = (~torch.isfinite(weight)).nonzero()
+        raise InputError(
+            f"the weights hold {len(bad)} NaN or Inf values, the first at {bad[0].tolist()}; repair the checkpoint, or load it "
+            "with dtype='float32' or 'bfloat16' if its weights overflow in float16"
+        )
+    return weight
+
+
+def stored(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """`values` in `dtype`; InputError where one of them is too large for it."""
+    found = values.to(dtype)
+    if found is not values and not is_finite(found):
+        raise InputError(
+            f"a value of {values.abs().max().item():.6g} is to be stored in {str(dtype).removeprefix('torch.')}, which holds "
+            f"no more than {torch.finfo(dtype).max:.6g}; keep the matrix at 16 bits, or use a quantizer with "
+            "scale_dtype='bfloat16' or 'float32', such as rtn"
+        )
+    return found
 
 
 def width_ratio(widths: Tensor, bits: int) -> Tensor:
@@ -208,7 +234,7 @@ def unpack(stream: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
     if bits == 8:
         return stream.clone().reshape(shape)
     count = math.prod(shape)
-    padded = torch.zeros(math.ceil(count / 8), 8, dtype=torch.uint8)
+    padded = stream.new_zeros(math.ceil(count / 8), 8)
     padded[:, :bits] = torch.nn.functional.pad(stream, (0, len(padded) * bits - len(stream))).reshape(-1, bits)
     words, mask = padded.view(torch.int64), 2**bits - 1
     codes = words & mask

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lwq.collect import MatrixStats
-from lwq.quantizers.packed import FLOATS, Packed, packed_bytes
+from lwq.quantizers.packed import FLOATS, Packed, finite, packed_bytes, stored
 from lwq.strategies import pick
 
 
@@ -37,7 +37,7 @@ class Quanto:
         pick(FLOATS, "scale_dtype", self.scale_dtype)
 
     def __call__(self, weight: Tensor, bits: int, stats: MatrixStats | None = None) -> Packed:
-        w = weight.to(FLOATS[self.scale_dtype])
+        w = stored(finite(weight), FLOATS[self.scale_dtype])
         rows, columns = w.shape
         if bits == 8:
             scale = _divisor(w.abs().amax(1, keepdim=True) / 127)
@@ -65,4 +65,4 @@ def group_size(columns: int) -> int:
 
 def _divisor(scale: Tensor) -> Tensor:
     """quanto divides by zero where a group is constant; here such a group keeps its constant."""
-    return torch.where(scale > 0, scale, torch.ones((), dtype=scale.dtype))
+    return torch.where(scale > 0, scale, torch.ones_like(scale))

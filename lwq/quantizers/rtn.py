@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lwq.collect import MatrixStats
 from lwq.quantizers import grid
-from lwq.quantizers.packed import FLOATS, Packed
+from lwq.quantizers.packed import FLOATS, Packed, finite
 from lwq.strategies import pick
 
 
@@ -37,7 +37,7 @@ class RTN:
 
     def __call__(self, weight: Tensor, bits: int, stats: MatrixStats | None = None) -> Packed:
         rows, groups = weight.shape[0], grid.group_count((weight.shape[0], weight.shape[1]), self.group_size)
-        w = weight.float().reshape(rows, groups, -1)
+        w = finite(weight).float().reshape(rows, groups, -1)
         half = 2 ** (bits - 1) - 1 if self.sym else None
         scale, zero = grid.fit(w, bits, half, FLOATS[self.scale_dtype])
         codes = grid.nearest(w, scale.unsqueeze(-1), zero.unsqueeze(-1), bits)

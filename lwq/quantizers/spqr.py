@@ -11,7 +11,7 @@ from lwq.contracts import Width
 from lwq.errors import InputError
 from lwq.quantizers import grid
 from lwq.quantizers.gptq import columns_first, fitting_grid, inverse_factor
-from lwq.quantizers.packed import Exact, Packed, packed_bytes
+from lwq.quantizers.packed import Exact, Packed, finite, packed_bytes, stored
 
 OUTLIER_BITS = 48  # of a weight that is kept: its value and its place
 CHUNK = 1 << 24  # numbers that the search for outliers holds at once
@@ -55,7 +55,7 @@ class SpQR:
             raise InputError(f"{self}: 0 ≤ outliers < 0.5 and 1 ≤ stat_bits ≤ 8 are needed")
 
     def __call__(self, weight: Tensor, bits: Width, stats: MatrixStats) -> Packed:
-        rows, columns = weight.shape
+        rows, columns = finite(weight).shape
         self._require_shape((rows, columns))
         count, bits = self._count((rows, columns), bits), int(bits)
         size = columns // grid.group_count((rows, columns), self.group_size)
@@ -78,7 +78,7 @@ class SpQR:
         codes, _, _ = fitting_grid(w, factor, bits, size, fit, keep)
         flat = keep.T.reshape(-1).nonzero()[:, 0]
         scales, zeros = (_stacked([pair[i] for pair in second]) for i in (0, 1))
-        exact = Exact(flat.int(), w.T.reshape(-1)[flat].half())
+        exact = Exact(flat.int(), stored(w.T.reshape(-1)[flat], torch.float16))
         return Packed(codes.T.contiguous().byte(), scales, bits, zeros, exact=exact)
 
     def _outliers(self, w: Tensor, factor: Tensor, bits: int, size: int, count: int) -> Tensor:
@@ -95,8 +95,8 @@ class SpQR:
         """One number a row, (out,), quantized over runs of rows: a Packed of shape (1, out)."""
         groups = values.reshape(-1, self.stat_group)
         low, high = groups.amin(1), groups.amax(1)
-        scale = ((high - low) / (2**self.stat_bits - 1)).clamp(min=1e-7).half()
-        shift = (-low).half()
+        scale = stored(((high - low) / (2**self.stat_bits - 1)).clamp(min=1e-7), torch.float16)
+        shift = stored(-low, torch.float16)
         codes = ((groups + shift.float()[:, None]) / scale.float()[:, None]).round().clamp(0, 2**self.stat_bits - 1)
         return Packed(codes.reshape(1, -1).byte(), scale[None], self.stat_bits, shifts=shift[None])
 
@@ -118,7 +118,7 @@ class SpQR:
 def _gains(groups: Tensor, diagonal: Tensor, bits: int) -> Tensor:
     """By how much the weighted error of each group falls when one weight is left out; all are (groups, size)."""
     size = groups.shape[1]
-    others = torch.tensor([[k for k in range(size) if k != left_out] for left_out in range(size)])
+    others = torch.tensor([[k for k in range(size) if k != left_out] for left_out in range(size)], device=groups.device)
     return _errors(groups, diagonal, bits).unsqueeze(1) - _errors(groups[:, others], diagonal[:, others], bits)
 
 

@@ -58,6 +58,8 @@ def score_all(model: nn.Module, scorers: list[Any], windows: Tensor | None = Non
     """Many scorers for the price of one pass over the windows; the arguments are those of `score`."""
     built = [build(SCORERS, "scorer", scorer) for scorer in scorers]
     start = time.monotonic()
+    if models.streamed(model) is None:  # else they were checked when the model was loaded
+        models.require_finite(model)
     needs: frozenset[str] = frozenset().union(*(getattr(scorer, "needs", ()) for scorer in built))
     stats = collect(model, windows, needs)
     shared = time.monotonic() - start

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lwq import models
-from lwq.collect import WINDOWS, Stats, require_windows
+from lwq.collect import WINDOWS, Stats, require_windows, stream
 from lwq.evaluate import head, measured, require_windows_fit
 from lwq.progress import track
 from lwq.scorers.estimate import Estimate
@@ -51,6 +51,7 @@ def _lifted(rise: np.ndarray, shift: float) -> Estimate:
 def _losses(model: nn.Module, windows: Tensor) -> Iterator[np.ndarray]:
     """NLL (windows,) without each block in turn, then with all of them; equal to those of `evaluate`."""
     require_windows_fit(model, windows)
+    list(stream(model, windows[:1, :8], frozenset(), label="check"))  # a block that gives NaN or Inf is named here
     require_separable(model, windows)
     calls = capture_batches(model, windows)
 

@@ -1,0 +1,123 @@
+"""A results folder survives a kill between its files, and names what is damaged."""
+
+import json
+import shutil
+
+import pandas as pd
+import pytest
+
+import lwq
+from lwq import experiment, results
+
+TEXTS = experiment.texts("toy", "toy", 2, 32, 3, 32)
+
+
+def study(folder, model="toy"):
+    return experiment.Experiment("orderings", str(model), "rtn", *TEXTS, lwq.Results(folder))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("done") / "r"
+    here = study(folder)
+    here.sweep(here.orderings("zd"), 4, 2, 3)
+    return folder
+
+
+def test_a_kill_between_the_two_tables_loses_nothing(done, tmp_path, monkeypatch):
+    folder = tmp_path / "r"
+    shutil.copytree(done, folder)
+    before = [(folder / name).read_bytes() for name in (results.TABLE, results.WINDOWS)]
+    table = pd.read_csv(folder / results.TABLE)
+    table[table["id"] != table["id"].iloc[0]].to_csv(folder / results.TABLE, index=False)  # one row behind windows.parquet
+    with pytest.raises(lwq.InputError, match="do not belong together.*delete both"):
+        results.load(folder)
+    lwq.Results(folder).write()
+    assert [(folder / name).read_bytes() for name in (results.TABLE, results.WINDOWS)] == before
+    table[table["id"] != table["id"].iloc[0]].to_csv(folder / results.TABLE, index=False)
+    shutil.rmtree(folder / "runs")
+    with pytest.raises(lwq.InputError, match="stand in one only; delete both"):
+        lwq.Results(folder)
+
+
+def test_a_table_that_is_none_is_named(done, tmp_path):
+    for name, content in (
+        (results.TABLE, b""),
+        (results.TABLE, b"\xff\xfe\x00"),
+        (results.TABLE, b'id,value\n"x'),
+        (results.TABLE, (done / results.TABLE).read_bytes().replace(b",perplexity,", b",perplexity,x", 1)),
+        (results.WINDOWS, b"PAR1 no"),
+    ):
+        folder = tmp_path / f"r{len(list(tmp_path.iterdir()))}"
+        shutil.copytree(done, folder)
+        (folder / name).write_bytes(content)
+        for read in (results.load, lwq.Results):
+            with pytest.raises(lwq.InputError, match="is damaged .*delete both"):
+                read(folder)
+    victim = next((done / "runs").glob("*.json"))
+    record = json.loads(victim.read_text())
+    del record["arrays"]
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / victim.name).write_text(json.dumps(record))
+    with pytest.raises(lwq.InputError, match=r"it lacks \['arrays'\]"):
+        lwq.Results(tmp_path)
+
+
+def test_ids_that_look_like_numbers_stay_text(done, tmp_path):
+    shutil.copytree(done, tmp_path / "r")
+    for name in (results.TABLE, results.WINDOWS):
+        read, write = (pd.read_csv, "to_csv") if name == results.TABLE else (pd.read_parquet, "to_parquet")
+        frame = read(tmp_path / "r" / name)
+        ids = {key: f"0{number}e1" for number, key in enumerate(sorted(frame["id"].unique()))}
+        getattr(frame.assign(id=frame["id"].map(ids)), write)(tmp_path / "r" / name, index=False)
+    table, windows = results.load(tmp_path / "r")
+    assert set(table["id"]) == set(windows["id"]) and "00e1" in set(table["id"])
+
+
+def test_other_weights_or_settings_under_one_name_are_measured_anew(tmp_path):
+    """A folder that changed under its name is another model: its rows stand apart, and none of the old ones is taken for it."""
+    values, folder = [], tmp_path / "mine"
+    model, tokenizer = lwq.load("toy")
+    for change in ({}, {"rope_parameters": {"rope_theta": 10.0, "rope_type": "default"}}, {"rms_norm_eps": 1.0}, None):
+        if change is None:
+            model.model.layers[0].mlp.down_proj.weight.data[0, 0] += 1
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        settings = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(settings | (change or {})))
+        here = study(tmp_path / "r", folder)
+        scores = here.orderings("lim")
+        table = here.sweep(scores, 4, 2, 3)
+        values.append((table["value"].round(6).tolist(), list(scores["lim"].values()), here.fingerprint))
+        assert set(table["fingerprint"]) == {here.fingerprint} and len(table[table["ordering"] == "original"]) == 3
+    assert [len({str(value) for value in column}) for column in zip(*values, strict=True)] == [4, 4, 4]
+
+
+def test_damaged_scores_are_made_again(tmp_path):
+    here = study(tmp_path / "r")
+    before = dict(here.orderings("zd")["zd"])
+    for file in (tmp_path / "r" / "scores").glob("*.json"):
+        file.write_text("{")
+    assert dict(here.orderings("zd")["zd"]) == before
+
+
+def test_a_rank_correlation_names_what_it_is_with(tmp_path):
+    here = study(tmp_path / "r")
+    for default in ("zd", "first_to_last"):
+        here.rankings(["zd"], here.orderings(default)[default])
+    rows = here.results.table(metric="spearman").set_index("judge")["value"]
+    assert len(rows) == 2 and rows[rows.index.str.startswith("zd(")].tolist() == [1]
+    flat = here.orderings("zd")["zd"]
+    with pytest.raises(lwq.InputError, match="all scores are equal"):
+        here.rankings(["last_to_first"], experiment.replace(flat, importance=dict.fromkeys(flat, 1.0)))
+
+
+def test_what_cannot_share_a_figure_is_refused_before_it_is_measured(tmp_path):
+    here = study(tmp_path / "r")
+    with pytest.raises(lwq.InputError, match="units of different kinds"):
+        here.orderings(["lim", "zd(granularity='matrix')"])
+    with pytest.raises(lwq.InputError, match="high=2, low=4"):
+        here.sweep(here.orderings("zd"), 2, 4, 3)
+    with pytest.raises(lwq.InputError, match="windows=1"):
+        experiment.Experiment("x", "toy", "rtn", *experiment.texts("toy", "toy", 2, 32, 1, 32), lwq.Results(tmp_path / "r"))
+    assert not here.results.found
