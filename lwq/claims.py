@@ -17,6 +17,7 @@ from lwq.compare import Interval
 from lwq.strategies import nickname
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
+SAID = {HOLDS: "hold", FAILS: "do not", UNDECIDED: "undecided"}  # of several settings
 RANDOM = "random"
 BEST = "best"  # in place of an ordering: at each size whichever loses least
 ONE_MORE = "one bit more"
@@ -74,10 +75,9 @@ def by_model(found: Iterable[Verdict]) -> pd.DataFrame:
     for (claim, model), part in frame.groupby(["claim", "model"], sort=False):
         groups = {word: part[part["verdict"] == word] for word in (HOLDS, FAILS, UNDECIDED) if (part["verdict"] == word).any()}
         agreed = next(iter(groups)) if len(groups) == 1 else UNDECIDED
-        counts = ", ".join(f"{word} in {len(group)}" for word, group in groups.items())
+        counts = ", ".join(f"{(part['verdict'] == word).sum()} {said}" for word, said in SAID.items())
         examples = "; ".join(f"{group.iloc[0]['setting']}: {group.iloc[0]['number']} ({word})" for word, group in groups.items())
-        first = "" if len(groups) == 1 else "settings disagree: " if HOLDS in groups else "holds in none: "
-        lines.append((claim, model, agreed, f"{first}{counts} of {len(part)} settings", examples))
+        lines.append((claim, model, agreed, f"all {len(part)}" if len(groups) == 1 else counts, examples))
     return pd.DataFrame(lines, columns=["claim", "model", "verdict", "settings", "number"])
 
 
@@ -100,7 +100,7 @@ def far(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, Any]) 
                 verdict = FAILS
             until = compare.span(limit, chance["step"], "[{}, {}]")
             others = compare.span(Interval(*limits.loc[RANDOM, ["value", "low", "high"]]), chance["step"], "({} to {})")
-            text = f"{ordering.upper()} until {until}, random until {others}"
+            text = f"{ordering.upper()} close until {until}, median random order until {others}"
             behind = (sweep["ordering"] == ordering) | sweep["ordering"].str.startswith(RANDOM)
             ids = sweep[behind & (sweep["metric"] == "perplexity")]["id"]
             yield sweep["model"].iloc[0], f"{compare.setting(sweep.iloc[0])}, {ordering}", verdict, text, tuple(ids)
@@ -169,7 +169,7 @@ def helps(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, Any]
             verdict = decide(gain)
             if verdict == HOLDS and not gain.value > chance:
                 verdict = UNDECIDED
-            text = f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] nats/token, {beside}"
+            text = f"saves {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] nats/token, {beside}"
             setting = f"{nickname(row['quantizer'])}, {row['way']}, k = {row['moved']}, {row['ordering']}"
             yield row["model"], setting, verdict, text, (row["plain"], row["id"])
 
@@ -313,11 +313,11 @@ def grows(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, Any]
         for (quantizer, pair, _, _, _, ordering), part in group.groupby(["quantizer", "pair", *TEXTS, "ordering"], sort=False):
             if part["units"].nunique() < 3:
                 continue
-            trend, luck = _trend(part), _luck(part)
-            verdict = decide(trend) if luck <= numbers["chance"] else UNDECIDED
+            trend, (clear, orders) = _trend(part), _luck(part)
+            verdict = decide(trend) if clear / orders <= numbers["chance"] else UNDECIDED
             text = (
                 f"Spearman {trend.value:+.2f} [{trend.low:+.2f}, {trend.high:+.2f}] over {len(part)} models, "
-                f"as clear on that side in {luck:.0%} of all orders"
+                f"{clear} of their {orders:,} orders as clear on that side"
             )
             ids = tuple(key for keys in part["ids"] for key in keys)
             yield name, f"{nickname(str(quantizer))}, {pair} bits, {ordering}", verdict, text, ids
@@ -331,11 +331,11 @@ def _shared(table: pd.DataFrame) -> pd.DataFrame:
     return table[having == table["model"].groupby(place).transform("nunique")]
 
 
-def _luck(part: pd.DataFrame) -> float:
-    """The share of all orders of the models whose correlation is as far on the same side (a one-sided permutation test)."""
+def _luck(part: pd.DataFrame) -> tuple[int, int]:
+    """How many orders of the models have a correlation as far on the same side, and how many there are (a one-sided test)."""
     units, orders = rankdata(part["units"]), np.array(list(permutations(rankdata(part["value"]))))
     spearman = _correlation(orders, units)  # its first row is the order that was found
-    return float((np.sign(spearman[0]) * spearman >= abs(spearman[0]) - 1e-9).mean())
+    return int((np.sign(spearman[0]) * spearman >= abs(spearman[0]) - 1e-9).sum()), len(orders)
 
 
 def _trend(part: pd.DataFrame) -> Interval:

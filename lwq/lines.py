@@ -108,6 +108,7 @@ def tasks(table: pd.DataFrame, windows: pd.DataFrame) -> dict[str, Any]:
                     "cells": [f"{part['value'][name]:.3f}" for name in names],
                     "lost": "–" if plan == ALL_HIGH else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*lost),
                     "questions": part["n"].iloc[0],
+                    "tenth": f"{answers[ALL_HIGH].mean() / 10:.3f}",
                 }
             )
     return {"names": names, "lines": found}
@@ -121,14 +122,24 @@ def plan_label(ordering: str, moved: int, units: int) -> str:
 
 
 def ways(found: Iterable[claims.Verdict], gains: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Claim (b), one line a model and way in which a score decides: the verdicts, and how many random orders gain something."""
+    """Claim (b), one line a model and way in which a score decides: its verdicts, and the random orders that gain something.
+
+    Of each score: in how many of its settings it holds, its interval lies above every random order, and it beats its reverse.
+    """
     found = list(found)
     for (model, way), part in gains.groupby(["model", "way"], sort=False):
-        words = [verdict.verdict for verdict in found if verdict.model == model and f", {way}, " in verdict.setting]
         chance = part[figures.is_random(part["ordering"])]
-        counts = {word: words.count(word) for word in (claims.HOLDS, claims.FAILS, claims.UNDECIDED)}
-        gaining = f"{(chance['value'] > 0).sum()} of {len(chance)}"
-        yield {"model": model, "way": way, "counts": counts, "settings": len(words), "gaining": gaining}
+        line: dict[str, Any] = {"model": model, "way": way, "gaining": f"{(chance['value'] > 0).sum()} of {len(chance)}"}
+        for score in ("lim", "zd"):
+            own = [v.verdict for v in found if v.model == model and f", {way}, " in v.setting and v.setting.endswith(f" {score}")]
+            above = beats = 0
+            for _, same in part.groupby(["quantizer", "moved"]):
+                mine, turned = (same[same["ordering"] == name] for name in (score, f"reversed({score})"))
+                randoms = same.loc[figures.is_random(same["ordering"]), "value"]
+                above += len(mine) > 0 and bool(mine["low"].iloc[0] > randoms.max())
+                beats += len(mine) > 0 < len(turned) and bool(mine["value"].iloc[0] > turned["value"].iloc[0])
+            line[score] = {"settings": len(own), "holds": own.count(claims.HOLDS), "above": above, "beats": beats}
+        yield line
 
 
 def deviations(table: pd.DataFrame) -> Iterator[dict[str, Any]]:

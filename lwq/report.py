@@ -16,6 +16,7 @@ import lwq
 from lwq import claims, compare, figures, lines, paths, reasons, results, studies
 from lwq.strategies import nickname
 
+QUALITY = 0.90  # of the picture of all sweeps
 VERDICTS = "verdicts.csv"
 VERDICT = list(claims.Verdict.__dataclass_fields__)
 MARKS = ("<!-- verdicts: written by lwq report -->", "<!-- end of verdicts -->")
@@ -48,7 +49,7 @@ def build(results_dir: str | Path, reports_dir: str | Path) -> Path:
     draw = Drawing(target / "figures")
     parts = {name: table[table["study"] == name] for name in catalogue["studies"]}
     orderings = parts["orderings"]
-    swept = claims.swept(orderings, windows, catalogue["claims"]["a"]["numbers"]["quality"])
+    swept = claims.swept(orderings, windows, QUALITY)
     gaps, gains = claims.gaps(parts["pruning"], windows), claims.gains(parts["dynamic_methods"], windows)
     context = {
         "lead": _lead(table),
@@ -67,6 +68,7 @@ def build(results_dir: str | Path, reports_dir: str | Path) -> Path:
         "models": list(lines.models(table)),
         "uniform": lines.uniform(table),
         "beyond_chance": list(lines.beyond_chance(swept)),
+        "depths": list(lines.beyond_chance(claims.swept(parts["model_scale"], windows, QUALITY))),
         "worth": list(lines.worth(orderings, windows)),
         "dependence": compare.dependence(orderings, windows),
         "deviations": list(lines.deviations(table)),
@@ -165,8 +167,8 @@ def _why(
     return {
         "far": reasons.far(swept, numbers["a"]),
         "headline": reasons.headline(parts["orderings"], numbers["headline"]),
-        "pruned": reasons.pruned(gaps, numbers["c"], numbers["c"]["orderings"]),
-        "best": {key: reasons.pruned(gaps, numbers[key], [claims.BEST]) for key in ("c", "c, weights", "c, 2 bits")},
+        "pruned": reasons.pruned(gaps, "blocks", numbers["c"]["bits"], numbers["c"]["orderings"]),
+        "best": reasons.best(gaps, numbers["c"]),
         "depth": reasons.depth(parts["model_scale"], windows, numbers["d"]["groups"]["depth ladder"]),
     }
 
@@ -256,6 +258,7 @@ def _sweep(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> dict[st
         "windows": first["n"],
         "few_windows": first["n"] < 32,
         "seeds": perplexity.loc[figures.is_random(perplexity["ordering"]), "ordering"].nunique(),
+        "first": min(count for count in moved if count) / first["units"],
         "step": max(b - a for a, b in zip(moved, moved[1:], strict=False)) / first["units"],
         "original": perplexity.loc[perplexity["ordering"] == "original", "value"].iloc[0],
         "all_high": figures.all_high(perplexity)["value"],
@@ -285,7 +288,7 @@ def _lead(table: pd.DataFrame) -> str:
     ladder = [f"a ladder of llamas with {', '.join(map(str, rungs))} blocks"] if len(rungs) else []
     return (
         f"`lwq` scores the blocks of a language model, moves the least important to fewer bits, and measures what "
-        f"it costs. Models: {', '.join([*named, *ladder])}. Measurements: {table['id'].nunique()}. "
+        f"it costs. Models: {', '.join([*named, *ladder])}. {table['id'].nunique():,} measurements. "
         "It follows *Layer-Wise Quantization* (arXiv:2406.17415); the repository that its abstract names held no code when we "
         "looked, and nothing here comes from it."
     )

@@ -58,7 +58,11 @@ def ends(tables, **columns):
 def test_how_far(lim, random, expected):
     tables = sweep(sweep(ends(Tables()), "lim", lim), "random(seed=0)", random)
     (found,) = claims.verdicts(*tables.done(), {"a": RULES["a"]})
-    assert found.verdict == expected and f"LIM until {lim:.0%}" in found.number and f"random until {random:.0%}" in found.number
+    assert (
+        found.verdict == expected
+        and f"LIM close until {lim:.0%}" in found.number
+        and f"random order until {random:.0%}" in found.number
+    )
     assert len(found.ids) == 42
 
 
@@ -76,10 +80,24 @@ def test_reasons_count_where_both_halves_of_a_claim_break():
     tables = sweep(sweep(sweep(ends(Tables()), "lim", 0.4), "zd", 0.0), "random(seed=0)", 0.3)
     table, windows = tables.done()
     found = reasons.far(claims.swept(table, windows, 0.9), RULES["a"]["numbers"])
-    assert (found["settings"], found["first"], found["late"], found["sweeps"]) == (2, 1, 2, 1)
+    assert [found[key] for key in ("settings", "short", "first", "late", "sweeps")] == [2, 1, 1, 1, 1]
+    assert found["random"] == ["30%", "30%"] and found["luck"] == 1
     assert found["above"] == {"lim": 1, "zd": 0} and found["models"] == ["m"] and found["least"] == found["most"] == "5%"
-    assert reasons.headline(table, RULES["headline"]["numbers"]) == ["m, gptq: 90% at 4 bits"]
+    assert reasons.headline(table, RULES["headline"]["numbers"]) == {"below": [], "above": ["m, gptq: 90% at 4 bits"]}
+    assert reasons.headline(table, RULES["headline"]["numbers"] | {"quality": 0.95})["below"] == ["m, gptq: 90% at 4 bits"]
     assert reasons.far([], RULES["a"]["numbers"])["settings"] == 0
+
+
+def test_depth_without_any_score():
+    tables = Tables()
+    for depth, loss in ((2, 1.0), (4, 0.5), (8, 0.25)):
+        shared = {"study": "model_scale", "model": f"ladder-{depth}", "units": depth}
+        for moved in (0, depth // 2, depth):
+            tables.add(3.0 + loss * moved / depth, ordering="random(seed=0)", moved=moved, **shared)
+        tables.add(3.0, ordering="uniform", avg_bits=4, **shared)
+        tables.add(3.0 + loss, ordering="uniform", moved=depth, avg_bits=2, **shared)
+    (line,) = reasons.depth(*tables.done(), "^ladder-")
+    assert line == "gptq, 4 to 2 bits: +1.00, and all blocks at 2 bits keep 36.8%, 60.7%, 77.9%"
 
 
 def test_mixes_that_beat_uniform_bits_are_counted_without_the_unmoved():
@@ -136,18 +154,19 @@ def test_one_bit_more_stands_beside_the_line_between_two_widths():
     tables.add(3.6, ordering="random(seed=0)", high=4, low=3, moved=12, true_bits=3.65, **shared)
     (found,) = claims.verdicts(*tables.done(), {"b": RULES["b"]})
     assert found.verdict == claims.HOLDS and found.setting == "owq, one bit more, k = 8, lim"
-    assert found.number.startswith("+0.200 [") and found.number.endswith("random orders -0.100 (-0.100 to -0.100)")
+    assert found.number.startswith("saves +0.200 [") and found.number.endswith("random orders -0.100 (-0.100 to -0.100)")
 
 
 def test_ways_in_which_a_score_decides():
     tables = Tables()
     shared = {"study": "dynamic_methods", "quantizer": "owq(outlier_bits=0.1)"}
     tables.add(3.0, ordering="uniform", high=3, low=3, **shared)
-    for ordering, loss in (("lim", 2.9), ("zd", 3.2), ("random(seed=0)", 2.95), ("random(seed=1)", 3.1)):
+    for ordering, loss in (("lim", 2.9), ("zd", 3.2), ("reversed(zd)", 3.1), ("random(seed=0)", 2.95), ("random(seed=1)", 3.1)):
         tables.add(loss, ordering=ordering, high=4, low=2, moved=3, **shared)
     (line,) = lines.ways(claims.verdicts(*tables.done(), {"b": RULES["b"]}), claims.gains(*tables.done()))
-    assert line["counts"] == {claims.HOLDS: 1, claims.FAILS: 1, claims.UNDECIDED: 0}
-    assert (line["way"], line["settings"], line["gaining"]) == ("base bits", 2, "1 of 2")
+    assert line["lim"] == {"settings": 1, "holds": 1, "above": 1, "beats": 0}, "its reverse was not measured"
+    assert line["zd"] == {"settings": 1, "holds": 0, "above": 0, "beats": 0}
+    assert (line["way"], line["gaining"]) == ("base bits", "1 of 2")
 
 
 def test_each_plan_stands_beside_the_plain_one_of_its_own_base():
@@ -186,8 +205,11 @@ def test_the_best_order_of_either_side():
     tables.add(1.0, low=0, ordering="knapsack", **shared)
     gaps = claims.gaps(*tables.done()).set_index("ordering")["value"]
     assert gaps.round(6).to_dict() == {"lim": 1.5, "zd": 0.2, "best": 0.5}
-    counted = reasons.pruned(claims.gaps(*tables.done()), RULES["c"]["numbers"], ["lim", "zd"])
-    assert (counted["sizes"], counted["quantizing"], counted["pruning"]) == (2, 2, 0) and counted["least"] == pytest.approx(0.2)
+    counted = reasons.pruned(claims.gaps(*tables.done()), "blocks", [4], ["lim", "zd"])
+    assert [counted[key] for key in ("comparisons", "quantizing", "pruning")] == [2, 2, 0]
+    assert counted["least"] == pytest.approx(0.2)
+    (line,) = reasons.best(claims.gaps(*tables.done()), RULES["c"]["numbers"])
+    assert (line["model"], line["bits"], line["comparisons"]) == ("m", "8, 4, 3", 1) and line["least"] == pytest.approx(0.5)
 
 
 def test_where_dropping_becomes_the_lesser_evil():
@@ -262,16 +284,13 @@ def test_a_model_has_a_verdict_only_where_its_settings_agree():
 
     found = claims.by_model([verdict("x", claims.HOLDS), verdict("x", claims.FAILS), verdict("y", claims.HOLDS)])
     assert found["verdict"].tolist() == [claims.UNDECIDED, claims.HOLDS]
-    assert found["settings"].tolist() == [
-        "settings disagree: holds in 1, does not hold in 1 of 2 settings",
-        "holds in 1 of 1 settings",
-    ]
+    assert found["settings"].tolist() == ["1 hold, 1 do not, 0 undecided", "all 1"]
     assert found["number"].tolist() == ["s: n (holds); s: n (does not hold)", "s: n (holds)"]
 
 
 def test_a_claim_that_holds_nowhere_says_so():
     found = claims.by_model(claims.Verdict("a", "x", "s", word, "n", ()) for word in (claims.FAILS, claims.UNDECIDED))
-    assert found["settings"].tolist() == ["holds in none: does not hold in 1, undecided in 1 of 2 settings"]
+    assert found["settings"].tolist() == ["0 hold, 1 do not, 1 undecided"]
 
 
 def test_an_interval_decides():

@@ -45,12 +45,12 @@ def gains(gains: pd.DataFrame) -> Figure:
         row[0].set_ylabel(method, fontweight="bold")
     axes[0][0].set_yticks(range(len(names)), map(label, names))
     axes[0][0].set_ylim(len(names) - 0.5, -0.5)
-    figure.supxlabel("gain over the plain method at the same bytes (nats/token; each way has a scale of its own)", fontsize=9)
+    what = "gain over the plain method at the same bytes (nats/token)\neach way has a scale of its own"
+    figure.supxlabel(f"{gains.iloc[0]['model']}: {what}", fontsize=9)
     shown = [
         Line2D([], [], color="#333333", lw=2.2, marker="o", ms=5, label="a score, with its 95 % interval"),
         Line2D([], [], color=RANDOM, ls="", marker=".", ms=5, label="a random order (shaded: their range)"),
     ]
-    figure.suptitle(gains.iloc[0]["model"])
     figure.legend(handles=shown, loc="outside upper center", ncols=2, frameon=False)
     return figure
 
