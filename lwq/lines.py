@@ -1,5 +1,6 @@
 """Lines of the report's tables, from the results; numbers are text where the template prints them as they are."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -16,10 +17,15 @@ SCORED = {"lim": "lim", "zd": "zd", "reversed(lim)": "lim_reversed", "reversed(z
 LADDER = "trained by lwq.ladder in float32; the same width, tokens and recipe for all rungs"
 
 
+def place(model: Any, *more: Any) -> tuple[Any, ...]:
+    """Where a line about `model` stands: the ladder last, from shallow to deep; then by `more`."""
+    return str(model).startswith("ladder-"), re.sub(r"\d+", lambda number: number[0].zfill(4), str(model)), *more
+
+
 def models(table: pd.DataFrame) -> Iterator[dict[Any, Any]]:
     """One line a model: what it is, its blocks, and its perplexity on each judging text, untouched."""
     rows = table[(table["metric"] == "perplexity") & (table["ordering"] == "original")]
-    for (model, judge), part in rows.drop_duplicates(["model", "judge"]).groupby(["model", "judge"], sort=False):
+    for (model, judge), part in sorted(rows.groupby(["model", "judge"]), key=lambda group: place(*group[0])):
         carried = assets.MODELS.get(str(model))
         note = carried.note if carried else LADDER if str(model).startswith("ladder-") else ""
         yield {**part.iloc[0].to_dict(), "note": note, "judge": judge, "perplexity": part.iloc[0]["value"]}
@@ -29,12 +35,13 @@ def uniform(table: pd.DataFrame) -> dict[str, Any]:
     """Perplexity with the same width in every block: its widths, and one line a model and quantizer."""
     rows = table[(table["metric"] == "perplexity") & (table["ordering"] == "uniform") & table["study"].isin([*SWEPT, "pruning"])]
     rows = rows[rows["avg_bits"].isin(range(2, 9)) & ~rows["quantizer"].str.startswith(claims.MASKS)]
-    rows = rows.sort_values("dtype").drop_duplicates(["model", "quantizer", "avg_bits"])
+    rows = rows.sort_values("dtype", kind="stable").drop_duplicates(["model", "quantizer", "avg_bits"])
     untouched = table[(table["metric"] == "perplexity") & (table["ordering"] == "original")]
     truth = untouched.drop_duplicates(["model", "judge", "dtype"]).set_index(["model", "judge", "dtype"])["value"]
     widths = sorted(rows["avg_bits"].unique(), reverse=True)
     lines = []
-    for (model, quantizer), part in rows.groupby(["model", "quantizer"], sort=False):
+    groups = sorted(rows.groupby(["model", "quantizer"]), key=lambda group: place(group[0][0], nickname(group[0][1])))
+    for (model, quantizer), part in groups:
         found = {row["avg_bits"]: row for row in part.to_dict("records")}
         cells = [_beside(found[width], truth) if width in found else "–" for width in widths]
         lines.append({"model": model, "quantizer": nickname(str(quantizer)), "cells": cells})
@@ -67,7 +74,7 @@ def worth(table: pd.DataFrame, windows: pd.DataFrame) -> Iterator[dict[str, Any]
 def beyond_chance(swept: Iterable[claims.Swept]) -> Iterator[dict[str, Any]]:
     """One line a sweep: the mean retained quality with each score and with its reverse, bold where its interval lies above
     every random order."""
-    for sweep, _, areas in swept:
+    for sweep, _, areas in sorted(swept, key=lambda found: place(found.rows["model"].iloc[0])):
         areas = areas.set_index("ordering")
         first, chance = sweep.iloc[0], areas.loc["random"] if "random" in areas.index else None
         line = {"model": first["model"], "setting": compare.setting(first), "random": "–"}

@@ -100,6 +100,11 @@ def test_depth_without_any_score():
     assert line == "gptq, 4 to 2 bits: +1.00, and all blocks at 2 bits keep 36.8%, 60.7%, 77.9%"
 
 
+def test_lines_stand_in_the_order_that_readers_expect():
+    names = ["smollm2-135m", "ladder-16", "ladder-2", "gemma3-270m"]
+    assert sorted(names, key=lines.place) == ["gemma3-270m", "smollm2-135m", "ladder-2", "ladder-16"]
+
+
 def test_mixes_that_beat_uniform_bits_are_counted_without_the_unmoved():
     tables = Tables()
     for bits, loss in ((4, 3.0), (2, 5.0)):
