@@ -232,7 +232,8 @@ def tasks(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
         if all_high.empty:  # not measured yet
             continue
         truth, guess = correct[all_high.iloc[0]], float(chance[all_high.iloc[0]])
-        if mean(truth - guess).low <= 0:
+        above = mean(truth - guess)
+        if above.value <= 2 * (above.value - above.low):  # some four standard errors: of less, a share means nothing
             continue
         for row in part[part["moved"] > 0].to_dict("records"):
             kept = _retained_accuracy(truth, correct[row["id"]], guess)
@@ -242,7 +243,8 @@ def tasks(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _retained_accuracy(reference: np.ndarray, correct: np.ndarray, chance: float) -> Interval:
-    return paired(lambda ref, new, axis: (new.mean(axis) - chance) / (ref.mean(axis) - chance), reference, correct)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a rare draw in which the reference only guesses
+        return paired(lambda ref, new, axis: (new.mean(axis) - chance) / (ref.mean(axis) - chance), reference, correct)
 
 
 class Dependence(NamedTuple):
