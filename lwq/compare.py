@@ -227,7 +227,7 @@ def tasks(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
     chance = table[table["metric"] == "chance"].set_index("id")["value"]
     correct = by_id(windows, "correct")
     found = []
-    for (judge, *_), part in rows.groupby(["judge", "calibration", "fingerprint"], sort=False):
+    for (judge, *_), part in rows.groupby(["judge", "calibration", "fingerprint"]):
         all_high = part.loc[part["moved"] == 0, "id"]
         if all_high.empty:  # not measured yet
             continue

@@ -94,7 +94,7 @@ def tasks(table: pd.DataFrame, windows: pd.DataFrame) -> dict[str, Any]:
     """Accuracy on tasks: their names with the chance of a guess, and one line a plan."""
     rows = table[table["metric"] == "accuracy"]
     rows = rows.assign(task=rows["judge"].str.split().str[0])
-    names = list(dict.fromkeys(rows["task"]))
+    names = sorted(rows["task"].unique())
     correct = compare.by_id(windows, "correct")
     found = []
     for _, sweep in rows.groupby([column for column in compare.SWEEP if column != "judge"], sort=False):
