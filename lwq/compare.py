@@ -15,6 +15,7 @@ CONFIDENCE = 0.95
 SEED = 0
 RUN = 4  # neighbouring windows that are taken together where their dependence is measured
 SWEEP = ["study", "model", "fingerprint", "units", "quantizer", "high", "low", "calibration", "judge", "dtype"]
+ANSWERED = [column for column in SWEEP if column != "judge"]  # of a sweep that answers several tasks
 ENDS = {"original", "uniform"}
 METRICS = ("perplexity", "kl", "top1")
 

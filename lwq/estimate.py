@@ -109,10 +109,11 @@ def _passes(quantizer: Any, widths: int) -> int:
 
 def free() -> int:
     """Bytes that are free where models go: on the GPU, or in this machine."""
-    import psutil
     import torch
 
-    return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else psutil.virtual_memory().available
+    from lwq import models
+
+    return models.free_bytes(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def speed(dtype: str = "float32") -> float:

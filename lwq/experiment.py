@@ -201,17 +201,18 @@ class Experiment:
         restore_(self.loaded[0])
         source = [self.fingerprint, self._common["calibration"], self.dtype, scoring_code()]
         files = {label: self._scores_folder() / f"{digest([spec(SCORERS, s), *source])}.json" for label, s in built.items()}
-        if missing := [label for label, path in files.items() if not _readable(path)]:
+        kept = {label: scores for label, path in files.items() if (scores := _cached(path)) is not None}
+        if missing := [label for label in files if label not in kept]:
             windows = self.calibration if any(getattr(built[label], "needs", ()) for label in missing) else None
             found = score_all(self.loaded[0], [built[label] for label in missing], windows, self._common["calibration"])
             for label, scores in zip(missing, found, strict=True):
                 with paths.replacing(files[label]) as temporary:
                     scores.save(temporary)
-        kept = {label: Scores.load(path) for label, path in files.items()}
+                kept[label] = Scores.load(files[label])
         kinds = {label: scores.layout.granularity for label, scores in kept.items()}
         if len(set(kinds.values())) > 1:
             raise InputError(f"orderings of units of different kinds cannot share a figure: {kinds}; run them one by one")
-        return kept
+        return {label: kept[label] for label in files}
 
     def _require_same_code(self, built: Mapping[str, Any]) -> None:
         """Raise InputError where rows of these labels come from another state of the user's file: curves would mix the two."""
@@ -352,12 +353,12 @@ class Experiment:
         }
 
 
-def _readable(path: Path) -> bool:
-    """Whether scores can be read from a file; what is damaged is made again."""
+def _cached(path: Path) -> Scores | None:
+    """The scores in a file, None where there are none; what is damaged is made again."""
     try:
-        return path.is_file() and bool(Scores.load(path))
+        return Scores.load(path) if path.is_file() else None
     except InputError:
-        return False
+        return None
 
 
 @lru_cache

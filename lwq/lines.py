@@ -40,7 +40,7 @@ def uniform(table: pd.DataFrame) -> dict[str, Any]:
     truth = untouched.drop_duplicates(["model", "judge", "dtype"]).set_index(["model", "judge", "dtype"])["value"]
     widths = sorted(rows["avg_bits"].unique(), reverse=True)
     lines = []
-    groups = sorted(rows.groupby(["model", "quantizer"]), key=lambda group: place(group[0][0], nickname(group[0][1])))
+    groups = sorted(rows.groupby(["model", "quantizer"]), key=lambda group: place(group[0][0], nickname(str(group[0][1]))))
     for (model, quantizer), part in groups:
         found = {row["avg_bits"]: row for row in part.to_dict("records")}
         cells = [_beside(found[width], truth) if width in found else "–" for width in widths]
@@ -91,13 +91,13 @@ def beyond_chance(swept: Iterable[claims.Swept]) -> Iterator[dict[str, Any]]:
 
 
 def tasks(table: pd.DataFrame, windows: pd.DataFrame) -> dict[str, Any]:
-    """Accuracy on tasks: their names with the chance of a guess, and one line a plan."""
+    """Accuracy on tasks: their names, and one line a plan that answered all of them."""
     rows = table[table["metric"] == "accuracy"]
     rows = rows.assign(task=rows["judge"].str.split().str[0])
     names = sorted(rows["task"].unique())
     correct = compare.by_id(windows, "correct")
     found = []
-    for _, sweep in rows.groupby([column for column in compare.SWEEP if column != "judge"], sort=False):
+    for _, sweep in rows.groupby(compare.ANSWERED, sort=False):
         plans: dict[str, pd.DataFrame] = {}
         for (_, ordering), part in sweep.groupby(["moved", "ordering"]):
             if set(part["task"]) == set(names):

@@ -252,7 +252,11 @@ def device(model: nn.Module) -> torch.device:
 
 def free_memory(model: nn.Module) -> int:
     """Bytes that are free where the model computes."""
-    place = device(model)
+    return free_bytes(device(model))
+
+
+def free_bytes(place: torch.device) -> int:
+    """Bytes that are free on a GPU, or in this machine."""
     return torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else psutil.virtual_memory().available
 
 

@@ -183,7 +183,7 @@ def _orderings(table: pd.DataFrame, windows: pd.DataFrame, swept: list[claims.Sw
             "all are moved, with 95 % intervals."
         )
         yield draw("far", "all", alt, "study orderings", limits, areas)
-    for _, part in table.groupby([column for column in compare.SWEEP if column != "judge"], sort=False):
+    for _, part in table.groupby(compare.ANSWERED, sort=False):
         answers = compare.tasks(part, windows)
         if len(answers):
             where = f"{part['model'].iloc[0]}, {compare.setting(part.iloc[0])}"
