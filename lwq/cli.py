@@ -1,13 +1,14 @@
 """The same verbs in the shell. Heavy imports wait until a command runs, so that `lwq --help` answers at once."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from lwq import typed
 from lwq.errors import InputError
+from lwq.tables import show, show_answers, show_losses, show_size
 
 app = typer.Typer(
     help="Which layers of a language model can go to fewer bits, how far, and at what cost.",
@@ -42,32 +43,6 @@ def main() -> None:
         if end.code == 130:  # what typer makes of Ctrl-C
             print("lwq: interrupted; run the same command again (a study goes on from here)", file=sys.stderr)
         raise
-
-
-def show(title: str, columns: list[str], rows: list[list[Any]]) -> None:
-    """A table on standard output; numbers to the right."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for index, column in enumerate(columns):
-        numeric = bool(rows) and isinstance(rows[0][index], int | float)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(
-            *(f"{cell:,.4g}" if isinstance(cell, float) else f"{cell:,}" if type(cell) is int else str(cell) for cell in row)
-        )
-    console = Console()
-    console.print(table) if console.is_terminal else Console(width=160).print(table)
-
-
-def show_size(size: Any) -> None:
-    """Every convention side by side: average bits are never printed alone."""
-    show(
-        "size",
-        ["nominal bits, mean of layers", "nominal bits", "true bits", "bits of the whole model", "plan bytes", "model bytes"],
-        [[size.layer_bits, size.avg_bits, size.true_bits, size.model_bits, size.plan_bytes, size.total_bytes]],
-    )
 
 
 @app.command("list")
@@ -133,7 +108,7 @@ def score(
     from lwq.data import WindowSpec
     from lwq.strategies import build
 
-    target = _file(out)
+    target = typed.out_file(out)
     strategy = build(scorers.SCORERS, "scorer", scorer)
     asked.require_text(text)
     loaded, tokenizer = models.load(model, dtype, trust_remote_code=trust_remote_code, stream=stream)
@@ -170,7 +145,7 @@ def plan(
     from lwq.contracts import load_scores
     from lwq.strategies import build
 
-    widths, target = _widths(bits), None if dry_run else _file(out)
+    widths, target = typed.widths(bits), None if dry_run else typed.out_file(out)
     made = allocators.allocate(
         load_scores(scores),
         None,
@@ -213,7 +188,7 @@ def quantize(
     from lwq import asked, models
     from lwq.export import export, require_exportable
 
-    made, packer = _plan_in(plan, quantizer)
+    made, packer = typed.plan_in(plan, quantizer)
     target = require_exportable(made, out.expanduser().absolute(), format)
     asked.require_text(text)
     loaded, tokenizer = models.load(model, dtype, trust_remote_code=trust_remote_code, stream=stream)
@@ -260,7 +235,7 @@ def eval(
         asked.require_model(reference)
     for name in (text, calibrate):
         asked.require_text(name)
-    made, packer = _plan_in(plan, quantizer) if plan else (None, None)
+    made, packer = typed.plan_in(plan, quantizer) if plan else (None, None)
     names = [name.strip() for name in tasks.split(",")] if tasks else []
     drawn = {name: multiple_choice.questions(name, items, seed, hub) for name in names}
     load = partial(models.load, dtype=dtype, trust_remote_code=trust_remote_code, stream=stream)
@@ -271,9 +246,9 @@ def eval(
         apply.quantize_(loaded, made, _calibration(packer, tokenizer, calibrate, nsamples, seqlen, seed))
     title = f"{model} with {plan}" if plan else model
     if judging is None:
-        _show_answers(f"{title}, {items} items of each task", multiple_choice.ask(loaded, tokenizer, drawn))
+        show_answers(f"{title}, {items} items of each task", multiple_choice.ask(loaded, tokenizer, drawn))
     else:
-        _show_losses(f"{title} on {text}/judge, {windows} x {length} tokens", loaded, judging, truth)
+        show_losses(f"{title} on {text}/judge, {windows} x {length} tokens", loaded, judging, truth)
 
 
 def _truth(other: tuple[Any, Any], judging: Any, judged: tuple[Any, Any]) -> Any:
@@ -288,27 +263,6 @@ def _truth(other: tuple[Any, Any], judging: Any, judged: tuple[Any, Any]) -> Any
             f"{models.name(judged[0])!r}; KL compares models with the same one, such as the model that this one was made from"
         )
     return reference(other[0], judging)
-
-
-def _show_answers(title: str, found: Any) -> None:
-    from lwq import compare
-
-    rows = [[name, *compare.mean(score.correct), score.chance] for name, score in found.items()]
-    show(title, ["task", "accuracy", "low", "high", "chance"], rows)
-
-
-def _show_losses(title: str, model: Any, judging: Any, truth: Any) -> None:
-    import numpy as np
-
-    from lwq import compare, evaluate
-
-    losses = evaluate(model, judging, truth)
-    rows = [["perplexity", *compare.paired(lambda v, axis: np.exp(v.mean(axis)), losses.nll)]]
-    if truth is not None and losses.kl is not None and losses.top1 is not None:
-        rows.append(["retained quality", *compare.retained(truth.losses.nll, losses.nll)])
-        rows.append(["KL (nats/token)", *compare.mean(losses.kl)])
-        rows.append(["top-1 agreement", *compare.mean(losses.top1)])
-    show(title, ["metric", "value", "low", "high"], rows)
 
 
 @app.command()
@@ -340,7 +294,7 @@ def study(
 
     if tflops is not None and not tflops > 0:
         raise InputError(f"--tflops {tflops:g}: a speed above 0 is needed, such as 0.1 for a few cores or 100 for a large GPU")
-    points = studies.points(name, size, dict(_pair(text) for text in parameter))
+    points = studies.points(name, size, dict(typed.pair(text) for text in parameter))
     count = pool.jobs(len(points), jobs)
     _show_estimate(name, points, tflops)
     for number, point in enumerate(points, start=1):
@@ -394,72 +348,8 @@ def report(size: Annotated[str, typer.Option(help="whose results: smoke, quick, 
         builder.put_into_readme(paths.WORK / "README.md", reports)
 
 
-def _file(path: Path) -> Path:
-    """Where a file will be written, absolute; InputError, before the work, where it cannot be."""
-    from lwq import paths
-
-    target = path.expanduser().absolute()
-    if target.is_dir():
-        raise InputError(f"--out {path} is a folder; name a file, such as {path / 'out.json'}")
-    if target.exists() and not os.access(target, os.W_OK):
-        raise InputError(f"--out {path} may not be written; choose another file")
-    paths.writable(target.parent, "--out")
-    return target
-
-
-def _plan_in(file: Path, quantizer: str | None) -> tuple[Any, Any]:
-    """A plan and its quantizer. `quantizer` names code that the plan may ask for; InputError where it is another quantizer."""
-    from lwq.contracts import Plan
-    from lwq.quantizers import QUANTIZERS
-    from lwq.strategies import build, rebuild, spec
-
-    plan = Plan.load(file)
-    given = build(QUANTIZERS, "quantizer", quantizer)
-    packer = rebuild(QUANTIZERS, "quantizer", plan.quantizer)
-    named = quantizer is None or (":" in quantizer and "(" not in quantizer and type(given) is type(packer))
-    if not named and given != packer:
-        raise InputError(
-            f"--quantizer {spec(QUANTIZERS, given)} is not the plan's, {plan.quantizer}: sizes and widths of {file} are for that "
-            "one; make the plan with --quantizer"
-        )
-    return plan, packer
-
-
 def _calibration(packer: Any, tokenizer: Any, text: str, nsamples: int, seqlen: int, seed: int) -> Any:
     """Calibration windows, where the quantizer needs them."""
     from lwq.data import windows
 
     return windows(text, tokenizer, nsamples, seqlen, "calibrate", seed) if packer.needs else None
-
-
-def _widths(text: str) -> tuple[int | float, ...]:
-    try:
-        found = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(f"--bits {text!r}: numbers with commas are needed, such as 4,2 or 3.25,3") from None
-    return tuple(int(width) if width.is_integer() else width for width in found)
-
-
-def _pair(text: str) -> tuple[str, Any]:
-    """`name=value` of -p."""
-    import yaml
-
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise InputError(f"-p {text!r}: write name=value")
-    try:
-        return name, _value(value.strip())
-    except yaml.YAMLError as error:
-        reason = getattr(error, "problem", None) or error
-        raise InputError(f"-p {text!r}: the value is not YAML ({reason}); close its brackets, or put it in quotes") from None
-
-
-def _value(text: str) -> Any:
-    """YAML, where a list may hold calls: `[lim, zd(two_sided=True, pool="matrix")]` has two items."""
-    import yaml
-
-    from lwq.strategies import split
-
-    if text.startswith("[") and text.endswith("]") and "(" in text:
-        return [yaml.safe_load(item) for item in split(text[1:-1])]
-    return yaml.safe_load(text)

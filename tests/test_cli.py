@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 import lwq
-from lwq import cli, models, tasks
+from lwq import models, tasks, typed
 from lwq.cli import app
 
 SMALL = ["--text", "toy", "--nsamples", "4", "--seqlen", "48"]
@@ -156,10 +156,10 @@ def test_plan_takes_costs_and_fractions(tmp_path):
 
 
 def test_values_of_parameters():
-    assert cli._pair('orderings=[lim, zd(two_sided=True, pool="matrix")]')[1] == ["lim", 'zd(two_sided=True, pool="matrix")']
-    assert cli._pair("orderings=[lim, 'reversed(zd)']")[1] == ["lim", "reversed(zd)"]
-    assert cli._pair("quantizer=rtn(group_size=32, sym=True)")[1] == "rtn(group_size=32, sym=True)"
-    assert cli._pair("moved=[1, 2]")[1] == [1, 2] and cli._pair("hub=true")[1] is True
+    assert typed.pair('orderings=[lim, zd(two_sided=True, pool="matrix")]')[1] == ["lim", 'zd(two_sided=True, pool="matrix")']
+    assert typed.pair("orderings=[lim, 'reversed(zd)']")[1] == ["lim", "reversed(zd)"]
+    assert typed.pair("quantizer=rtn(group_size=32, sym=True)")[1] == "rtn(group_size=32, sym=True)"
+    assert typed.pair("moved=[1, 2]")[1] == [1, 2] and typed.pair("hub=true")[1] is True
 
 
 def test_an_estimate_says_what_does_not_fit(monkeypatch):
