@@ -17,7 +17,7 @@ os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
 @cache
 def offline_reason() -> str:
     """Why files from PyPI cannot be had, or "" when they can: they are cached, or pip reaches its index."""
-    from lwq import paths
+    from lwq.common import paths
 
     if all((paths.cache() / folder / "lwq_asset.json").is_file() for folder in ("models/smollm2-135m", "texts")):
         return ""

@@ -15,13 +15,13 @@ import torch
 
 import lwq
 from lwq import allocators, models
-from lwq.bank import Bank
-from lwq.collect import MatrixStats, stream
 from lwq.contracts import Layout, Plan, Scores
+from lwq.engine.bank import Bank
+from lwq.engine.sweep import Sweep
 from lwq.quantizers.gptq import GPTQ
 from lwq.quantizers.hqq import HQQ
 from lwq.quantizers.rtn import RTN
-from lwq.sweep import Sweep
+from lwq.statistics.forward import MatrixStats, stream
 
 MODEL = "smollm2-135m"
 SAMPLE = 6  # plans whose full forward pass is timed; each costs the same

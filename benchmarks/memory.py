@@ -10,9 +10,10 @@ import checkpoints
 import torch
 
 import lwq
-from lwq import models, paths
-from lwq.collect import stream
+from lwq import models
+from lwq.common import paths
 from lwq.contracts import Plan
+from lwq.statistics.forward import stream
 
 NEEDS = frozenset({"gram", "input_norms", "similarity"})
 

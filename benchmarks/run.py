@@ -18,7 +18,8 @@ import typer
 from tqdm import tqdm
 
 import lwq
-from lwq import assets, paths
+from lwq.common import paths
+from lwq.inputs import assets
 
 HERE = Path(__file__).resolve().parent
 MEASURED, TABLE = HERE / "measured.csv", HERE / "table.md"

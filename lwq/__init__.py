@@ -8,43 +8,45 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from lwq.common.version import VERSION
+
 if TYPE_CHECKING:
     from lwq.allocators import ALLOCATORS, allocate
-    from lwq.apply import quantize_
-    from lwq.bank import Bank
-    from lwq.compare import Interval, largest_fraction, retained
+    from lwq.common.errors import InputError
     from lwq.contracts import Budget, Costs, Layout, Losses, Plan, Row, Scores, Size
-    from lwq.data import windows
-    from lwq.errors import InputError
-    from lwq.evaluate import Reference, evaluate, reference
-    from lwq.experiment import Experiment
-    from lwq.export import export
+    from lwq.engine.apply import quantize_
+    from lwq.engine.bank import Bank
+    from lwq.engine.evaluate import Reference, evaluate, reference
+    from lwq.engine.store import Store
+    from lwq.engine.sweep import Sweep
+    from lwq.exporters.dequantized import export
+    from lwq.inputs.texts import windows
     from lwq.models import load, units
     from lwq.quantizers import QUANTIZERS, Packed
-    from lwq.results import Results
+    from lwq.report.intervals import Interval, largest_fraction, retained
+    from lwq.results.measurements import Results
     from lwq.scorers import SCORERS, Estimate, score
-    from lwq.store import Store
-    from lwq.sweep import Sweep
+    from lwq.studies.experiment import Experiment
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _HOME = {
     "lwq.allocators": ["ALLOCATORS", "allocate"],
-    "lwq.apply": ["quantize_"],
-    "lwq.bank": ["Bank"],
-    "lwq.compare": ["Interval", "largest_fraction", "retained"],
+    "lwq.engine.apply": ["quantize_"],
+    "lwq.engine.bank": ["Bank"],
+    "lwq.report.intervals": ["Interval", "largest_fraction", "retained"],
     "lwq.contracts": ["Budget", "Costs", "Layout", "Losses", "Plan", "Row", "Scores", "Size"],
-    "lwq.data": ["windows"],
-    "lwq.errors": ["InputError"],
-    "lwq.evaluate": ["Reference", "evaluate", "reference"],
-    "lwq.export": ["export"],
+    "lwq.inputs.texts": ["windows"],
+    "lwq.common.errors": ["InputError"],
+    "lwq.engine.evaluate": ["Reference", "evaluate", "reference"],
+    "lwq.exporters.dequantized": ["export"],
     "lwq.models": ["load", "units"],
     "lwq.quantizers": ["QUANTIZERS", "Packed"],
-    "lwq.results": ["Results"],
+    "lwq.results.measurements": ["Results"],
     "lwq.scorers": ["SCORERS", "Estimate", "score"],
-    "lwq.experiment": ["Experiment"],
-    "lwq.store": ["Store"],
-    "lwq.sweep": ["Sweep"],
+    "lwq.studies.experiment": ["Experiment"],
+    "lwq.engine.store": ["Store"],
+    "lwq.engine.sweep": ["Sweep"],
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 

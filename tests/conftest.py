@@ -14,7 +14,7 @@ torch.set_num_threads(1)  # tiny models: a second thread costs more than it brin
 @pytest.fixture(autouse=True)
 def bank_folder(tmp_path, monkeypatch):
     """Each test has a bank on disk of its own; what an earlier run left there would hide faults."""
-    monkeypatch.setattr("lwq.store.default", lambda: tmp_path / "bank")
+    monkeypatch.setattr("lwq.engine.store.default", lambda: tmp_path / "bank")
     return tmp_path / "bank"
 
 

@@ -7,9 +7,9 @@ import pytest
 
 import lwq
 from lwq.allocators import ALLOCATORS
+from lwq.allocators.expected import costs
 from lwq.allocators.ranked import steps
 from lwq.contracts import Budget, Layout, Plan, Scores, Size, load_scores
-from lwq.costs import costs
 from lwq.quantizers.masks import Magnitude
 from lwq.quantizers.rtn import RTN
 

@@ -8,8 +8,8 @@ import torch
 
 import lwq
 from lwq import models
-from lwq.apply import quantize_, quantized
 from lwq.contracts import Plan
+from lwq.engine.apply import quantize_, quantized
 from lwq.quantizers.gptq import GPTQ
 from lwq.quantizers.rtn import RTN
 

@@ -22,9 +22,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lwq
-from lwq import assets, ladder, paths
-from lwq.assets import Model, Task, Text, Wheel
-from lwq.errors import InputError
+from lwq.common import paths
+from lwq.common.errors import InputError
+from lwq.inputs import assets, ladder, resolve
+from lwq.inputs.assets import Model, Task, Text, Wheel
 
 MODEL, TEXTS, TASKS = "tiny-model", ("one", "two"), ("quiz", "subjects")
 
@@ -287,15 +288,15 @@ def test_a_rung_of_the_ladder_is_trained_and_can_be_verified(shop, monkeypatch):
     tiny = ladder.Recipe(2, ("toy",), width=32, inner=64, heads=2, vocabulary=300, length=32, batch=4, steps=2)
     monkeypatch.setattr(ladder, "Recipe", lambda depth: tiny)
     with pytest.raises(InputError, match="ladder-2: .* is not there; fetch 'ladder-2' first"):
-        assets.verify("ladder-2")
-    folder = assets.fetch("ladder-2")
-    assert folder == assets.verify("ladder-2") == ladder.place(tiny)
+        resolve.verify("ladder-2")
+    folder = resolve.fetch("ladder-2")
+    assert folder == resolve.verify("ladder-2") == ladder.place(tiny)
     weights = folder / "model.safetensors"
     weights.write_bytes(bytes(weights.stat().st_size))
     with pytest.raises(InputError, match="model.safetensors has sha256 .*; delete"):
-        assets.verify("ladder-2")
+        resolve.verify("ladder-2")
     with pytest.raises(InputError, match="unknown rung 'ladder-3'"):
-        assets.fetch("ladder-3")
+        resolve.fetch("ladder-3")
 
 
 def test_a_toy_needs_no_fetching(shop):
@@ -493,7 +494,7 @@ def test_the_pip_of_this_environment_takes_the_options(shop, monkeypatch):
 
 
 def test_import_is_light():
-    code = "import sys, lwq.assets; print('transformers' in sys.modules, 'gguf' in sys.modules)"
+    code = "import sys, lwq.inputs.assets; print('transformers' in sys.modules, 'gguf' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split() == ["False"] * 2
 
 
@@ -594,5 +595,5 @@ def test_tasks_have_their_published_rows(name):
 
 def test_asking_for_pip_leaves_distutils_alone():
     """`find_spec("pip")` would make setuptools drop its distutils, and torch's extensions fail to import afterwards."""
-    code = "from lwq import assets; assert assets._has_pip(); import setuptools; import torch.utils.cpp_extension"
+    code = "from lwq.inputs import assets; assert assets._has_pip(); import setuptools; import torch.utils.cpp_extension"
     subprocess.run([sys.executable, "-c", code], check=True)

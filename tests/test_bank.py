@@ -1,7 +1,5 @@
 """The bank: the same as quantizing, once; kept on disk under a key that nothing stale can have."""
 
-import ast
-import inspect
 import multiprocessing
 import os
 from dataclasses import dataclass, replace
@@ -14,20 +12,21 @@ from safetensors.torch import save_file
 from test_apply import plan_for
 
 import lwq
-from lwq import bank as bank_module
-from lwq import experiment, models, plans, quantizers
-from lwq.apply import quantize_
-from lwq.bank import Bank, source
-from lwq.collect import MatrixStats
+from lwq import models, quantizers
+from lwq.common.names import build, spec
 from lwq.contracts import Plan
+from lwq.engine import bank as bank_module
+from lwq.engine.apply import quantize_
+from lwq.engine.bank import Bank, source
+from lwq.engine.store import Store
 from lwq.quantizers.gptq import GPTQ
 from lwq.quantizers.hqq import HQQ
 from lwq.quantizers.masks import Magnitude
 from lwq.quantizers.quanto import Quanto
 from lwq.quantizers.rtn import RTN
 from lwq.quantizers.spqr import SpQR
-from lwq.store import Store
-from lwq.strategies import build, spec
+from lwq.statistics.forward import MatrixStats
+from lwq.studies import candidates, experiment
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def made(quantizer):
 def test_equals_quantize(name, quantizer, store):
     windows = architectures.tokens(8)
     model, other = architectures.make(name), architectures.make(name)
-    strategy = lwq.strategies.build(quantizers.QUANTIZERS, "quantizer", quantizer)
+    strategy = lwq.common.names.build(quantizers.QUANTIZERS, "quantizer", quantizer)
     bank = Bank(model, strategy, windows, Store() if store else None, memory=1000 if store else 1 << 30)
     truth = model(windows).logits
     for widths in [(4, 2, 4), (2, 4, 4), (16, 2, 0), (4, 4, 4)]:
@@ -149,19 +148,11 @@ def test_the_key_covers_weights_statistics_settings_and_code(monkeypatch):
     ]
     assert source(RTN(), print_, windows) == source(RTN(), print_, None), "data-free: the windows do not matter"
     assert source(GPTQ(), print_, windows.clone()) == keys[0]
-    monkeypatch.setattr(bank_module, "RULES", ())
+    monkeypatch.setattr(bank_module, "codes", lambda *_: ["other code"])
     keys.append(source(GPTQ(), print_, windows))
     monkeypatch.setattr(bank_module, "version", lambda package: f"a later {package}")
     keys.append(source(GPTQ(), print_, windows))
     assert len(set(keys)) == len(keys)
-
-
-def test_the_key_covers_the_code_that_a_quantizer_stands_on():
-    for kind in quantizers.QUANTIZERS.values():
-        tree = ast.parse(Path(inspect.getfile(kind)).read_text())
-        used = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-        assert {name for name in used if name.startswith(("lwq.quantizers.", "lwq.collect"))} <= set(bank_module.RULES), kind
-    assert "lwq.models" in bank_module.RULES, "it orients matrices, and runs the blocks that statistics come from"
 
 
 def test_a_quantizer_whose_code_cannot_be_read_stays_in_memory(bank_folder):
@@ -283,13 +274,13 @@ def test_a_plan_of_ones_own_quantizer_holds_while_its_file_does(tmp_path, monkey
 @pytest.mark.parametrize("name", quantizers.QUANTIZERS)
 def test_the_plans_of_studies_name_the_banks_quantizer(name, tmp_path):
     first = experiment.Experiment("s", "toy", "rtn", *experiment.texts("toy", "toy", 2, 48, 2, 48), lwq.Results(tmp_path))
-    study = first.using(experiment.quantizer(name, **plans.WITHOUT_OUTLIERS.get(name, {})))
+    study = first.using(experiment.quantizer(name, **candidates.WITHOUT_OUTLIERS.get(name, {})))
     orders, packer = study.orderings(["zd"]), study.quantizer
-    made = [*plans.ends(study.bank.layout, packer, 4, 4), *plans.drops(orders, packer, [1])]
-    if name in plans.WITHOUT_OUTLIERS:
-        made += plans.outlier_budgets(orders, packer, 3, 0.4)
+    made = [*candidates.ends(study.bank.layout, packer, 4, 4), *candidates.drops(orders, packer, [1])]
+    if name in candidates.WITHOUT_OUTLIERS:
+        made += candidates.outlier_budgets(orders, packer, 3, 0.4)
     if 4 not in packer.levels:
-        made += plans.masks(study, plans.RATES, [7.0])
+        made += candidates.masks(study, candidates.RATES, [7.0])
     assert {candidate.plan.quantizer for candidate in made} == {spec(quantizers.QUANTIZERS, study.bank.quantizer)}
 
 

@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lwq import claims, compare, figures, lines, reasons, studies
-from lwq.compare import Interval
 from lwq.contracts import Row
+from lwq.report import claims, counts, figures, intervals, rankings
+from lwq.report.intervals import Interval
+from lwq.studies import grid
 
 WINDOWS = 40
-RULES = studies.catalogue()["claims"]
+RULES = grid.catalogue()["claims"]
 
 
 class Tables:
@@ -68,24 +69,24 @@ def test_how_far(lim, random, expected):
 
 def test_a_score_better_than_every_random_order_stands_out():
     tables = sweep(sweep(sweep(ends(Tables()), "lim", 0.4), "zd", 0.2), "random(seed=0)", 0.1)
-    (line,) = lines.beyond_chance(claims.swept(*sweep(tables, "random(seed=1)", 0.3).done(), 0.9))
+    (line,) = rankings.beyond_chance(claims.swept(*sweep(tables, "random(seed=1)", 0.3).done(), 0.9))
     assert line["lim"].startswith("**0.") and "**" not in line["zd"]
     middle, low, high = (float(part) for part in re.findall(r"0\.\d+", line["random"]))
     assert low < middle < high < float(line["lim"][2:7])
-    (alone,) = lines.beyond_chance(claims.swept(*sweep(ends(Tables()), "lim", 0.4).done(), 0.9))
+    (alone,) = rankings.beyond_chance(claims.swept(*sweep(ends(Tables()), "lim", 0.4).done(), 0.9))
     assert "**" not in alone["lim"] and alone["zd"] == alone["random"] == "–"
 
 
 def test_reasons_count_where_both_halves_of_a_claim_break():
     tables = sweep(sweep(sweep(ends(Tables()), "lim", 0.4), "zd", 0.0), "random(seed=0)", 0.3)
     table, windows = tables.done()
-    found = reasons.far(claims.swept(table, windows, 0.9), RULES["a"]["numbers"])
+    found = counts.far(claims.swept(table, windows, 0.9), RULES["a"]["numbers"])
     assert [found[key] for key in ("settings", "short", "first", "late", "sweeps")] == [2, 1, 1, 1, 1]
     assert found["random"] == ["30%", "30%"] and found["luck"] == 1
     assert found["above"] == {"lim": 1, "zd": 0} and found["models"] == ["m"] and found["least"] == found["most"] == "5%"
-    assert reasons.headline(table, RULES["headline"]["numbers"]) == {"below": [], "above": ["m, gptq: 90% at 4 bits"]}
-    assert reasons.headline(table, RULES["headline"]["numbers"] | {"quality": 0.95})["below"] == ["m, gptq: 90% at 4 bits"]
-    assert reasons.far([], RULES["a"]["numbers"])["settings"] == 0
+    assert counts.headline(table, RULES["headline"]["numbers"]) == {"below": [], "above": ["m, gptq: 90% at 4 bits"]}
+    assert counts.headline(table, RULES["headline"]["numbers"] | {"quality": 0.95})["below"] == ["m, gptq: 90% at 4 bits"]
+    assert counts.far([], RULES["a"]["numbers"])["settings"] == 0
 
 
 def test_depth_without_any_score():
@@ -96,13 +97,13 @@ def test_depth_without_any_score():
             tables.add(3.0 + loss * moved / depth, ordering="random(seed=0)", moved=moved, **shared)
         tables.add(3.0, ordering="uniform", avg_bits=4, **shared)
         tables.add(3.0 + loss, ordering="uniform", moved=depth, avg_bits=2, **shared)
-    (line,) = reasons.depth(*tables.done(), "^ladder-")
+    (line,) = counts.depth(*tables.done(), "^ladder-")
     assert line == "gptq, 4 to 2 bits: +1.00, and all blocks at 2 bits keep 36.8%, 60.7%, 77.9%"
 
 
 def test_lines_stand_in_the_order_that_readers_expect():
     names = ["smollm2-135m", "ladder-16", "ladder-2", "gemma3-270m"]
-    assert sorted(names, key=lines.place) == ["gemma3-270m", "smollm2-135m", "ladder-2", "ladder-16"]
+    assert sorted(names, key=rankings.place) == ["gemma3-270m", "smollm2-135m", "ladder-2", "ladder-16"]
 
 
 def test_mixes_that_beat_uniform_bits_are_counted_without_the_unmoved():
@@ -113,7 +114,7 @@ def test_mixes_that_beat_uniform_bits_are_counted_without_the_unmoved():
         tables.add(
             3 + moved / 20 * 2 - (moved == 10), ordering="lim", moved=moved, avg_bits=4 - moved / 10, true_bits=4 - moved / 10
         )
-    (line,) = lines.worth(*tables.done())
+    (line,) = rankings.worth(*tables.done())
     assert line["lim"] == "1 better, 0 worse of 1"
 
 
@@ -168,7 +169,7 @@ def test_ways_in_which_a_score_decides():
     tables.add(3.0, ordering="uniform", high=3, low=3, **shared)
     for ordering, loss in (("lim", 2.9), ("zd", 3.2), ("reversed(zd)", 3.1), ("random(seed=0)", 2.95), ("random(seed=1)", 3.1)):
         tables.add(loss, ordering=ordering, high=4, low=2, moved=3, **shared)
-    (line,) = lines.ways(claims.verdicts(*tables.done(), {"b": RULES["b"]}), claims.gains(*tables.done()))
+    (line,) = rankings.ways(claims.verdicts(*tables.done(), {"b": RULES["b"]}), claims.gains(*tables.done()))
     assert line["lim"] == {"settings": 1, "holds": 1, "above": 1, "beats": 0}, "its reverse was not measured"
     assert line["zd"] == {"settings": 1, "holds": 0, "above": 0, "beats": 0}
     assert (line["way"], line["gaining"]) == ("base bits", "1 of 2")
@@ -210,10 +211,10 @@ def test_the_best_order_of_either_side():
     tables.add(1.0, low=0, ordering="knapsack", **shared)
     gaps = claims.gaps(*tables.done()).set_index("ordering")["value"]
     assert gaps.round(6).to_dict() == {"lim": 1.5, "zd": 0.2, "best": 0.5}
-    counted = reasons.pruned(claims.gaps(*tables.done()), "blocks", [4], ["lim", "zd"])
+    counted = counts.pruned(claims.gaps(*tables.done()), "blocks", [4], ["lim", "zd"])
     assert [counted[key] for key in ("comparisons", "quantizing", "pruning")] == [2, 2, 0]
     assert counted["least"] == pytest.approx(0.2)
-    (line,) = reasons.best(claims.gaps(*tables.done()), RULES["c"]["numbers"])
+    (line,) = counts.best(claims.gaps(*tables.done()), RULES["c"]["numbers"])
     assert (line["model"], line["bits"], line["comparisons"]) == ("m", "8, 4, 3", 1) and line["least"] == pytest.approx(0.5)
 
 
@@ -279,7 +280,7 @@ def test_the_area_of_a_straight_line():
     x = np.linspace(0, 1, 5)
     quality = 1 - x / 2
     nll = np.tile(-np.log(quality)[:, None], (1, 8))
-    found = compare.area(x[::-1], nll[::-1], np.zeros(8))
+    found = intervals.area(x[::-1], nll[::-1], np.zeros(8))
     assert found == pytest.approx((0.75, 0.75, 0.75))
 
 
@@ -307,7 +308,7 @@ def test_an_interval_decides():
 def test_every_claim_has_words_a_rule_and_a_study():
     for claim in RULES.values():
         assert {"study", "short", "words", "says", "rule", "numbers"} == set(claim)
-        assert claim["rule"] in claims.RULES and claim["study"] in studies.names()
+        assert claim["rule"] in claims.RULES and claim["study"] in grid.names()
 
 
 def test_figures_of_sweeps_say_what_they_show():
@@ -328,7 +329,7 @@ def test_figures_of_sweeps_say_what_they_show():
 
 def test_how_far_each_model_goes_as_a_picture():
     table, windows = sweep(sweep(sweep(ends(Tables()), "lim", 0.2), "zd", 0.3), "random(seed=0)", 0.05).done()
-    limits, areas = compare.limits(table, windows, (0.9,)), claims.areas(table, windows)
+    limits, areas = intervals.limits(table, windows, (0.9,)), claims.areas(table, windows)
     two, four = (
         figures.far(*(pd.concat([part.assign(sweep=f"m\nq {i}") for i in range(count)]) for part in (limits, areas)))
         for count in (2, 4)

@@ -8,8 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 import lwq
-from lwq import models, tasks, typed
-from lwq.cli import app
+from lwq import models
+from lwq.cli import arguments
+from lwq.cli.commands import app
+from lwq.engine import tasks
 
 SMALL = ["--text", "toy", "--nsamples", "4", "--seqlen", "48"]
 
@@ -34,7 +36,7 @@ def test_score_plan_quantize_eval(tmp_path):
 
 @pytest.mark.parametrize("kind", ["scorers", "allocators", "quantizers", "models", "texts", "tasks", "studies"])
 def test_list_names_everything(kind):
-    from lwq import assets
+    from lwq.inputs import assets
 
     output = call("list", kind)
     tables = {"scorers": lwq.SCORERS, "allocators": lwq.ALLOCATORS, "quantizers": lwq.QUANTIZERS, "models": assets.MODELS}
@@ -50,14 +52,14 @@ def test_study_and_report(tmp_path):
 
 
 def shell(*arguments):
-    return subprocess.run([sys.executable, "-c", "from lwq.cli import main; main()", *arguments], capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-m", "lwq", *arguments], capture_output=True, text=True)
 
 
 def test_help_is_quick_and_needs_no_torch():
     start = time.monotonic()
     code = (
         "import sys; sys.modules['torch'] = sys.modules['pandas'] = None\n"
-        "from lwq.cli import main; sys.argv = ['lwq', '--help']; main()"
+        "from lwq.cli.commands import main; sys.argv = ['lwq', '--help']; main()"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0 and "quantize" in result.stdout
@@ -67,13 +69,13 @@ def test_help_is_quick_and_needs_no_torch():
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
     result = shell("list", "scorer")
     assert result.returncode == 2 and result.stderr.startswith("lwq: unknown kind 'scorer' (did you mean 'scorers'?)")
-    for arguments, message in [
+    for words, message in [
         (("plan", str(tmp_path / "no.json")), "cannot read scores"),
         (("score", "toy", "--out", "/proc/none/s.json"), "cannot write into /proc/none"),
         (("study", "orderings", "-p", "steps"), "write name=value"),
         (("fetch", "smollm3"), "unknown model, text or task"),
     ]:
-        result = shell(*arguments)
+        result = shell(*words)
         assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr, result.stderr
     with pytest.raises(lwq.InputError, match="numbers with commas"):
         CliRunner().invoke(app, ["plan", "x", "--bits", "4;2"], catch_exceptions=False)
@@ -156,14 +158,14 @@ def test_plan_takes_costs_and_fractions(tmp_path):
 
 
 def test_values_of_parameters():
-    assert typed.pair('orderings=[lim, zd(two_sided=True, pool="matrix")]')[1] == ["lim", 'zd(two_sided=True, pool="matrix")']
-    assert typed.pair("orderings=[lim, 'reversed(zd)']")[1] == ["lim", "reversed(zd)"]
-    assert typed.pair("quantizer=rtn(group_size=32, sym=True)")[1] == "rtn(group_size=32, sym=True)"
-    assert typed.pair("moved=[1, 2]")[1] == [1, 2] and typed.pair("hub=true")[1] is True
+    assert arguments.pair('orderings=[lim, zd(two_sided=True, pool="matrix")]')[1] == ["lim", 'zd(two_sided=True, pool="matrix")']
+    assert arguments.pair("orderings=[lim, 'reversed(zd)']")[1] == ["lim", "reversed(zd)"]
+    assert arguments.pair("quantizer=rtn(group_size=32, sym=True)")[1] == "rtn(group_size=32, sym=True)"
+    assert arguments.pair("moved=[1, 2]")[1] == [1, 2] and arguments.pair("hub=true")[1] is True
 
 
 def test_an_estimate_says_what_does_not_fit(monkeypatch):
-    monkeypatch.setattr("lwq.estimate.free", lambda: 8 << 30)
+    monkeypatch.setattr("lwq.studies.forecast.free", lambda: 8 << 30)
     arguments = ("study", "orderings", "--dry-run", "--tflops")
     output = call(*arguments, "0.0003", "--size", "paper", "-p", "results_dir=results/smoke")
     assert "GiB, and 8.0 GiB are free here" in output and "more than 1,000 hours" in output and "-p dtype=bfloat16" in output
@@ -172,9 +174,9 @@ def test_an_estimate_says_what_does_not_fit(monkeypatch):
 
 def test_ctrl_c_ends_with_one_line():
     code = (
-        "import sys; from lwq import cli, studies; sys.argv = ['lwq', 'study', 'orderings']\n"
+        "import sys; from lwq import cli; from lwq.studies import grid; sys.argv = ['lwq', 'study', 'orderings']\n"
         "def stop(*a): raise KeyboardInterrupt\n"
-        "studies.points = stop; cli.main()"
+        "grid.points = stop; cli.main()"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 130 and result.stderr.startswith("lwq: interrupted; run the same command again"), result.stderr

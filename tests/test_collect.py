@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lwq import models
-from lwq.collect import MatrixStats, collect, panels, similarity, stream
-from lwq.errors import InputError
+from lwq.common.errors import InputError
+from lwq.statistics.forward import MatrixStats, collect, panels, similarity, stream
 
 
 def hooked(model, x):

@@ -4,20 +4,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lwq import compare
-from lwq.errors import InputError
+from lwq.common.errors import InputError
+from lwq.report import intervals
 
 
 def test_retained_quality_limits():
     nll = np.random.default_rng(0).normal(3, 0.5, 40)
-    assert compare.retained(nll, nll) == (1, 1, 1)
-    worse = compare.retained(nll, nll + np.log(2))
+    assert intervals.retained(nll, nll) == (1, 1, 1)
+    worse = intervals.retained(nll, nll + np.log(2))
     assert worse == pytest.approx((0.5, 0.5, 0.5))  # a constant shift has no paired spread
 
 
 def test_the_mean_s_interval_is_that_of_theory():
     values = np.random.default_rng(1).normal(0, 1, 400)
-    found = compare.mean(values)
+    found = intervals.mean(values)
     half = 1.96 * values.std(ddof=1) / 20
     assert found.value == pytest.approx(values.mean())
     assert found.high - found.value == pytest.approx(half, rel=0.08)
@@ -30,7 +30,7 @@ def test_equal_models_are_not_told_apart():
     for seed in range(60):
         draw = np.random.default_rng(seed)
         base = draw.normal(3, 0.5, 64)
-        found = compare.retained(base + draw.normal(0, 0.1, 64), base + draw.normal(0, 0.1, 64))
+        found = intervals.retained(base + draw.normal(0, 0.1, 64), base + draw.normal(0, 0.1, 64))
         covered += found.low <= 1 <= found.high
     assert covered >= 52
 
@@ -40,17 +40,17 @@ def test_largest_fraction_by_hand():
     quality = [1.0, 0.97, 0.93, 0.96, 0.5]  # falls below 95 % at the third point and comes back: only two count
     nll = np.stack([reference - np.log(q) for q in quality])
     fractions = np.array([0, 0.25, 0.5, 0.75, 1.0])
-    assert compare.largest_fraction(fractions, nll, reference, 0.95) == (0.25, 0.25, 0.25)
-    assert compare.largest_fraction(fractions, nll, reference, 0.90) == (0.75, 0.75, 0.75)
-    assert compare.largest_fraction(fractions[::-1], nll[::-1], reference, 0.90).value == 0.75
-    assert compare.largest_fraction(fractions, nll + 5, reference, 0.90).value == 0
+    assert intervals.largest_fraction(fractions, nll, reference, 0.95) == (0.25, 0.25, 0.25)
+    assert intervals.largest_fraction(fractions, nll, reference, 0.90) == (0.75, 0.75, 0.75)
+    assert intervals.largest_fraction(fractions[::-1], nll[::-1], reference, 0.90).value == 0.75
+    assert intervals.largest_fraction(fractions, nll + 5, reference, 0.90).value == 0
 
 
 def test_unpaired_values_are_refused():
     with pytest.raises(InputError, match="paired values are needed"):
-        compare.retained(np.zeros(3), np.zeros(4))
+        intervals.retained(np.zeros(3), np.zeros(4))
     with pytest.raises(InputError, match="two windows or more"):
-        compare.mean(np.zeros(1))
+        intervals.mean(np.zeros(1))
 
 
 def test_limits_pool_the_random_orders():
@@ -60,20 +60,20 @@ def test_limits_pool_the_random_orders():
             key = f"{ordering}{moved}"
             rows.append({"id": key, "ordering": ordering, "metric": "perplexity", "moved": moved, "units": 4})
             arrays.append(pd.DataFrame({"id": key, "window": range(6), "nll": 2 + fall * moved}))
-    found = compare.limits(pd.DataFrame(rows), pd.concat(arrays)).set_index(["ordering", "threshold"])["value"]
+    found = intervals.limits(pd.DataFrame(rows), pd.concat(arrays)).set_index(["ordering", "threshold"])["value"]
     assert found["lim", 0.95] == 1 and found["random(seed=0)", 0.95] == 0 and found["random(seed=1)", 0.95] == 0.25
     assert found["random", 0.95] == 0.125
 
 
 def test_the_arrays_behind_a_row_keep_their_order():
     windows = pd.DataFrame({"id": list("babab"), "nll": [1.0, 2.0, 3.0, np.nan, 5.0], "correct": [np.nan] * 5})
-    assert {key: found.tolist() for key, found in compare.by_id(windows, "nll").items()} == {"b": [1, 3, 5], "a": [2]}
-    assert compare.by_id(windows, "correct") == {}
+    assert {key: found.tolist() for key, found in intervals.by_id(windows, "nll").items()} == {"b": [1, 3, 5], "a": [2]}
+    assert intervals.by_id(windows, "correct") == {}
 
 
 def test_a_share_of_blocks_in_words():
-    assert compare.span(compare.Interval(0, 0, 0), 0.1, "[{}, {}]") == "< 10%"
-    assert compare.span(compare.Interval(0.2, 0, 0.3), 0.1, "[{}, {}]") == "20% [< 10%, 30%]"
+    assert intervals.span(intervals.Interval(0, 0, 0), 0.1, "[{}, {}]") == "< 10%"
+    assert intervals.span(intervals.Interval(0.2, 0, 0.3), 0.1, "[{}, {}]") == "20% [< 10%, 30%]"
 
 
 def sweep_of(off, **columns):
@@ -89,15 +89,15 @@ def sweep_of(off, **columns):
 def test_windows_that_hang_together_make_intervals_too_narrow():
     noise = np.random.default_rng(0).normal(0, 1, 4000)
     chain = np.convolve(noise, 0.8 ** np.arange(30))[:4000]
-    lonely, alike = (compare.dependence(*sweep_of(off)) for off in (noise, chain))
+    lonely, alike = (intervals.dependence(*sweep_of(off)) for off in (noise, chain))
     assert lonely.correlation == pytest.approx(0, abs=0.06) and lonely.wider == pytest.approx(1, abs=0.06)
     assert alike.correlation == pytest.approx(0.8, abs=0.05) and alike.wider > 1.5
-    assert compare.dependence(*sweep_of(noise[:8])) is None
+    assert intervals.dependence(*sweep_of(noise[:8])) is None
 
 
 def test_other_weights_under_one_name_are_another_sweep():
     (mine, _), (other, _) = (sweep_of(np.zeros(4), fingerprint=name) for name in ("f", "g"))
-    assert [part["fingerprint"].nunique() for part in compare.sweeps(pd.concat([mine, other]))] == [1, 1]
+    assert [part["fingerprint"].nunique() for part in intervals.sweeps(pd.concat([mine, other]))] == [1, 1]
 
 
 def test_nothing_is_retained_of_a_guess():
@@ -111,13 +111,13 @@ def test_nothing_is_retained_of_a_guess():
     ]
     table = pd.DataFrame(rows)
     windows = pd.concat(pd.DataFrame({"id": f"{task}{moved}", "correct": own}) for (task, moved), own in correct.items())
-    found = compare.tasks(table, windows)
+    found = intervals.tasks(table, windows)
     assert found["task"].tolist() == ["seen"] and found["value"].tolist() == [1]
     other, worse = table.assign(calibration="d", id=table["id"] + "x"), windows.assign(id=windows["id"] + "x", correct=1.0)
-    both = compare.tasks(pd.concat([table, other]), pd.concat([windows, worse]))
+    both = intervals.tasks(pd.concat([table, other]), pd.concat([windows, worse]))
     assert both["value"].eq(1).all() and len(both) == 3, "each calibration text has an all-high plan of its own"
     with np.errstate(all="ignore"), pytest.raises(InputError, match="cannot be estimated"):
-        compare.paired(lambda values, axis: values.mean(axis) + np.inf, guess)
+        intervals.paired(lambda values, axis: values.mean(axis) + np.inf, guess)
 
 
 def test_gain_over_uniform_bits_of_the_same_size():
@@ -134,6 +134,6 @@ def test_gain_over_uniform_bits_of_the_same_size():
     )
     level = np.random.default_rng(0).normal(0, 1, 40)  # what the windows share drops out of the difference
     nll = {key: level + loss for key, loss in {"h": 3.0, "m": 4.0, "l": 8.0, "a": 3.5, "b": 4.5, "c": 1.0}.items()}
-    found = compare.against_uniform(rows, nll)
+    found = intervals.against_uniform(rows, nll)
     assert found.keys() == {"a", "b"}, "a size beyond the widths has nothing beside it"
     assert found["a"] == pytest.approx((0.25, 0.25, 0.25)) and found["b"] == pytest.approx((-0.5, -0.5, -0.5))

@@ -3,8 +3,8 @@
 import pytest
 
 import lwq
-from lwq import data
-from lwq.data import SPLITS, WindowSpec, windows
+from lwq.inputs import texts
+from lwq.inputs.texts import SPLITS, WindowSpec, windows
 
 
 @pytest.fixture
@@ -23,8 +23,8 @@ def test_shape_and_repetition(tokenizer):
 
 
 def test_splits_share_no_document_and_cover_all():
-    shares = {split: {d for d in data.documents("toy") if data._bucket(d) in share} for split, share in SPLITS.items()}
-    assert sum(map(len, shares.values())) == len(set().union(*shares.values())) == len(data.documents("toy"))
+    shares = {split: {d for d in texts.documents("toy") if texts._bucket(d) in share} for split, share in SPLITS.items()}
+    assert sum(map(len, shares.values())) == len(set().union(*shares.values())) == len(texts.documents("toy"))
     assert all(len(documents) > 40 for documents in shares.values())
 
 
@@ -43,27 +43,27 @@ def test_a_window_starts_with_bos_where_the_tokenizer_puts_one(tokenizer):
 
     found = windows("toy", Bos(), n=3, length=16)
     assert found.shape == (3, 16) and (found[:, 0] == 7).all() and not (found[:, 1:] == 7).any()
-    assert data.leading_bos(tokenizer) == []
+    assert texts.leading_bos(tokenizer) == []
 
 
 def test_a_file_of_one_s_own(tmp_path, tokenizer):
     path = tmp_path / "mine.txt"
     path.write_bytes(b"\xef\xbb\xbf" + "\r\n\r\n".join(f"paragraph {i} " + "x" * 3000 for i in range(40)).encode())
-    documents = data.documents(str(path))
+    documents = texts.documents(str(path))
     assert len(documents) == 40 and documents[0].startswith("paragraph 0") and "\r" not in documents[1]
     assert windows(str(path), tokenizer, n=4, length=64).shape == (4, 64)
 
 
 def test_readers():
     wiki = '<doc id="1" url="u" title="A">\nA\n\nBody.\n\n</doc>\n<doc id="2" url="u" title="B">\nB\n\n\n\n</doc>\n'
-    assert data.articles(wiki) == ["A\n\nBody."]
-    assert [len(piece) >= data.PIECE for piece in data.paragraphs("\n\n".join(["y" * 900] * 6))] == [True, True]
+    assert texts.articles(wiki) == ["A\n\nBody."]
+    assert [len(piece) >= texts.PIECE for piece in texts.paragraphs("\n\n".join(["y" * 900] * 6))] == [True, True]
 
 
 @pytest.mark.assets
 def test_real_texts_have_documents_for_every_split():
-    for text in lwq.assets.TEXTS:
-        buckets = [data._bucket(document) for document in data.documents(text)]
+    for text in lwq.inputs.assets.TEXTS:
+        buckets = [texts._bucket(document) for document in texts.documents(text)]
         assert all(sum(b in share for b in buckets) >= 5 for share in SPLITS.values()), text
 
 

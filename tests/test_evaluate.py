@@ -7,7 +7,7 @@ import torch
 
 import lwq
 from lwq.contracts import Plan
-from lwq.evaluate import evaluate, reference
+from lwq.engine.evaluate import evaluate, reference
 
 NAMES = list(architectures.CONFIGS)
 

@@ -8,10 +8,11 @@ import pytest
 
 import lwq
 from lwq import models
+from lwq.allocators.expected import costs
 from lwq.allocators.knapsack import Knapsack
-from lwq.bank import Bank
 from lwq.contracts import Budget, Costs, Layout, Scores, Size, load_scores
-from lwq.costs import costs, measured_costs
+from lwq.engine.bank import Bank
+from lwq.engine.costs import measured_costs
 from lwq.quantizers.rtn import RTN
 
 WIDTHS = (8, 4, 3, 0)

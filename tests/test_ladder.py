@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import lwq
-from lwq import assets, ladder, models
+from lwq import models
+from lwq.inputs import assets, ladder
 
 TINY = ladder.Recipe(2, ("toy",), width=32, inner=64, heads=2, vocabulary=300, length=32, batch=4, steps=30)
 
@@ -35,7 +36,7 @@ def test_it_learns():
 
 def test_the_judging_text_stays_unseen():
     seen = set(ladder.training_documents(["toy"]))
-    assert seen and not seen & set(lwq.data.split_documents("toy", "judge"))
+    assert seen and not seen & set(lwq.inputs.texts.split_documents("toy", "judge"))
 
 
 def test_depths_see_the_same_batches_and_start_alike():

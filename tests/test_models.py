@@ -9,7 +9,8 @@ from torch import nn
 
 import lwq
 from lwq import models
-from lwq.errors import InputError
+from lwq.common.errors import InputError
+from lwq.models import structure
 
 NAMES = list(architectures.CONFIGS)
 
@@ -67,14 +68,14 @@ def test_linear_router_and_gate_stay():
     block.experts = nn.Module()
     block.experts.gate_up_proj = nn.Parameter(torch.zeros(4, 16, 8))
     block.experts.is_transposed, block.experts._apply_gate = False, None
-    assert [key for key, _ in models._matrices_of("b", block)] == [f"b.experts.gate_up_proj.{e}" for e in range(4)]
+    assert [key for key, _ in structure._matrices_of("b", block)] == [f"b.experts.gate_up_proj.{e}" for e in range(4)]
 
 
 def test_unknown_expert_layout_is_refused():
     block = nn.Module()
     block.odd = nn.Parameter(torch.zeros(4, 16, 8))
     with pytest.raises(InputError, match="unknown expert layout"):
-        list(models._matrices_of("b", block))
+        list(structure._matrices_of("b", block))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,9 +8,10 @@ import torch
 from test_apply import plan_for
 
 import lwq
-from lwq import models, toy
-from lwq.collect import collect
-from lwq.evaluate import evaluate, reference
+from lwq import models
+from lwq.engine.evaluate import evaluate, reference
+from lwq.inputs import toy
+from lwq.statistics.forward import collect
 
 NAMES = list(architectures.CONFIGS)
 

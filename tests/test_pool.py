@@ -10,7 +10,8 @@ import pytest
 from test_study import small_point
 
 import lwq
-from lwq import pool, results, studies
+from lwq.results import measurements
+from lwq.studies import grid, pool
 
 
 def points(folder):
@@ -25,14 +26,14 @@ def tables(folder):
     """Everything that must not depend on who ran it: the tables, and the executed copies."""
     lwq.Results(folder / "r").write()
     copies = {p.name: p.read_text().replace(str(folder), "") for p in sorted((folder / "out").glob("*.ipynb"))}
-    return (folder / "r" / results.TABLE).read_bytes(), (folder / "r" / results.WINDOWS).read_bytes(), copies
+    return (folder / "r" / measurements.TABLE).read_bytes(), (folder / "r" / measurements.WINDOWS).read_bytes(), copies
 
 
 @pytest.fixture(scope="module")
 def serial(tmp_path_factory):
     folder = tmp_path_factory.mktemp("serial")
     for point in points(folder):
-        studies.run(point, quiet=True)
+        grid.run(point, quiet=True)
     return tables(folder)
 
 
@@ -110,7 +111,7 @@ def test_only_the_models_of_a_point_travel(tmp_path):
 def test_refusals(tmp_path, cluster, monkeypatch):
     with pytest.raises(lwq.InputError, match="no Dask scheduler answers at 'nowhere'"):
         list(pool.on_cluster(points(tmp_path), "nowhere"))
-    monkeypatch.setattr(lwq, "__version__", "9.9")
+    monkeypatch.setattr(pool, "VERSION", "9.9")
     with pytest.raises(lwq.InputError, match="workers with another version of lwq than 9.9"):
         list(pool.on_cluster(points(tmp_path), cluster.scheduler_address))
     with pytest.raises(lwq.InputError, match="jobs=-1"):

@@ -3,17 +3,19 @@
 import pytest
 import torch
 
-from lwq import collect
-from lwq.collect import MatrixStats
-from lwq.errors import InputError
-from lwq.quantizers import QUANTIZERS, baq, grid, masks, packed, quanto, sparse
+from lwq.common.errors import InputError
+from lwq.common.names import nickname, spec
+from lwq.quantizers import QUANTIZERS, baq, masks, quanto
 from lwq.quantizers.baq import BAQ
 from lwq.quantizers.gptq import GPTQ
 from lwq.quantizers.hqq import HQQ
 from lwq.quantizers.owq import OWQ
 from lwq.quantizers.rtn import RTN
+from lwq.quantizers.shared import grid
 from lwq.quantizers.spqr import SpQR
-from lwq.strategies import nickname, spec
+from lwq.quantizers.storage import packed, sparse
+from lwq.statistics import forward
+from lwq.statistics.forward import MatrixStats
 
 
 def some(levels):
@@ -456,7 +458,7 @@ def with_one(weight, value):
         (lambda w: RTN()(w * 1e9, 4), "float16 cannot hold"),
         (lambda w: RTN()(w * 1e-9, 4), "float16 cannot hold"),
         (lambda w: RTN(scale_dtype="int8"), "unknown scale_dtype"),
-        (lambda w: GPTQ()(w, 4, collect.MatrixStats()), "'gram' was not collected"),
+        (lambda w: GPTQ()(w, 4, forward.MatrixStats()), "'gram' was not collected"),
         (lambda w: GPTQ(inputs="half"), "unknown inputs"),
         (lambda w: GPTQ(damp_percent=0), "damp_percent=0"),
         (lambda w: GPTQ()(w, 4, MatrixStats(2, gram=-torch.eye(128))), "singular"),

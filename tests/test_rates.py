@@ -90,7 +90,7 @@ def test_a_width_says_the_density():
 
 
 def test_a_mask_goes_through_bank_sweep_and_quantize_(toy, windows, judge, tmp_path):
-    from lwq.store import Store
+    from lwq.engine.store import Store
 
     model, _ = toy
     layout = models.layout(model)

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 import lwq
-from lwq import experiment, results
+from lwq.results import measurements
+from lwq.studies import experiment
 
 TEXTS = experiment.texts("toy", "toy", 2, 32, 3, 32)
 
@@ -27,14 +28,14 @@ def done(tmp_path_factory):
 def test_a_kill_between_the_two_tables_loses_nothing(done, tmp_path, monkeypatch):
     folder = tmp_path / "r"
     shutil.copytree(done, folder)
-    before = [(folder / name).read_bytes() for name in (results.TABLE, results.WINDOWS)]
-    table = pd.read_csv(folder / results.TABLE)
-    table[table["id"] != table["id"].iloc[0]].to_csv(folder / results.TABLE, index=False)  # one row behind windows.parquet
+    before = [(folder / name).read_bytes() for name in (measurements.TABLE, measurements.WINDOWS)]
+    table = pd.read_csv(folder / measurements.TABLE)
+    table[table["id"] != table["id"].iloc[0]].to_csv(folder / measurements.TABLE, index=False)  # one row behind windows.parquet
     with pytest.raises(lwq.InputError, match="do not belong together.*delete both"):
-        results.load(folder)
+        measurements.load(folder)
     lwq.Results(folder).write()
-    assert [(folder / name).read_bytes() for name in (results.TABLE, results.WINDOWS)] == before
-    table[table["id"] != table["id"].iloc[0]].to_csv(folder / results.TABLE, index=False)
+    assert [(folder / name).read_bytes() for name in (measurements.TABLE, measurements.WINDOWS)] == before
+    table[table["id"] != table["id"].iloc[0]].to_csv(folder / measurements.TABLE, index=False)
     shutil.rmtree(folder / "runs")
     with pytest.raises(lwq.InputError, match="stand in one only; delete both"):
         lwq.Results(folder)
@@ -42,16 +43,16 @@ def test_a_kill_between_the_two_tables_loses_nothing(done, tmp_path, monkeypatch
 
 def test_a_table_that_is_none_is_named(done, tmp_path):
     for name, content in (
-        (results.TABLE, b""),
-        (results.TABLE, b"\xff\xfe\x00"),
-        (results.TABLE, b'id,value\n"x'),
-        (results.TABLE, (done / results.TABLE).read_bytes().replace(b",perplexity,", b",perplexity,x", 1)),
-        (results.WINDOWS, b"PAR1 no"),
+        (measurements.TABLE, b""),
+        (measurements.TABLE, b"\xff\xfe\x00"),
+        (measurements.TABLE, b'id,value\n"x'),
+        (measurements.TABLE, (done / measurements.TABLE).read_bytes().replace(b",perplexity,", b",perplexity,x", 1)),
+        (measurements.WINDOWS, b"PAR1 no"),
     ):
         folder = tmp_path / f"r{len(list(tmp_path.iterdir()))}"
         shutil.copytree(done, folder)
         (folder / name).write_bytes(content)
-        for read in (results.load, lwq.Results):
+        for read in (measurements.load, lwq.Results):
             with pytest.raises(lwq.InputError, match="is damaged .*delete both"):
                 read(folder)
     victim = next((done / "runs").glob("*.json"))
@@ -65,12 +66,12 @@ def test_a_table_that_is_none_is_named(done, tmp_path):
 
 def test_ids_that_look_like_numbers_stay_text(done, tmp_path):
     shutil.copytree(done, tmp_path / "r")
-    for name in (results.TABLE, results.WINDOWS):
-        read, write = (pd.read_csv, "to_csv") if name == results.TABLE else (pd.read_parquet, "to_parquet")
+    for name in (measurements.TABLE, measurements.WINDOWS):
+        read, write = (pd.read_csv, "to_csv") if name == measurements.TABLE else (pd.read_parquet, "to_parquet")
         frame = read(tmp_path / "r" / name)
         ids = {key: f"0{number}e1" for number, key in enumerate(sorted(frame["id"].unique()))}
         getattr(frame.assign(id=frame["id"].map(ids)), write)(tmp_path / "r" / name, index=False)
-    table, windows = results.load(tmp_path / "r")
+    table, windows = measurements.load(tmp_path / "r")
     assert set(table["id"]) == set(windows["id"]) and "00e1" in set(table["id"])
 
 

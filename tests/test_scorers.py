@@ -8,8 +8,8 @@ import torch
 
 import lwq
 from lwq import models
+from lwq.common.names import build
 from lwq.scorers import SCORERS, score_all
-from lwq.strategies import build
 
 SPECS = [{"reversed": "reversed(lim)", "owl": "owl(threshold=2.0)"}.get(name, name) for name in SCORERS]
 
@@ -111,11 +111,11 @@ def test_finer_units(name, granularity, toy):
 
 
 def test_many_scorers_share_one_pass(toy, windows, monkeypatch):
-    from lwq import collect
+    from lwq.statistics import forward
 
     calls = []
-    capture = collect.capture
-    monkeypatch.setattr(collect, "capture", lambda *a: calls.append(1) or capture(*a))
+    capture = forward.capture
+    monkeypatch.setattr(forward, "capture", lambda *a: calls.append(1) or capture(*a))
     score_all(toy[0], ["lim", "zd", "reversed(lim)", "lim(average='flat')"], windows)
     assert len(calls) == 1
 

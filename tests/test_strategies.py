@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 import lwq
-from lwq import experiment, own, strategies, studies
+from lwq.common import names, user_code
 from lwq.quantizers.rtn import RTN
+from lwq.studies import experiment, grid
 
 FILE = '''
 from __future__ import annotations
@@ -55,12 +56,12 @@ def folder(tmp_path, monkeypatch):
     """The current folder, with a file of the user's own; nothing is known of it yet."""
     (tmp_path / "my_scorers.py").write_text(FILE)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(own, "_known", {})
+    monkeypatch.setattr(user_code, "_known", {})
     return tmp_path
 
 
 def build(text, **settings):
-    return strategies.build(lwq.SCORERS, "scorer", text, **settings)
+    return names.build(lwq.SCORERS, "scorer", text, **settings)
 
 
 @pytest.mark.parametrize(
@@ -74,13 +75,13 @@ def test_a_class_is_named_by_its_file_or_its_module_and_written_back(place, fold
     place = place.format(folder=folder)
     mine = build(f"{place}:Mine(k=2, note='x.py:Mine(')")
     assert (mine.k, mine.note, build(f" {place}:Mine ").k, build(f"{place}:Mine", k=5).k) == (2, "x.py:Mine(", 1, 5)
-    text = strategies.spec(lwq.SCORERS, mine)
+    text = names.spec(lwq.SCORERS, mine)
     named = rf"{re.escape(place)}#\w{{8}}"
     assert re.fullmatch(rf"{named}:Mine\(k=2, note='x.py:Mine\(', part={named}:Part\(share=0.5\)\)", text)
-    assert build(text) == mine == strategies.rebuild(lwq.SCORERS, "scorer", text)
+    assert build(text) == mine == names.rebuild(lwq.SCORERS, "scorer", text)
     turned = build(f"reversed({place}:Mine(k=2))")
-    assert build(strategies.spec(lwq.SCORERS, turned)) == turned and turned.scorer.k == 2
-    assert strategies.nickname(text) == f"{place}:Mine"
+    assert build(names.spec(lwq.SCORERS, turned)) == turned and turned.scorer.k == 2
+    assert names.nickname(text) == f"{place}:Mine"
     for name in [name for name in sys.modules if name.startswith("my_")]:
         monkeypatch.delitem(sys.modules, name)
 
@@ -113,7 +114,7 @@ def test_text_of_a_file_runs_no_code(toy, windows, folder):
     plan = lwq.allocate(scores, toy[0], bits=(4, 2), moved=2, quantizer="my_scorers.py:Rounding(group_size=32)")
     plan.save("plan.json")
     (folder / "trap.py").write_text("raise SystemExit('ran')")
-    own._known.clear()  # another process
+    user_code._known.clear()  # another process
     loaded = lwq.Plan.load("plan.json")
     for text in (loaded.quantizer, "trap.py:Trap", "trap:Trap()", "subprocess:Popen('true')"):
         with pytest.raises(lwq.InputError, match="files run no code: name it yourself first, with --quantizer '[^#]*'"):
@@ -122,7 +123,7 @@ def test_text_of_a_file_runs_no_code(toy, windows, folder):
     plain = lwq.allocate(scores, toy[0], bits=(4, 2), moved=2, quantizer="rtn(group_size=32)")
     assert lwq.quantize_(lwq.load("toy")[0], loaded) == lwq.quantize_(toy[0], plain)
     (folder / "my_scorers.py").write_text(FILE + "\n")
-    own._known.clear()
+    user_code._known.clear()
     experiment.quantizer("my_scorers.py:Rounding")  # other code than the plan's
     with pytest.raises(lwq.InputError, match="its file as it was then"):
         lwq.quantize_(lwq.load("toy")[0], loaded)
@@ -166,15 +167,15 @@ def test_the_shell_takes_it_from_scores_to_a_study(folder):
     call("score", "toy", "--scorer", "my_scorers.py:Mine(k=2)", "--out", "s.json", *SMALL)
     call("plan", "s.json", *arguments, "--out", "p.json")
     assert list(lwq.Plan.load("p.json").bits.values()) == [2, 2, 4, 4]
-    own._known.clear()
+    user_code._known.clear()
     with pytest.raises(lwq.InputError, match="files run no code"):
         call("quantize", "toy", "p.json", "--out", "out", *SMALL)
     assert "relative error" in call("quantize", "toy", "p.json", "--quantizer", "my_scorers.py:Rounding", "--out", "out", *SMALL)
     orderings = yaml.safe_load("[my_scorers.py:Mine, reversed(my_scorers.py:Mine)]")
     assert orderings == ["my_scorers.py:Mine", "reversed(my_scorers.py:Mine)"]  # `-p orderings=[…]` needs no quotes
     changes = {"orderings": orderings, "steps": 2, "ablations": False, "results_dir": str(folder / "results")}
-    (point,) = studies.points("orderings", "smoke", changes)
-    studies.run(point)  # in a kernel whose folder is not this one
+    (point,) = grid.points("orderings", "smoke", changes)
+    grid.run(point)  # in a kernel whose folder is not this one
     table = lwq.Results(folder / "results").table()
     assert set(orderings) < set(table["ordering"])
 
@@ -191,4 +192,4 @@ def test_the_shell_takes_it_from_scores_to_a_study(folder):
     ],
 )
 def test_a_list_is_cut_outside_brackets(text, items):
-    assert strategies.split(text) == strategies.split(items) == items
+    assert names.split(text) == names.split(items) == items

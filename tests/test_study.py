@@ -16,7 +16,10 @@ import torch
 from filelock import FileLock
 
 import lwq
-from lwq import compare, estimate, experiment, figures, lines, paths, plans, report, results, studies
+from lwq.common import paths
+from lwq.report import figures, intervals, page, rankings
+from lwq.results import measurements
+from lwq.studies import candidates, experiment, forecast, grid
 
 TEXTS = experiment.texts("toy", "toy", 4, 48, 6, 48)
 ORDERINGS = "lim, zd, reversed(lim), zd(two_sided=True, pool='matrix'), random"
@@ -57,12 +60,12 @@ def test_a_second_run_measures_nothing_and_writes_the_same_bytes(done, monkeypat
 
 def test_two_fresh_runs_give_the_same_tables(done, tmp_path):
     run(tmp_path)
-    for name in (results.TABLE, results.WINDOWS):
+    for name in (measurements.TABLE, measurements.WINDOWS):
         assert (tmp_path / name).read_bytes() == (done[0] / name).read_bytes()
 
 
 def test_the_tables_alone_are_enough_to_resume(done, tmp_path, monkeypatch):
-    for name in (results.TABLE, results.WINDOWS):
+    for name in (measurements.TABLE, measurements.WINDOWS):
         shutil.copy(done[0] / name, tmp_path)
     monkeypatch.setattr(experiment, "Sweep", lambda *a: pytest.fail("measured again"))
     _, table = run(tmp_path)
@@ -109,15 +112,15 @@ def test_another_dtype_stands_beside_its_deviation(tmp_path):
     lwq.Experiment("orderings", "toy", "rtn", *TEXTS, lwq.Results(tmp_path / "r"), dtype="bfloat16").sweep(
         lwq.Experiment("orderings", "toy", "rtn", *TEXTS, lwq.Results(tmp_path / "r"), "bfloat16").orderings("zd"), 4, 3, 3
     )
-    table, _ = results.load(tmp_path / "r")
-    found = {entry["what"]: entry["deviation"] for entry in lines.deviations(table)}
+    table, _ = measurements.load(tmp_path / "r")
+    found = {entry["what"]: entry["deviation"] for entry in rankings.deviations(table)}
     assert set(found) == {"untouched", "3 bits", "4 bits"}
     assert all(0 < abs(value) < 0.02 for value in found.values())
-    assert [part["dtype"].unique().tolist() for part in compare.sweeps(table)] == [["bfloat16"]]
-    text = report.build(tmp_path / "r", tmp_path / "out").with_suffix(".md").read_text()
+    assert [part["dtype"].unique().tolist() for part in intervals.sweeps(table)] == [["bfloat16"]]
+    text = page.build(tmp_path / "r", tmp_path / "out").with_suffix(".md").read_text()
     assert f"| toy | rtn | bfloat16 | untouched | {100 * found['untouched']:+.2f} % |" in text
     with pytest.raises(lwq.InputError, match="deviation from float32 was not measured"):
-        list(lines.deviations(table[table["dtype"] == "bfloat16"]))
+        list(rankings.deviations(table[table["dtype"] == "bfloat16"]))
 
 
 def test_plans_are_quantized_in_one_dtype_and_judged_in_another(tmp_path):
@@ -125,13 +128,13 @@ def test_plans_are_quantized_in_one_dtype_and_judged_in_another(tmp_path):
     table = study.sweep(study.orderings("zd"), 4, 2, 3)
     assert set(table["dtype"]) == {"bfloat16 from float32"} and set(table["fingerprint"]) == {study.fingerprint}
     exact, judged = lwq.load("toy")[0], study.judged
-    (plan,) = [c.plan for c in plans.uniform(study.bank.layout, study.quantizer, [2])]
+    (plan,) = [c.plan for c in candidates.uniform(study.bank.layout, study.quantizer, [2])]
     lwq.quantize_(exact, plan, study.calibration)  # the same result, rounded once
     study.bank.apply_(plan)
     for name, matrix in lwq.models.matrices(judged).items():
         assert torch.equal(matrix.view(), lwq.models.matrices(exact)[name].view().bfloat16())
-    found, _ = results.load(tmp_path / "r")
-    assert {entry["dtype"] for entry in lines.deviations(found)} == {"bfloat16 from float32"}
+    found, _ = measurements.load(tmp_path / "r")
+    assert {entry["dtype"] for entry in rankings.deviations(found)} == {"bfloat16 from float32"}
     assert next(study.loaded[0].parameters()).dtype == torch.float32
     with pytest.raises(lwq.InputError, match="judge_dtype"):
         lwq.Experiment("orderings", "toy", "gptq", *TEXTS, lwq.Results(tmp_path / "r"), judge_dtype="int8")
@@ -144,15 +147,15 @@ def test_damage_is_named(done, tmp_path):
     with pytest.raises(lwq.InputError, match="is damaged"):
         lwq.Results(tmp_path / "r")
     with pytest.raises(lwq.InputError, match="no table.csv and windows.parquet"):
-        results.load(tmp_path)
-    windows = pd.read_parquet(tmp_path / "r" / results.WINDOWS)
-    windows[windows["id"] != windows["id"].iloc[0]].to_parquet(tmp_path / "r" / results.WINDOWS)
+        measurements.load(tmp_path)
+    windows = pd.read_parquet(tmp_path / "r" / measurements.WINDOWS)
+    windows[windows["id"] != windows["id"].iloc[0]].to_parquet(tmp_path / "r" / measurements.WINDOWS)
     with pytest.raises(lwq.InputError, match="do not belong together"):
-        results.load(tmp_path / "r")
-    pd.read_csv(done[0] / results.TABLE).drop(columns="environment").to_csv(tmp_path / "r" / results.TABLE)
+        measurements.load(tmp_path / "r")
+    pd.read_csv(done[0] / measurements.TABLE).drop(columns="environment").to_csv(tmp_path / "r" / measurements.TABLE)
     with pytest.raises(lwq.InputError, match=r"columns of another version of lwq \(\['Unnamed: 0', 'environment'\]\)"):
-        results.load(tmp_path / "r")
-    (tmp_path / "r" / results.TABLE).unlink()
+        measurements.load(tmp_path / "r")
+    (tmp_path / "r" / measurements.TABLE).unlink()
     record = json.loads((done[0] / "runs" / victim.name).read_text())
     del record["row"]["environment"]
     victim.write_text(json.dumps(record))
@@ -166,18 +169,18 @@ def test_the_same_text_for_both_is_refused(tmp_path):
     with pytest.raises(lwq.InputError, match="would look lossless; use 64"):
         experiment.Experiment("x", "smollm2-135m", "rtn(group_size=32)", *TEXTS, lwq.Results(tmp_path))
     with pytest.raises(lwq.InputError, match="steps=1"):
-        plans.points(4, 1)
-    assert plans.points(30, 8) == [0, 4, 9, 13, 17, 21, 26, 30]
+        candidates.points(4, 1)
+    assert candidates.points(30, 8) == [0, 4, 9, 13, 17, 21, 26, 30]
     assert experiment.quantizer("gptq", group_size=32).group_size == 32
 
 
 def test_every_figure_draws_and_labels_its_axes(done):
     folder, table = done
-    _, windows = results.load(folder)
+    _, windows = measurements.load(folder)
     made = [
         figures.curves(table),
         figures.retained_curve(table, windows),
-        figures.thresholds(compare.limits(table, windows)),
+        figures.thresholds(intervals.limits(table, windows)),
         figures.strip({name: lwq.score(lwq.load("toy")[0], name) for name in ("zd", "random")}),
         figures.plans({"a": {"x": 4, "y": 2}, "b": {"x": 4, "y": 4}}),
         figures.plans({"a": {"x": 4, "y": 4}}),
@@ -191,20 +194,20 @@ def test_every_figure_draws_and_labels_its_axes(done):
 
 def test_the_report_is_built_from_the_tables_alone(done, tmp_path):
     code = (
-        f"import sys; from lwq import report; report.build({str(done[0])!r}, {str(tmp_path)!r})\n"
+        f"import sys; from lwq.report import page; page.build({str(done[0])!r}, {str(tmp_path)!r})\n"
         "assert not {'torch', 'transformers'} & set(sys.modules), 'right of results nothing needs torch'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=paths.WORK)
     text, page = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
-    table = pd.read_csv(done[0] / results.TABLE)
+    table = pd.read_csv(done[0] / measurements.TABLE)
     original = table.loc[(table["ordering"] == "original") & (table["metric"] == "perplexity"), "value"].iloc[0]
     assert f"{original:.2f}" in text and "25-50 %" in text
     assert "data:image/png;base64," in page and "<img" in page and "http-equiv" not in page and 'src="figures' not in page
-    assert report.built_from(tmp_path / "report.md") == hashlib.sha256((done[0] / results.TABLE).read_bytes()).hexdigest()
+    assert page.built_from(tmp_path / "report.md") == hashlib.sha256((done[0] / measurements.TABLE).read_bytes()).hexdigest()
     first = {p: p.read_bytes() for p in tmp_path.rglob("*.*")}
     stale = tmp_path / "figures" / "of-another-table.png"
     stale.write_bytes(b"")
-    report.build(done[0], tmp_path)
+    page.build(done[0], tmp_path)
     assert not stale.exists()
     assert all(p.read_bytes() == content for p, content in first.items()), "the same tables give the same bytes"
     assert not any(np.isnan(v) for v in table["value"])
@@ -213,57 +216,57 @@ def test_the_report_is_built_from_the_tables_alone(done, tmp_path):
 def test_every_claim_has_its_settings_in_a_section():
     template = paths.TEMPLATE.read_text(encoding="utf-8")
     named = " ".join(re.findall(r"settings\(\[(.*?)\]\)", template))
-    assert all(f'"{key}"' in named for key in studies.catalogue()["claims"])
+    assert all(f'"{key}"' in named for key in grid.catalogue()["claims"])
 
 
-@pytest.mark.parametrize("study", studies.names())
+@pytest.mark.parametrize("study", grid.names())
 def test_a_report_can_be_built_while_a_study_runs(study, tmp_path):
     """Whatever was measured first: the ends alone, or some plans of some orderings."""
-    table, windows = results.load(paths.RESULTS)
+    table, windows = measurements.load(paths.RESULTS)
     rows = table[(table["study"] == study) & table["model"].isin(["smollm2-135m", "ladder-2", "ladder-4"])]
-    ends = rows["ordering"].isin(compare.ENDS)
+    ends = rows["ordering"].isin(intervals.ENDS)
     for i, count in enumerate((0, 3, 25)):
         some = rows.loc[~ends, "id"].drop_duplicates().sample(count, random_state=i)
         part = rows[ends | rows["id"].isin(some)]
         folder = paths.writable(tmp_path / str(count))
-        part.to_csv(folder / results.TABLE, index=False)
-        windows[windows["id"].isin(part["id"])].to_parquet(folder / results.WINDOWS)
-        assert report.build(folder, folder / "out").is_file()
+        part.to_csv(folder / measurements.TABLE, index=False)
+        windows[windows["id"].isin(part["id"])].to_parquet(folder / measurements.WINDOWS)
+        assert page.build(folder, folder / "out").is_file()
 
 
 def test_the_tracked_report_was_built_from_the_tracked_table():
-    tracked = paths.RESULTS / results.TABLE
+    tracked = paths.RESULTS / measurements.TABLE
     if not tracked.is_file():
         assert not (paths.REPORTS / "report.md").exists(), "a report without its table"
         return
-    assert report.built_from(paths.REPORTS / "report.md") == hashlib.sha256(tracked.read_bytes()).hexdigest()
+    assert page.built_from(paths.REPORTS / "report.md") == hashlib.sha256(tracked.read_bytes()).hexdigest()
     readme = (paths.WORK / "README.md").read_text()
-    assert report.MARKS[0] + "\n" + report.verdict_table(paths.REPORTS) + report.MARKS[1] in readme
+    assert page.MARKS[0] + "\n" + page.verdict_table(paths.REPORTS) + page.MARKS[1] in readme
 
 
 def test_the_verdicts_go_between_their_marks(done, tmp_path):
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{report.MARKS[0]}\nstale\n{report.MARKS[1]}\nafter\n")
-    report.build(done[0], tmp_path / "out")
-    report.put_into_readme(readme, tmp_path / "out")
-    report.put_into_readme(readme, tmp_path / "out")
+    readme.write_text(f"before\n{page.MARKS[0]}\nstale\n{page.MARKS[1]}\nafter\n")
+    page.build(done[0], tmp_path / "out")
+    page.put_into_readme(readme, tmp_path / "out")
+    page.put_into_readme(readme, tmp_path / "out")
     text = readme.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "stale" not in text
     assert text.count("| claim | toy |") == 1 and any(word in text for word in ("holds", "does not hold", "undecided"))
     readme.write_text("nothing")
-    report.put_into_readme(readme, tmp_path / "out")
+    page.put_into_readme(readme, tmp_path / "out")
     assert readme.read_text() == "nothing"
 
 
 def test_parameters_are_checked_before_anything_runs(tmp_path):
     with pytest.raises(lwq.InputError, match=r"unknown parameter of 10_orderings.ipynb 'bitz'"):
-        studies.points("orderings", "smoke", {"bitz": 4})
+        grid.points("orderings", "smoke", {"bitz": 4})
     with pytest.raises(lwq.InputError, match="only numbers, text"):
-        studies.points("orderings", "smoke", {"high": np.int64(4)})
+        grid.points("orderings", "smoke", {"high": np.int64(4)})
     with pytest.raises(lwq.InputError, match="unknown study 'ordering'.*did you mean 'orderings'"):
-        studies.points("ordering")
+        grid.points("ordering")
     with pytest.raises(lwq.InputError, match="unknown size"):
-        studies.points("orderings", "huge")
+        grid.points("orderings", "huge")
     for changes, message in [
         ({"steps": "ten"}, "steps='ten': a whole number is needed, such as steps=3"),
         ({"ablations": 1}, "true or false is needed"),
@@ -282,15 +285,15 @@ def test_parameters_are_checked_before_anything_runs(tmp_path):
         ({"avg_bits": [float("nan")]}, "only numbers"),
     ]:
         with pytest.raises(lwq.InputError, match=message):
-            studies.points("orderings", "smoke", changes)
+            grid.points("orderings", "smoke", changes)
     with pytest.raises(lwq.InputError, match=r'models=\["toy"\]'):
-        studies.points("model_scale", "smoke", {"models": "toy"})
+        grid.points("model_scale", "smoke", {"models": "toy"})
     with pytest.raises(lwq.InputError, match="rates=.*unknown layer rates 'unifrm'"):
-        studies.points("pruning", "smoke", {"rates": ["unifrm"]})
-    studies.points("dynamic_methods", "smoke", {"extra": 1, "model": "owner/name", "judge_dtype": "bfloat16", "seeds": 0})
+        grid.points("pruning", "smoke", {"rates": ["unifrm"]})
+    grid.points("dynamic_methods", "smoke", {"extra": 1, "model": "owner/name", "judge_dtype": "bfloat16", "seeds": 0})
     (tmp_path / "file").write_text("")
     with pytest.raises(lwq.InputError, match="cannot write into .*file.*results_dir"):
-        studies.points("orderings", "smoke", {"results_dir": str(tmp_path / "file")})
+        grid.points("orderings", "smoke", {"results_dir": str(tmp_path / "file")})
 
 
 def test_paths_of_ones_own_start_at_the_current_folder(tmp_path, monkeypatch):
@@ -299,24 +302,24 @@ def test_paths_of_ones_own_start_at_the_current_folder(tmp_path, monkeypatch):
         (tmp_path / folder).mkdir()
     (tmp_path / "mine.txt").write_text("")
     texts = {"text": "mine.txt", "judge": "toy", "other_texts": ["mine.txt", "c4"]}
-    (point,) = studies.points("orderings", "smoke", {"model": "mine", **texts, "results_dir": "results/smoke"})
+    (point,) = grid.points("orderings", "smoke", {"model": "mine", **texts, "results_dir": "results/smoke"})
     text = str(tmp_path / "mine.txt")
     expected = {"model": str(tmp_path / "mine"), "text": text, "judge": "toy", "other_texts": [text, "c4"]}
     assert point.parameters == {**expected, "results_dir": "results/smoke"}
-    (point,) = studies.points("model_scale", "smoke", {"models": ["toy", "mine"]})
+    (point,) = grid.points("model_scale", "smoke", {"models": ["toy", "mine"]})
     assert point.parameters["models"] == ["toy", str(tmp_path / "mine")]
 
 
 @pytest.mark.parametrize("size", ["smoke", "quick", "laptop", "paper"])
 def test_every_size_of_every_study_passes_the_check(size):
-    for name in studies.names():
-        for point in studies.points(name, size, {"results_dir": str(paths.RESULTS / "smoke")}):
+    for name in grid.names():
+        for point in grid.points(name, size, {"results_dir": str(paths.RESULTS / "smoke")}):
             assert point.notebook.is_file()
 
 
 def test_an_estimate_counts_what_a_study_measures(done, tmp_path, monkeypatch):
     table = done[1]
-    defaults = studies.full(studies.points("orderings", "smoke")[0])
+    defaults = grid.full(grid.points("orderings", "smoke")[0])
     asked = {
         **defaults,
         "orderings": ["lim", "zd", "reversed(lim)", "zd(pool='matrix')", "random"],
@@ -324,38 +327,38 @@ def test_an_estimate_counts_what_a_study_measures(done, tmp_path, monkeypatch):
         "steps": 3,
         "avg_bits": [],
     }
-    found = estimate.of_point("orderings", asked, {"toy": {"blocks": 4, "parameters": 180_000}})
+    found = forecast.of_point("orderings", asked, {"toy": {"blocks": 4, "parameters": 180_000}})
     assert table["plan"].nunique() <= found.plans <= table["plan"].nunique() + 3  # orders of four blocks share plans
-    twice = estimate.of_point("orderings", {**asked, "windows": 2 * asked["windows"]}, {})
+    twice = forecast.of_point("orderings", {**asked, "windows": 2 * asked["windows"]}, {})
     assert twice.tokens > 1.2 * found.tokens and twice.memory > found.memory
     assert found.seconds(1e9) == pytest.approx(2 * found.seconds(2e9))
-    assert estimate.speed() > 1e8
+    assert forecast.speed() > 1e8
     monkeypatch.setenv("LWQ_CACHE", str(tmp_path))
-    ladder = studies.full(studies.points("model_scale", "quick")[0])
-    untrained = estimate.of_point("model_scale", ladder, {})
-    monkeypatch.setattr("lwq.ladder.place", lambda recipe: tmp_path)
-    training = untrained.tokens - estimate.of_point("model_scale", ladder, {}).tokens
+    ladder = grid.full(grid.points("model_scale", "quick")[0])
+    untrained = forecast.of_point("model_scale", ladder, {})
+    monkeypatch.setattr("lwq.inputs.ladder.place", lambda recipe: tmp_path)
+    training = untrained.tokens - forecast.of_point("model_scale", ladder, {}).tokens
     assert training == pytest.approx(3 * 3 * 1600 * 4 * 256)
 
 
 @pytest.mark.parametrize("study", ["orderings", "model_scale", "pruning", "dynamic_methods"])
 def test_paper_size_is_checked_without_a_hub(study):
-    for point in studies.points(study, "paper", {"results_dir": str(paths.RESULTS / "smoke")}):
-        found = estimate.of_point(study, studies.full(point), studies.catalogue()["models"])
-        assert 50 < found.plans < 1000 and 10 < found.memory / estimate.GIB < 80
+    for point in grid.points(study, "paper", {"results_dir": str(paths.RESULTS / "smoke")}):
+        found = forecast.of_point(study, grid.full(point), grid.catalogue()["models"])
+        assert 50 < found.plans < 1000 and 10 < found.memory / forecast.GIB < 80
         assert 0.1 < found.seconds(1e14) / 3600 < 48
 
 
 def small_point(tmp_path, **overrides):
     parameters = {"orderings": ["lim", "random"], "seeds": 1, "steps": 2, "results_dir": str(tmp_path / "r"), **overrides}
-    return studies.Point("orderings", paths.NOTEBOOKS / "10_orderings.ipynb", parameters, tmp_path / "out" / "run.ipynb")
+    return grid.Point("orderings", paths.NOTEBOOKS / "10_orderings.ipynb", parameters, tmp_path / "out" / "run.ipynb")
 
 
 def test_a_study_runs_through_papermill_and_leaves_no_times_behind(tmp_path):
-    output = studies.run(small_point(tmp_path))
+    output = grid.run(small_point(tmp_path))
     text = output.read_text()
     assert "image/png" in text and "stderr" not in text and "papermill" not in json.loads(text)["metadata"]
-    assert (tmp_path / "r" / results.TABLE).is_file()
+    assert (tmp_path / "r" / measurements.TABLE).is_file()
     assert sorted(p.name for p in output.parent.iterdir()) == ["run.ipynb", "run.lock"]
 
 
@@ -367,21 +370,21 @@ def test_a_second_run_is_refused_and_leaves_the_first_alone(tmp_path):
     with FileLock(point.output.with_suffix(".lock")):
         for _ in range(2):
             with pytest.raises(lwq.InputError, match="is being run by another process"):
-                studies.run(point)
+                grid.run(point)
     assert partial.read_text() == "of the first"
 
 
 def test_a_failed_study_is_never_taken_for_a_result(tmp_path):
     point = small_point(tmp_path, quantizer="gptqq")
     with pytest.raises(lwq.InputError, match="orderings failed in cell .*unknown quantizer 'gptqq'"):
-        studies.run(point)
+        grid.run(point)
     assert not point.output.exists() and point.output.with_suffix(".failed.ipynb").exists()
 
 
 def test_plain_papermill_works_from_any_folder(tmp_path):
     command = [sys.executable, "-m", "papermill", str(paths.NOTEBOOKS / "template.ipynb"), str(tmp_path / "out.ipynb")]
     subprocess.run([*command, "-p", "results_dir", str(tmp_path / "r")], check=True, cwd=tmp_path, capture_output=True)
-    assert (tmp_path / "r" / results.TABLE).is_file()
+    assert (tmp_path / "r" / measurements.TABLE).is_file()
     assert Path(tmp_path / "out.ipynb").is_file()
 
 

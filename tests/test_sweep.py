@@ -9,13 +9,13 @@ from test_offload import saved
 
 import lwq
 from lwq import models
-from lwq.bank import Bank
 from lwq.contracts import Plan
-from lwq.evaluate import evaluate, reference
+from lwq.engine.bank import Bank
+from lwq.engine.evaluate import evaluate, reference
+from lwq.engine.store import Store
+from lwq.engine.sweep import Sweep
 from lwq.quantizers.gptq import GPTQ
 from lwq.quantizers.rtn import RTN
-from lwq.store import Store
-from lwq.sweep import Sweep
 
 NAMES = list(architectures.CONFIGS)
 MIXES = [(4, 2, 4), (16, 16, 16), (2, 4, 4), (4, 0, 2), (4, 2, 0), (0, 4, 4), (4, 2, 4), (3, 3, 3), (0, 0, 0)]

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 import lwq
-from lwq import assets, models, tasks
-from lwq.bank import Bank
+from lwq import models
+from lwq.engine import tasks
+from lwq.engine.bank import Bank
+from lwq.inputs import assets
 from lwq.quantizers.rtn import RTN
 
 lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed")

@@ -4,19 +4,18 @@ An allocator is a frozen dataclass, called as `allocator(scores, budget)`; it re
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-from lwq import models
 from lwq.allocators.knapsack import Knapsack
 from lwq.allocators.ranked import Levels, TopK
 from lwq.allocators.rates import Rates
 from lwq.allocators.uniform import Uniform
+from lwq.common.errors import InputError
+from lwq.common.names import build, spec
 from lwq.contracts import DROPPED, Budget, Costs, Layout, Plan, Scores, Width
-from lwq.errors import InputError
-from lwq.quantizers import QUANTIZERS
-from lwq.strategies import build, spec
+
+if TYPE_CHECKING:
+    from torch import nn
 
 ALLOCATORS: dict[str, type] = {"uniform": Uniform, "topk": TopK, "levels": Levels, "rates": Rates, "knapsack": Knapsack}
 
@@ -25,7 +24,7 @@ __all__ = ["ALLOCATORS", "allocate"]
 
 def allocate(
     scores: Scores | Costs,
-    model: nn.Module | None = None,
+    model: "nn.Module | None" = None,
     bits: tuple[Width, ...] = (4, 2),
     quantizer: Any = "rtn",
     allocator: Any = None,
@@ -38,7 +37,7 @@ def allocate(
     """Turn scores into a Plan under exactly one budget.
 
     Args:
-        scores: from `lwq.score`, or read from a file; for `knapsack` also Costs, such as `lwq.costs.measured_costs` finds.
+        scores: from `lwq.score`, or read from a file; for `knapsack` also Costs, such as `lwq.engine.costs.measured_costs` finds.
         model: the model that was scored, to check that the scores are its own; None trusts the file.
         bits: the widths to choose from; 0 drops a block, 16 keeps it.
         quantizer: what will pack the weights (a name, a call in text, an object): true bytes depend on it.
@@ -53,6 +52,9 @@ def allocate(
         InputError: for scores of another model, a width that the quantizer lacks, a shape that does not divide, a budget
             below what the widths can reach (with their range), or 0 bits for a part of a block.
     """
+    from lwq import models
+    from lwq.quantizers import QUANTIZERS
+
     layout = scores.layout
     if model is not None:
         layout.require(models.layout(model, layout.granularity), "score")

@@ -7,9 +7,9 @@ import numpy as np
 from scipy.optimize import LinearConstraint, milp
 from scipy.sparse import coo_array
 
+from lwq.allocators.expected import costs
+from lwq.common.errors import InputError
 from lwq.contracts import DROPPED, Budget, Costs, Scores, Width, matrix_bytes
-from lwq.costs import costs
-from lwq.errors import InputError
 
 HALVINGS = 100  # of the interval that holds the price of size
 
@@ -29,7 +29,7 @@ class Knapsack:
 
     Attributes:
         distortion: bits -> relative squared error, for Scores; None takes 4^-bits: each bit halves the step, and 0 bits is 1.
-            For one that differs from unit to unit, hand over `lwq.costs.costs(scores, distortion)`.
+            For one that differs from unit to unit, hand over `lwq.allocators.expected.costs(scores, distortion)`.
         exact: the most choices that branch and bound is used for.
 
     Source: Shoham and Gersho 1988 (bits by Lagrangian relaxation); 4^-bits: 6 dB a bit.

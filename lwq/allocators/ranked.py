@@ -3,8 +3,8 @@
 from bisect import bisect_left
 from dataclasses import dataclass
 
+from lwq.common.errors import InputError
 from lwq.contracts import Budget, Scores, Width
-from lwq.errors import InputError
 
 
 def steps(order: list[str], widths: tuple[Width, ...], spread: float) -> list[tuple[str, Width]]:

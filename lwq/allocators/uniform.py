@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from lwq.common.errors import InputError
 from lwq.contracts import Budget, Scores, Width
-from lwq.errors import InputError
 
 
 @dataclass(frozen=True)

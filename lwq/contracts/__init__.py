@@ -3,7 +3,6 @@
 Everything here is data: no torch, no model. Bits and bytes are counted here and nowhere else.
 """
 
-from lwq.contracts.files import digest
 from lwq.contracts.layout import DROPPED, GRANULARITIES, KEPT, Layout, Shape, Size, Sizer, Width, dropped, inside, matrix_bytes
 from lwq.contracts.plan import Budget, Plan
 from lwq.contracts.results import Losses, Row, TaskScore
@@ -25,7 +24,6 @@ __all__ = [
     "Sizer",
     "TaskScore",
     "Width",
-    "digest",
     "dropped",
     "inside",
     "load_scores",

@@ -1,6 +1,5 @@
 """Plain data in JSON files, and the hash that names a value."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -8,7 +7,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
-from lwq.errors import InputError
+from lwq.common.errors import InputError
 
 T = TypeVar("T")
 Kind: TypeAlias = tuple[str, set[type]]
@@ -22,11 +21,6 @@ JSON: dict[Any, Kind] = {  # a type -> what stands for it in a file; any other i
     tuple: ("a list of two", {list}),  # Shape
     Mapping: OBJECT,
 }
-
-
-def digest(value: Any) -> str:
-    """12 hex digits that name a JSON value; key order does not matter."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()[:12]
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

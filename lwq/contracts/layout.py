@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from lwq.errors import InputError
+from lwq.common.errors import InputError
 
 Shape: TypeAlias = tuple[int, int]
 Width: TypeAlias = int | float

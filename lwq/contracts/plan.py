@@ -7,9 +7,10 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from lwq.contracts.files import digest, read_as, write
+from lwq.common.errors import InputError
+from lwq.common.hashing import digest
+from lwq.contracts.files import read_as, write
 from lwq.contracts.layout import DROPPED, KEPT, Layout, Size, Sizer, Width
-from lwq.errors import InputError
 
 WHOLE = (DROPPED, *range(1, 9), KEPT)  # widths of a quantizer without fractions
 

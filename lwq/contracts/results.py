@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lwq.errors import InputError
+from lwq.common.errors import InputError
 
 
 @dataclass(frozen=True)

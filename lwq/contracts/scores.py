@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from lwq.common.errors import InputError
 from lwq.contracts.files import read, read_as, write
 from lwq.contracts.layout import Layout, Width
-from lwq.errors import InputError
 
 
 @dataclass(frozen=True)

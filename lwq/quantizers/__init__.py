@@ -9,11 +9,11 @@ from lwq.quantizers.gptq import GPTQ
 from lwq.quantizers.hqq import HQQ
 from lwq.quantizers.masks import Magnitude, Wanda
 from lwq.quantizers.owq import OWQ
-from lwq.quantizers.packed import Packed
 from lwq.quantizers.quanto import Quanto
 from lwq.quantizers.rtn import RTN
-from lwq.quantizers.sparse import Sparse
 from lwq.quantizers.spqr import SpQR
+from lwq.quantizers.storage.packed import Packed
+from lwq.quantizers.storage.sparse import Sparse
 
 QUANTIZERS: dict[str, type] = {
     "rtn": RTN,

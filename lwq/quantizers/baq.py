@@ -6,12 +6,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lwq.collect import MatrixStats
-from lwq.errors import InputError
-from lwq.quantizers import grid
+from lwq.common.errors import InputError
+from lwq.common.names import pick
 from lwq.quantizers.gptq import Grids, column_losses, columns_first, inverse_factor, with_grids
-from lwq.quantizers.packed import FLOATS, Packed, finite, width_ratio
-from lwq.strategies import pick
+from lwq.quantizers.shared import grid
+from lwq.quantizers.storage.packed import FLOATS, Packed, finite, width_ratio
+from lwq.statistics.forward import MatrixStats
 
 
 @dataclass(frozen=True)

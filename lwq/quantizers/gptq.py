@@ -9,11 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lwq.collect import MatrixStats
-from lwq.errors import InputError
-from lwq.quantizers import grid
-from lwq.quantizers.packed import FLOATS, Packed, finite
-from lwq.strategies import pick
+from lwq.common.errors import InputError
+from lwq.common.names import pick
+from lwq.quantizers.shared import grid
+from lwq.quantizers.storage.packed import FLOATS, Packed, finite
+from lwq.statistics.forward import MatrixStats
 
 SOURCES = ("uniform", "quantized", "full")
 

@@ -6,11 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lwq.collect import MatrixStats
-from lwq.errors import InputError
-from lwq.quantizers import grid
-from lwq.quantizers.packed import FLOATS, Packed, finite, packed_bytes, stored
-from lwq.strategies import pick
+from lwq.common.errors import InputError
+from lwq.common.names import pick
+from lwq.quantizers.shared import grid
+from lwq.quantizers.storage.packed import FLOATS, Packed, finite, packed_bytes, stored
+from lwq.statistics.forward import MatrixStats
 
 FLAT = 1e-4  # a group whose weights span no more than this is constant
 

@@ -10,10 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lwq.collect import MatrixStats
 from lwq.contracts import Width
-from lwq.quantizers.packed import finite, packed_bytes, stored
-from lwq.quantizers.sparse import Sparse
+from lwq.quantizers.storage.packed import finite, packed_bytes, stored
+from lwq.quantizers.storage.sparse import Sparse
+from lwq.statistics.forward import MatrixStats
 
 
 def width_of(density: float) -> float:

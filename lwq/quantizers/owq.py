@@ -6,13 +6,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lwq.collect import MatrixStats
+from lwq.common.errors import InputError
+from lwq.common.names import pick
 from lwq.contracts import Width
-from lwq.errors import InputError
-from lwq.quantizers import grid
 from lwq.quantizers.gptq import Grids, inverse_factor, with_grids
-from lwq.quantizers.packed import FLOATS, Exact, Packed, finite, packed_bytes, stored
-from lwq.strategies import pick
+from lwq.quantizers.shared import grid
+from lwq.quantizers.storage.packed import FLOATS, Exact, Packed, finite, packed_bytes, stored
+from lwq.statistics.forward import MatrixStats
 
 
 @dataclass(frozen=True)

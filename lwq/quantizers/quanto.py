@@ -6,9 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lwq.collect import MatrixStats
-from lwq.quantizers.packed import FLOATS, Packed, finite, packed_bytes, stored
-from lwq.strategies import pick
+from lwq.common.names import pick
+from lwq.quantizers.storage.packed import FLOATS, Packed, finite, packed_bytes, stored
+from lwq.statistics.forward import MatrixStats
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from lwq.collect import MatrixStats
-from lwq.quantizers import grid
-from lwq.quantizers.packed import FLOATS, Packed, finite
-from lwq.strategies import pick
+from lwq.common.names import pick
+from lwq.quantizers.shared import grid
+from lwq.quantizers.storage.packed import FLOATS, Packed, finite
+from lwq.statistics.forward import MatrixStats
 
 
 @dataclass(frozen=True)

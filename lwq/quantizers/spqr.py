@@ -6,12 +6,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lwq.collect import MatrixStats
+from lwq.common.errors import InputError
 from lwq.contracts import Width
-from lwq.errors import InputError
-from lwq.quantizers import grid
 from lwq.quantizers.gptq import columns_first, fitting_grid, inverse_factor
-from lwq.quantizers.packed import Exact, Packed, finite, packed_bytes, stored
+from lwq.quantizers.shared import grid
+from lwq.quantizers.storage.packed import Exact, Packed, finite, packed_bytes, stored
+from lwq.statistics.forward import MatrixStats
 
 OUTLIER_BITS = 48  # of a weight that is kept: its value and its place
 CHUNK = 1 << 24  # numbers that the search for outliers holds at once

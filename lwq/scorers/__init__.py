@@ -10,15 +10,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from lwq import models
-from lwq.collect import collect
+from lwq.common.names import build, spec
 from lwq.contracts import Layout, Scores
+from lwq.contracts.estimate import Estimate
 from lwq.scorers.baselines import Deepest, FirstToLast, LastToFirst, Random, Reversed
-from lwq.scorers.estimate import Estimate
 from lwq.scorers.hidden_states import LIM, Angular
 from lwq.scorers.interventions import BlockDrop
 from lwq.scorers.outliers import DLP, LAMP, OWL
 from lwq.scorers.weights import ZD
-from lwq.strategies import build, spec
+from lwq.statistics.forward import collect
 
 SCORERS: dict[str, type] = {
     "lim": LIM,

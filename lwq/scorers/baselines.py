@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from lwq import models
-from lwq.collect import Stats
-from lwq.scorers.estimate import Estimate
+from lwq.contracts.estimate import Estimate
+from lwq.statistics.forward import Stats
 
 
 @dataclass(frozen=True)

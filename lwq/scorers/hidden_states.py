@@ -6,9 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lwq.collect import Stats
-from lwq.errors import InputError
-from lwq.scorers.estimate import Estimate
+from lwq.common.errors import InputError
+from lwq.contracts.estimate import Estimate
+from lwq.statistics.forward import Stats
 
 AVERAGES = ("tokens", "flat", "mean")
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from lwq import models
-from lwq.collect import WINDOWS, Stats, require_windows, stream
-from lwq.evaluate import head, measured, require_windows_fit
-from lwq.progress import track
-from lwq.scorers.estimate import Estimate
-from lwq.sweep import capture_batches, require_separable
+from lwq.common.progress import track
+from lwq.contracts.estimate import Estimate
+from lwq.engine.evaluate import head, measured, require_windows_fit
+from lwq.engine.sweep import capture_batches, require_separable
+from lwq.statistics.forward import WINDOWS, Stats, require_windows, stream
 
 
 @dataclass(frozen=True)

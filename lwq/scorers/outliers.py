@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lwq import models
-from lwq.collect import Stats
-from lwq.errors import InputError
+from lwq.common.errors import InputError
+from lwq.statistics.forward import Stats
 
 
 def _saliences(model: nn.Module, stats: Stats) -> Iterator[tuple[str, Tensor]]:

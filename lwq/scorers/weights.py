@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lwq import models
-from lwq.collect import Stats
-from lwq.errors import InputError
+from lwq.common.errors import InputError
+from lwq.statistics.forward import Stats
 
 POOLS = ("block", "matrix")
 

@@ -1,0 +1,72 @@
+"""What was typed after a command -> what it stands for, or an InputError before the work starts."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lwq.common.errors import InputError
+
+
+def out_file(path: Path) -> Path:
+    """Where a file will be written, absolute; InputError, before the work, where it cannot be."""
+    from lwq.common import paths
+
+    target = path.expanduser().absolute()
+    if target.is_dir():
+        raise InputError(f"--out {path} is a folder; name a file, such as {path / 'out.json'}")
+    if target.exists() and not os.access(target, os.W_OK):
+        raise InputError(f"--out {path} may not be written; choose another file")
+    paths.writable(target.parent, "--out")
+    return target
+
+
+def plan_in(file: Path, quantizer: str | None) -> tuple[Any, Any]:
+    """A plan and its quantizer. `quantizer` names code that the plan may ask for; InputError where it is another quantizer."""
+    from lwq.common.names import build, rebuild, spec
+    from lwq.contracts import Plan
+    from lwq.quantizers import QUANTIZERS
+
+    plan = Plan.load(file)
+    given = build(QUANTIZERS, "quantizer", quantizer)
+    packer = rebuild(QUANTIZERS, "quantizer", plan.quantizer)
+    named = quantizer is None or (":" in quantizer and "(" not in quantizer and type(given) is type(packer))
+    if not named and given != packer:
+        raise InputError(
+            f"--quantizer {spec(QUANTIZERS, given)} is not the plan's, {plan.quantizer}: sizes and widths of {file} are for that "
+            "one; make the plan with --quantizer"
+        )
+    return plan, packer
+
+
+def widths(text: str) -> tuple[int | float, ...]:
+    """The numbers of --bits, whole ones as int."""
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--bits {text!r}: numbers with commas are needed, such as 4,2 or 3.25,3") from None
+    return tuple(int(width) if width.is_integer() else width for width in found)
+
+
+def pair(text: str) -> tuple[str, Any]:
+    """`name=value` of -p."""
+    import yaml
+
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"-p {text!r}: write name=value")
+    try:
+        return name, _value(value.strip())
+    except yaml.YAMLError as error:
+        reason = getattr(error, "problem", None) or error
+        raise InputError(f"-p {text!r}: the value is not YAML ({reason}); close its brackets, or put it in quotes") from None
+
+
+def _value(text: str) -> Any:
+    """YAML, where a list may hold calls: `[lim, zd(two_sided=True, pool="matrix")]` has two items."""
+    import yaml
+
+    from lwq.common.names import split
+
+    if text.startswith("[") and text.endswith("]") and "(" in text:
+        return [yaml.safe_load(item) for item in split(text[1:-1])]
+    return yaml.safe_load(text)

@@ -1,0 +1,1 @@
+"""Errors, paths, progress, names and hashes: what every room stands on."""

@@ -1,0 +1,3 @@
+"""The version of lwq: what rows name, and what workers must share."""
+
+VERSION = "0.1.0"

@@ -1,0 +1,224 @@
+"""Apply a plan to a model: quantize what it names, drop what has 0 bits, keep what has 16."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from torch import Tensor, nn
+
+from lwq import models
+from lwq.common import paths
+from lwq.common.errors import InputError
+from lwq.common.names import rebuild
+from lwq.common.progress import track
+from lwq.contracts import DROPPED, KEPT, Plan, Shape, Width, dropped, inside
+from lwq.engine.store import Store
+from lwq.quantizers import QUANTIZERS, Packed, Sparse
+from lwq.statistics.forward import BlockStats, MatrixStats, require_windows, stream
+
+
+def require_fit(quantizer: Any, shapes: Mapping[str, Shape], widths: set[Width]) -> None:
+    """Raise InputError, naming the matrix, if a width is not the quantizer's or a shape does not suit it."""
+    if bad := sorted(widths - {DROPPED, KEPT, *quantizer.levels}):
+        raise InputError(f"{type(quantizer).__name__} has no width {bad}; it offers {sorted(quantizer.levels)}, 0 and 16")
+    for name, shape in shapes.items():
+        try:
+            quantizer.nbytes(shape, quantizer.levels[0])
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
+
+
+def quantize_(model: nn.Module, plan: Plan, windows: Tensor | None = None) -> dict[str, float]:
+    """Apply `plan` in place.
+
+    Args:
+        model: the one that the plan was made for, untouched.
+        plan: bits for each unit; its quantizer is built from the text it holds. Where that names code outside lwq
+            (`my_quantizers.py:Mine`), the process must have named it before: a plan file runs no code.
+        windows: LongTensor (n, length) of calibration tokens; needed where the quantizer uses statistics.
+
+    Returns:
+        unit -> relative error ‖W − Ŵ‖ / ‖W‖ over its matrices; 0 where nothing changed, 1 where the block was dropped.
+
+    Raises:
+        InputError: before anything changes, for a plan of another model, a width or shape that the quantizer cannot do,
+            or missing windows.
+    """
+    plan.layout.require(models.layout(model, plan.layout.granularity), "plan")
+    quantizer = rebuild(QUANTIZERS, "quantizer", plan.quantizer)
+    bits = matrix_bits(plan)
+    require_fit(quantizer, shapes(plan), set(bits.values()))
+    require_whole_drops(models.blocks(model), plan.bits)
+    matrices = models.matrices(model)
+    wanted = {name: {width} - {DROPPED, KEPT} for name, width in bits.items()}
+    squares: dict[str, tuple[float, float]] = {}
+    with _dropped_first(model, plan.bits) if inputs(quantizer) == "quantized" else nullcontext():
+        for name, packed in _to_write(model, quantizer, wanted, windows):
+            squares[name] = replace_(matrices[name], packed)
+    drop_blocks_(model, plan.bits)
+    return {unit: _relative_error(unit, names, plan, squares) for unit, names in plan.layout.units.items()}
+
+
+def shapes(plan: Plan) -> dict[str, Shape]:
+    """Shape of each matrix."""
+    return {name: shape for matrices in plan.layout.units.values() for name, shape in matrices.items()}
+
+
+def matrix_bits(plan: Plan) -> dict[str, Width]:
+    """Width of each matrix."""
+    return {name: plan.bits[unit] for unit, names in plan.layout.units.items() for name in names}
+
+
+def replace_(matrix: models.Matrix, packed: Packed | Sparse) -> tuple[float, float]:
+    """Write the dequantized weights into the model; returns (Σ (w − ŵ)², Σ w²)."""
+    weight = matrix.view()
+    before = weight.float().clone()
+    weight.copy_(packed.dequantize().to(weight.device))
+    return float((before - weight.float()).square().sum()), float(before.square().sum())
+
+
+def drop_blocks_(model: nn.Module, bits: Mapping[str, Width]) -> None:
+    """Make exactly the blocks whose units all have 0 bits pass their input through."""
+    for block in models.blocks(model):
+        models.drop_(model, block, dropped(block, bits))
+
+
+@contextmanager
+def _dropped_first(model: nn.Module, bits: Mapping[str, Width]) -> Iterator[None]:
+    """Inside, blocks are fitted to what reaches them without those that `bits` drops; a failure undoes it."""
+    try:
+        drop_blocks_(model, bits)
+        yield
+    except BaseException:
+        drop_blocks_(model, {})
+        raise
+
+
+def require_whole_drops(blocks: Iterable[str], bits: Mapping[str, Width]) -> None:
+    """Raise InputError where only some units of a block have 0 bits: half a block cannot be skipped."""
+    for block in blocks:
+        partly = any(width == DROPPED and inside(unit, block) for unit, width in bits.items())
+        if partly and not dropped(block, bits):
+            raise InputError(f"{block}: 0 bits for a part of a block; give 0 to all of its units or to none")
+
+
+def _relative_error(unit: str, names: Mapping[str, Shape], plan: Plan, squares: Mapping[str, tuple[float, float]]) -> float:
+    if plan.bits[unit] in (DROPPED, KEPT) or not names:
+        return float(plan.bits[unit] == DROPPED)
+    error, norm = (sum(part) for part in zip(*(squares[name] for name in names), strict=True))
+    return (error / norm) ** 0.5 if norm else 0.0
+
+
+def _to_write(
+    model: nn.Module, quantizer: Any, wanted: Mapping[str, set[Width]], windows: Tensor | None
+) -> Iterator[tuple[str, Packed | Sparse]]:
+    """(matrix, Packed), at a moment when the consumer may write it into the model and it stays there."""
+    source = inputs(quantizer)
+    if source == "uniform" and len({frozenset(widths) for widths in wanted.values()}) == 1:
+        source = "quantized"  # in a plan of one width the blocks before have that width: the same, in one pass
+    if source != "uniform":
+        yield from ((name, packed) for name, _, packed in _one_pass(model, quantizer, wanted, windows, source, save=True))
+        return
+    with TemporaryDirectory(dir=paths.cache(), prefix="plan-") as folder:  # not the system's, which may live in memory
+        aside = Store(folder)
+        for name, _, made in quantized(model, quantizer, wanted, windows):  # each width's pass needs the model as it was
+            aside.put(name, made)
+        for block, names in models.units(model, "block").items():
+            with models.resident(model, block, save=True):
+                yield from ((name, packed) for name in names if (packed := aside.get(name)) is not None)
+
+
+def inputs(quantizer: Any) -> str:
+    """Which prefix makes the inputs of a quantizer's statistics: "full", "quantized" or "uniform"; see `GPTQ`."""
+    return getattr(quantizer, "inputs", "full")
+
+
+def quantized(
+    model: nn.Module, quantizer: Any, wanted: Mapping[str, set[Width]], windows: Tensor | None
+) -> Iterator[tuple[str, Width, Packed | Sparse]]:
+    """(matrix, bits, Packed) for each wanted width of each matrix, while the model stays as it is.
+
+    It takes one streamed pass with `inputs="full"`, and one a width with "uniform".
+    """
+    if inputs(quantizer) == "uniform":
+        for width in sorted(set().union(*wanted.values())):
+            yield from _behind_its_like(model, quantizer, width, [n for n, widths in wanted.items() if width in widths], windows)
+    else:
+        yield from _one_pass(model, quantizer, wanted, windows, "full", save=False)
+
+
+def _one_pass(
+    model: nn.Module, quantizer: Any, wanted: Mapping[str, set[Width]], windows: Tensor | None, source: str, save: bool
+) -> Iterator[tuple[str, Width, Packed | Sparse]]:
+    """(matrix, bits, Packed); the consumer may write a result into the model at once.
+
+    With source "full" the block has run by then; with "quantized" it runs again, so that the next one sees what was written.
+    """
+    matrices, names_of = models.matrices(model), models.units(model, "block")
+    wanted = {name: widths for name, widths in wanted.items() if widths}
+    for stats in _pass(model, quantizer, wanted, windows, source, save) if wanted else ():
+        for name in names_of[stats.name]:
+            for width in sorted(wanted.get(name, ())):
+                yield name, width, _made(quantizer, matrices[name], width, stats)
+        stats.matrices.clear()  # before the next block's are summed
+
+
+def _made(quantizer: Any, matrix: models.Matrix, width: Width, stats: BlockStats) -> Packed | Sparse:
+    """The matrix in `width` bits; an InputError of the quantizer names the matrix."""
+    try:
+        return quantizer(matrix.view().float(), width, stats.matrices.get(matrix.name, MatrixStats()))
+    except InputError as error:
+        raise InputError(f"{matrix.name}: {error}") from None
+
+
+def _behind_its_like(
+    model: nn.Module, quantizer: Any, width: Width, wanted: Collection[str], windows: Tensor | None
+) -> Iterator[tuple[str, Width, Packed | Sparse]]:
+    """(matrix, width, Packed) for each of `wanted`, from a pass in which every matrix has `width`.
+
+    A block holds its quantized weights until it has run, and then its own again: the model ends as it began.
+    """
+    matrices, names_of = models.matrices(model), models.units(model, "block")
+    last = max(i for i, names in enumerate(names_of.values()) if not set(names).isdisjoint(wanted))
+    prefix = [name for names in list(names_of.values())[: last + 1] for name in names]
+    own: dict[str, Tensor] = {}
+
+    def put_back() -> None:
+        while own:
+            name, weight = own.popitem()
+            matrices[name].view().copy_(weight)
+
+    try:
+        for stats in _pass(model, quantizer, prefix, windows, "quantized", save=False, width=width):
+            put_back()
+            for name in names_of[stats.name]:
+                weight, packed = matrices[name].view(), _made(quantizer, matrices[name], width, stats)
+                if models.streamed(model) is None:  # else the block leaves memory, and comes back from disk
+                    own[name] = weight.clone()
+                weight.copy_(packed.dequantize())
+                if name in wanted:
+                    yield name, width, packed
+            stats.matrices.clear()
+    finally:
+        put_back()
+
+
+def _pass(
+    model: nn.Module,
+    quantizer: Any,
+    wanted: Collection[str],
+    windows: Tensor | None,
+    source: str,
+    save: bool,
+    width: Width | None = None,
+) -> Iterator[BlockStats]:
+    """Statistics block by block; `width`, where the pass is for one, stands beside its progress bar."""
+    needs = frozenset(quantizer.needs)
+    label = f"quantize ({type(quantizer).__name__.lower()}{'' if width is None else f', {width} bits'})"
+    if needs:
+        yield from stream(model, require_windows(windows, needs), needs, source, label, wanted, save=save)
+        return
+    for block in track(list(models.blocks(model)), label):
+        with models.resident(model, block, save):
+            yield BlockStats(block)

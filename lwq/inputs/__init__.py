@@ -1,0 +1,1 @@
+"""What can be asked for by name: models, texts and tasks that wheels carry, the toy, the ladder."""

@@ -1,0 +1,1 @@
+"""How a quantized matrix is stored: every part with its own width."""

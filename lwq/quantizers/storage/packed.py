@@ -1,0 +1,243 @@
+"""A quantized matrix: everything that must be stored, each part with its own width, and its exact size."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lwq.common.errors import InputError
+from lwq.statistics.forward import is_finite
+
+FLOATS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Weights that are stored in 16 bits beside the codes.
+
+    Attributes:
+        index: int32 (n,): numbers of whole input columns, or positions in the flattened matrix, ascending.
+        values: float16 (out_features, n) for columns, (n,) for single weights.
+    """
+
+    index: Tensor
+    values: Tensor
+
+    @property
+    def whole_columns(self) -> bool:
+        return self.values.ndim == 2
+
+    def write_(self, weight: Tensor) -> None:
+        """Put the values where they belong in `weight`, (out_features, in_features)."""
+        values, index = self.values.to(weight.dtype), self.index.long()
+        if self.whole_columns:
+            weight[:, index] = values
+        else:
+            weight.view(-1)[index] = values
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Codes on an affine grid, one scale and one offset for each group of inputs of each output row.
+
+        ŵ = (q − zero) · scale     or, where the offset is a number instead of a code,     ŵ = q · scale − shift
+
+    Attributes:
+        codes: uint8 (out_features, in_features), each below 2^bits.
+        scales: (out_features, groups), in the dtype that is stored; or, where scales are quantized themselves, a Packed of
+            shape (groups, out_features).
+        bits: stored bits of a code.
+        zeros: (out_features, groups); uint8 are codes and stored in `bits` bits, floats are stored as they are, a Packed
+            has shape (groups, out_features); None where it is 2^(bits − 1) throughout (symmetric).
+        shifts: (out_features, groups), in the dtype that is stored, instead of zeros.
+        widths: uint8 (in_features,), the width of each column's codes where they differ; `bits` is their mean. With
+            r = (2^bits − 1) / (2^width − 1) a column's step is its group's scale · r, and its zero round(zero / r): the
+            group's range in as many steps as the column has.
+        exact: weights stored in 16 bits instead; the codes of whole columns among them are not stored.
+    """
+
+    codes: Tensor
+    scales: "Tensor | Packed"
+    bits: int
+    zeros: "Tensor | Packed | None" = None
+    shifts: Tensor | None = None
+    widths: Tensor | None = None
+    exact: Exact | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return int(self.codes.shape[0]), int(self.codes.shape[1])
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The weights that the codes stand for, (out_features, in_features)."""
+        scales, zeros = _opened(self.scales), _opened(self.zeros)
+        assert scales is not None
+        groups = scales.shape[1]
+        work = torch.promote_types(scales.dtype, torch.float32) if self.shifts is None else scales.dtype
+        codes = self.codes.reshape(self.shape[0], groups, -1).to(work)
+        scales = scales.to(work).unsqueeze(-1)
+        if self.shifts is not None:
+            values = codes * scales - self.shifts.unsqueeze(-1)
+        elif self.widths is not None:
+            assert zeros is not None
+            ratio = width_ratio(self.widths, self.bits).reshape(groups, -1)
+            values = (codes - (zeros.to(work).unsqueeze(-1) / ratio).round()) * (scales * ratio)
+        elif zeros is not None:
+            values = (codes - zeros.to(work).unsqueeze(-1)) * scales
+        else:
+            values = (codes - 2 ** (self.bits - 1)) * scales
+        weight = values.reshape(self.shape).to(dtype)
+        if self.exact is not None:
+            self.exact.write_(weight)
+        return weight
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a file holds: codes packed bit by bit, everything else as it is. `read` is the inverse."""
+        stored = {"codes": self._stream(), **_parts("scales", self.scales, None), **_parts("zeros", self.zeros, self.bits)}
+        if self.shifts is not None:
+            stored["shifts"] = self.shifts
+        if self.widths is not None:
+            stored["widths"] = self.widths
+        if self.exact is not None:
+            stored |= {"exact.index": self.exact.index, "exact.values": self.exact.values}
+        return stored
+
+    def header(self) -> dict[str, int]:
+        """The numbers that `read` needs beside the tensors."""
+        found = {"bits": self.bits, "rows": self.shape[0], "columns": self.shape[1]}
+        for name, part in (("scales", self.scales), ("zeros", self.zeros)):
+            if isinstance(part, Packed):
+                found |= {f"{name}.{key}": value for key, value in part.header().items()}
+        return found
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of `tensors()`."""
+        return sum(tensor.nbytes for tensor in self.tensors().values())
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes in memory, where a code takes one."""
+        parts = [self.codes, self.shifts, self.widths, *((self.exact.index, self.exact.values) if self.exact else ())]
+        nested = [part for part in (self.scales, self.zeros) if part is not None]
+        return sum(part.nbytes for part in parts if part is not None) + sum(
+            part.resident_bytes if isinstance(part, Packed) else part.nbytes for part in nested
+        )
+
+    def _stream(self) -> Tensor:
+        codes, widths = self.codes, self.widths
+        if self.exact is not None and self.exact.whole_columns:
+            stays = _complement(self.exact.index, self.shape[1])
+            codes, widths = codes[:, stays], None if widths is None else widths[stays]
+        if widths is None:
+            return pack(codes, self.bits)
+        return torch.cat([pack(codes[:, widths == width], width) for width in sorted(set(widths.tolist()))])
+
+    @classmethod
+    def read(cls, tensors: dict[str, Tensor], header: dict[str, int]) -> "Packed":
+        """What `tensors()` and `header()` describe."""
+        rows, columns, bits, device = header["rows"], header["columns"], header["bits"], tensors["codes"].device
+        exact = Exact(tensors["exact.index"], tensors["exact.values"]) if "exact.index" in tensors else None
+        stays = _complement(exact.index, columns) if exact and exact.whole_columns else torch.arange(columns, device=device)
+        codes = torch.zeros(rows, columns, dtype=torch.uint8, device=device)
+        widths, stream = tensors.get("widths"), tensors["codes"]
+        if widths is None:
+            codes[:, stays] = unpack(stream, bits, (rows, len(stays)))
+        else:
+            for width in sorted(set(widths[stays].tolist())):
+                own = stays[widths[stays] == width]
+                size = packed_bytes(rows * len(own), width)
+                codes[:, own] = unpack(stream[:size], width, (rows, len(own)))
+                stream = stream[size:]
+        scales = _read_part("scales", tensors, header)
+        zeros = _read_part("zeros", tensors, header)
+        assert scales is not None
+        if isinstance(zeros, Tensor) and not zeros.is_floating_point():
+            zeros = unpack(zeros, bits, (rows, scales.shape[1]))
+        return cls(codes, scales, bits, zeros, tensors.get("shifts"), widths, exact)
+
+
+def _opened(part: "Tensor | Packed | None") -> Tensor | None:
+    return part.dequantize().T if isinstance(part, Packed) else part
+
+
+def _parts(name: str, part: "Tensor | Packed | None", bits: int | None) -> dict[str, Tensor]:
+    if part is None:
+        return {}
+    if isinstance(part, Packed):
+        return {f"{name}.{key}": tensor for key, tensor in part.tensors().items()}
+    return {name: part if bits is None or part.is_floating_point() else pack(part, bits)}
+
+
+def _read_part(name: str, tensors: dict[str, Tensor], header: dict[str, int]) -> "Tensor | Packed | None":
+    if f"{name}.bits" not in header:
+        return tensors.get(name)
+    inner = {key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
+    return Packed.read(inner, {key.removeprefix(f"{name}."): v for key, v in header.items() if key.startswith(f"{name}.")})
+
+
+def _complement(index: Tensor, count: int) -> Tensor:
+    """The numbers below `count` that are not in `index`, ascending."""
+    stays = torch.ones(count, dtype=torch.bool, device=index.device)
+    stays[index.long()] = False
+    return stays.nonzero()[:, 0]
+
+
+def finite(weight: Tensor) -> Tensor:
+    """`weight` itself; InputError where it holds NaN or Inf."""
+    if not is_finite(weight):
+        bad = (~torch.isfinite(weight)).nonzero()
+        raise InputError(
+            f"the weights hold {len(bad)} NaN or Inf values, the first at {bad[0].tolist()}; repair the checkpoint, or load it "
+            "with dtype='float32' or 'bfloat16' if its weights overflow in float16"
+        )
+    return weight
+
+
+def stored(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """`values` in `dtype`; InputError where one of them is too large for it."""
+    found = values.to(dtype)
+    if found is not values and not is_finite(found):
+        raise InputError(
+            f"a value of {values.abs().max().item():.6g} is to be stored in {str(dtype).removeprefix('torch.')}, which holds "
+            f"no more than {torch.finfo(dtype).max:.6g}; keep the matrix at 16 bits, or use a quantizer with "
+            "scale_dtype='bfloat16' or 'float32', such as rtn"
+        )
+    return found
+
+
+def width_ratio(widths: Tensor, bits: int) -> Tensor:
+    """(2^bits − 1) / (2^width − 1) of each column, float32."""
+    return (2**bits - 1) / (2.0 ** widths.float() - 1)
+
+
+def packed_bytes(count: int, bits: int) -> int:
+    """Bytes that `count` codes of `bits` bits take when packed."""
+    return math.ceil(count * bits / 8)
+
+
+def pack(codes: Tensor, bits: int) -> Tensor:
+    """uint8 codes to a dense bit stream, lowest bit first: uint8 (ceil(count · bits / 8),)."""
+    if bits == 8:
+        return codes.reshape(-1).clone()
+    flat = torch.nn.functional.pad(codes.reshape(-1), (0, -codes.numel() % 8))
+    words, mask = flat.view(torch.int64), 2**bits - 1  # eight codes, one a byte, pushed together
+    packed = words & mask
+    for place in range(1, 8):
+        packed |= (words >> ((8 - bits) * place)) & (mask << (bits * place))
+    return packed.view(torch.uint8).reshape(-1, 8)[:, :bits].reshape(-1)[: packed_bytes(codes.numel(), bits)].clone()
+
+
+def unpack(stream: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
+    """The inverse of `pack`: uint8 codes of `shape`."""
+    if bits == 8:
+        return stream.clone().reshape(shape)
+    count = math.prod(shape)
+    padded = stream.new_zeros(math.ceil(count / 8), 8)
+    padded[:, :bits] = torch.nn.functional.pad(stream, (0, len(padded) * bits - len(stream))).reshape(-1, bits)
+    words, mask = padded.view(torch.int64), 2**bits - 1
+    codes = words & mask
+    for place in range(1, 8):
+        codes |= (words & (mask << (bits * place))) << ((8 - bits) * place)
+    return codes.view(torch.uint8).reshape(-1)[:count].reshape(shape)

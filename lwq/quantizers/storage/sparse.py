@@ -1,0 +1,58 @@
+"""A matrix with most weights at zero: which ones are kept, and their values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lwq.quantizers.storage.packed import Packed, pack, unpack
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """A bitmap and the values of the weights that it marks.
+
+    Attributes:
+        mask: bool (out_features, in_features).
+        values: float16 (kept,), row after row.
+    """
+
+    mask: Tensor
+    values: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return int(self.mask.shape[0]), int(self.mask.shape[1])
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The weights, (out_features, in_features)."""
+        return torch.zeros(self.shape, dtype=dtype, device=self.mask.device).masked_scatter_(self.mask, self.values.to(dtype))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a file holds; `read` is the inverse."""
+        return {"mask": pack(self.mask.to(torch.uint8), 1), "values": self.values}
+
+    def header(self) -> dict[str, int]:
+        """The numbers that `read` needs beside the tensors."""
+        return {"sparse": 1, "rows": self.shape[0], "columns": self.shape[1]}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of `tensors()`."""
+        return sum(tensor.nbytes for tensor in self.tensors().values())
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes in memory, where a bit of the mask takes one."""
+        return self.mask.nbytes + self.values.nbytes
+
+    @classmethod
+    def read(cls, tensors: Mapping[str, Tensor], about: Mapping[str, int]) -> "Sparse":
+        mask = unpack(tensors["mask"], 1, (about["rows"], about["columns"]))
+        return cls(mask.bool(), tensors["values"])
+
+
+def read(tensors: dict[str, Tensor], about: dict[str, int]) -> Packed | Sparse:
+    """A stored matrix from its tensors and its header."""
+    return Sparse.read(tensors, about) if "sparse" in about else Packed.read(tensors, about)

@@ -1,0 +1,1 @@
+"""Measurements on disk: one file each, and the tracked tables."""

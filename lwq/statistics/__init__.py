@@ -1,0 +1,1 @@
+"""What scorers and quantizers need of each block, collected in one streamed pass."""

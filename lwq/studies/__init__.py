@@ -1,0 +1,1 @@
+"""Experiments, their grids of parameters, forecasts, and the pool that runs them."""

@@ -1,0 +1,396 @@
+"""One model, one quantizer, one text to calibrate on and one to judge on: score, plan, measure, remember."""
+
+import copy
+import hashlib
+import importlib.metadata
+import platform
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+
+from lwq import models
+from lwq.common import paths
+from lwq.common.errors import InputError
+from lwq.common.hashing import code_digest, codes, digest
+from lwq.common.names import build, pick, spec, split
+from lwq.common.version import VERSION
+from lwq.contracts import KEPT, Costs, Plan, Row, Scores, Size
+from lwq.engine import costs
+from lwq.engine.bank import Bank, restore_
+from lwq.engine.costs import measured_costs
+from lwq.engine.evaluate import Reference, reference
+from lwq.engine.store import Store
+from lwq.engine.sweep import Sweep
+from lwq.inputs import assets
+from lwq.inputs.texts import WindowSpec
+from lwq.quantizers import QUANTIZERS
+from lwq.results.measurements import Results
+from lwq.scorers import SCORERS, score_all
+from lwq.statistics import forward
+from lwq.studies import candidates
+from lwq.studies.candidates import Candidate
+
+FORBIDDEN_GROUP = 32  # the carried models were dequantized from groups of 32, which such a grid would reproduce exactly
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A score beside the one it is a variant of.
+
+    Attributes:
+        score: importance of each unit, in the order of the forward pass.
+        spearman: rank correlation with the default, from −1 to 1.
+    """
+
+    score: np.ndarray
+    spearman: float
+
+    def summary(self) -> dict[str, float]:
+        return {"spearman": self.spearman}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {"score": self.score}
+
+
+def _shared(make: Callable[["Experiment"], Any]) -> Any:
+    """A property made when it is first needed, once for all experiments that come from one by `using`."""
+
+    def get(self: "Experiment") -> Any:
+        if make.__name__ not in self.held:
+            self.held[make.__name__] = make(self)
+        return self.held[make.__name__]
+
+    return property(get, doc=make.__doc__)
+
+
+@dataclass
+class Experiment:
+    """Everything that a study's measurements have in common. What is expensive is made when it is first needed.
+
+    Attributes:
+        study: name that stands in the rows.
+        model: a name for `lwq.load`.
+        quantizer: a name, a call in text or an object.
+        calibrate, judge: how windows are drawn; scores and quantizers see the first, judgement the second.
+        results: where measurements are looked up and kept.
+        dtype: of the weights that are scored and quantized, and of that arithmetic.
+        judge_dtype: of the weights and the arithmetic that plans are judged with; "" is `dtype`. Where it is narrower than
+            float32 the ends of a sweep are judged in float32 too.
+        held: what experiments that come from this one by `using` share with it.
+    """
+
+    study: str
+    model: str
+    quantizer: Any
+    calibrate: WindowSpec
+    judge: WindowSpec
+    results: Results
+    dtype: str = "float32"
+    judge_dtype: str = ""
+    held: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.judge_dtype = self.judge_dtype or self.dtype
+        for name in ("dtype", "judge_dtype"):
+            pick(models.DTYPES, name, getattr(self, name))
+        self.quantizer = build(QUANTIZERS, "quantizer", self.quantizer)
+        if self.model in assets.MODELS and getattr(self.quantizer, "group_size", 0) == FORBIDDEN_GROUP:
+            raise InputError(
+                f"group_size={FORBIDDEN_GROUP} on {self.model!r}: its weights come from a file with groups of "
+                f"{FORBIDDEN_GROUP} and would look lossless; use 64"
+            )
+        if self.judge.n < 2:
+            raise InputError(f"windows={self.judge.n}: an interval needs two judging windows or more; 32 mean something")
+        if self.calibrate.split == self.judge.split:
+            raise InputError(f"calibrating and judging on the same split {self.judge.split!r}; use 'calibrate' and 'judge'")
+
+    @_shared
+    def loaded(self) -> tuple[nn.Module, Any]:
+        return models.load(self.model, self.dtype, device_map="auto" if torch.cuda.is_available() else None)
+
+    @_shared
+    def judged(self) -> nn.Module:
+        """The model that holds the plans: `loaded` itself, or a copy in `judge_dtype`."""
+        model = self.loaded[0]
+        return model if self.judge_dtype == self.dtype else models.cast(model, self.judge_dtype)
+
+    @_shared
+    def fingerprint(self) -> str:
+        """The model's weights, and the settings that they compute with."""
+        model = self.loaded[0]
+        restore_(model)
+        return f"{models.fingerprint(model)}-{models.configuration(model)}"
+
+    @property
+    def arithmetic(self) -> str:
+        """Both dtypes, as the rows name them."""
+        return self.dtype if self.judge_dtype == self.dtype else f"{self.judge_dtype} from {self.dtype}"
+
+    @cached_property
+    def calibration(self) -> Tensor:
+        return self.calibrate.draw(self.loaded[1])
+
+    @_shared
+    def judging(self) -> Tensor:
+        return self.judge.draw(self.loaded[1])
+
+    @cached_property
+    def bank(self) -> Bank:
+        return Bank(self.judged, self.quantizer, self.calibration, Store(), exact=self.loaded[0])
+
+    @_shared
+    def reference(self) -> Reference:
+        """The untouched model on the judging windows."""
+        restore_(self.judged)
+        return reference(self.judged, self.judging, models.free_memory(self.judged) // 2)
+
+    @cached_property
+    def engine(self) -> Sweep:
+        """Measures plans on the judging windows."""
+        return Sweep(self.judged, self.judging, self.bank, self.reference)
+
+    def using(self, quantizer: Any = None, calibrate: WindowSpec | None = None) -> "Experiment":
+        """The same with another quantizer or other calibration windows; the loaded model and the reference are shared."""
+        other = copy.copy(self)
+        stale = {"bank", "engine", "_common"} | ({"calibration"} if calibrate else set())
+        other.__dict__ = {key: value for key, value in self.__dict__.items() if key not in stale}
+        other.quantizer = self.quantizer if quantizer is None else quantizer
+        other.calibrate = calibrate or self.calibrate
+        other.__post_init__()
+        return other
+
+    def costs(self, widths: Sequence[int], windows: int = 8) -> Costs:
+        """Harm of each block at each width, measured on the first calibration windows and kept beside the scores."""
+        few = self.calibration[:windows, : self.judging.shape[1]]
+        names = [spec(QUANTIZERS, self.quantizer), self.bank.source, self.fingerprint, self.arithmetic, code_digest(costs)]
+        path = (
+            self._scores_folder() / f"costs-{digest([*names, self._common['calibration'], list(few.shape), list(widths)])}.json"
+        )
+        if not path.is_file():
+            restore_(self.judged)
+            sweep = Sweep(self.judged, few, self.bank, reference(self.judged, few))
+            found = measured_costs(sweep, widths, data=self._common["calibration"])
+            with paths.replacing(path) as temporary:
+                found.save(temporary)
+        return Costs.load(path)
+
+    def release(self) -> None:
+        """Let go of the model and of all that holds it, so that another one has room; what is needed again is made again."""
+        for name in ("loaded", "judged", "reference"):
+            self.held.pop(name, None)
+        for name in ("bank", "engine"):
+            self.__dict__.pop(name, None)
+
+    def orderings(self, names: str | Sequence[str], seeds: int = 0) -> dict[str, Scores]:
+        """Label -> Scores, in one pass.
+
+        Args:
+            names: scorers as text, a list or one string with commas; `random` stands for `seeds` random orders. One of your
+                own is `my_scorers.py:Mine`, see `lwq.common.user_code`.
+        """
+        labels = [
+            label
+            for name in split(names)
+            for label in ([f"random(seed={s})" for s in range(seeds)] if name == "random" else [name])
+        ]
+        built = {label: build(SCORERS, "scorer", label) for label in labels}
+        self._require_same_code(built)
+        restore_(self.loaded[0])
+        source = [self.fingerprint, self._common["calibration"], self.dtype, importlib.metadata.version("transformers")]
+        files = {
+            label: self._scores_folder() / f"{digest([spec(SCORERS, s), *source, *codes(s, forward)])}.json"
+            for label, s in built.items()
+        }
+        kept = {label: scores for label, path in files.items() if (scores := _cached(path)) is not None}
+        if missing := [label for label in files if label not in kept]:
+            windows = self.calibration if any(getattr(built[label], "needs", ()) for label in missing) else None
+            found = score_all(self.loaded[0], [built[label] for label in missing], windows, self._common["calibration"])
+            for label, scores in zip(missing, found, strict=True):
+                with paths.replacing(files[label]) as temporary:
+                    scores.save(temporary)
+                kept[label] = Scores.load(files[label])
+        kinds = {label: scores.layout.granularity for label, scores in kept.items()}
+        if len(set(kinds.values())) > 1:
+            raise InputError(f"orderings of units of different kinds cannot share a figure: {kinds}; run them one by one")
+        return {label: kept[label] for label in files}
+
+    def _require_same_code(self, built: Mapping[str, Any]) -> None:
+        """Raise InputError where rows of these labels come from another state of the user's file: curves would mix the two."""
+        rows = [record["row"] for record in self.results.found.values()]
+        for label, scorer in built.items():
+            text = spec(SCORERS, scorer)
+            others = {row["scorer"] for row in rows if (row["study"], row["ordering"]) == (self.study, label)} - {text}
+            if ":" in label and others:
+                raise InputError(
+                    f"{label!r} is {text} now, and {self.results.folder} holds rows of {sorted(others)}; choose another "
+                    "results_dir, or another name for the class"
+                )
+
+    def _scores_folder(self) -> Path:
+        return paths.writable(self.results.folder / "scores")
+
+    def sweep(
+        self, orderings: Mapping[str, Scores], high: int, low: int, steps: int, avg_bits: Sequence[float] = ()
+    ) -> pd.DataFrame:
+        """Move blocks from `high` to `low` bits in each ordering and measure `steps` plans on the way, both ends included.
+
+        Beside them: the plans for `avg_bits`, the untouched model ("original"), and uniform bits at every width from low to
+        high ("uniform").
+
+        Returns:
+            The rows of this study, model, quantizer and pair of widths, from the results table.
+        """
+        if not low < high:
+            raise InputError(f"high={high}, low={low}: blocks are moved from more bits to fewer")
+        layout = next(iter(orderings.values())).layout
+        moved = candidates.points(len(layout.units), steps)
+        curves = list(candidates.curve(orderings, self.quantizer, high, low, moved, avg_bits))
+        if self.judge_dtype != "float32":
+            self._measure_deviation(high, low)  # first, so that two references need not stand in memory together
+        self.measure([*candidates.ends(layout, self.quantizer, high, low), *curves])
+        return self.table(high=high, low=low, units=len(layout.units), quantizer=self._common["quantizer"])
+
+    def measure(self, candidates: Iterable[Candidate]) -> None:
+        """Measure what the results lack, each plan once, and keep it under its rows."""
+        left: dict[str, list[tuple[Row, Plan]]] = {}
+        for candidate in candidates:
+            row = self._row(candidate)
+            if not self.results.known(row):
+                left.setdefault(row.plan, []).append((row, candidate.plan))
+        if not left:
+            return
+        found = self.engine.measure([entries[0][1] for entries in left.values()])
+        start = time.monotonic()
+        for plan, losses in found:
+            for row, _ in left[plan.id]:
+                self.results.keep(row, losses, time.monotonic() - start)
+                start = time.monotonic()
+
+    def answer(self, candidates: Iterable[Candidate], tasks: Sequence[str], items: int, seed: int = 0, hub: bool = False) -> None:
+        """Measure the accuracy of plans on multiple-choice tasks, the same `items` for every plan; keep it under its rows.
+
+        The arguments are those of `evaluate_tasks`.
+        """
+        for candidate in candidates:
+            row = self._row(candidate)
+            rows = {task: replace(row, judge=f"{task} {items} items seed {seed}{' hub' * hub}") for task in tasks}
+            if left := [task for task in tasks if not self.results.known(rows[task])]:
+                self._answer(candidate.plan, {task: rows[task] for task in left}, items, seed, hub)
+
+    def _answer(self, plan: Plan, rows: Mapping[str, Row], items: int, seed: int, hub: bool) -> None:
+        from lwq.engine.tasks import evaluate_tasks
+
+        start = time.monotonic()
+        self.bank.apply_(plan)
+        try:
+            found = evaluate_tasks(self.judged, self.loaded[1], list(rows), items, seed, hub)
+        finally:
+            self.bank.restore_()
+        for task, score in found.items():
+            self.results.keep(rows[task], score, (time.monotonic() - start) / len(rows))
+
+    def rankings(self, variants: Sequence[str], default: Scores) -> None:
+        """Rank correlation of each variant of a score with the `default`, on these calibration windows."""
+        for label, scores in self.orderings(variants).items():
+            untouched = Plan(dict.fromkeys(scores, KEPT), scores.layout, "")
+            beside = f"{default.scorer} on {default.data}"
+            row = replace(self._row(Candidate(label, scores.scorer, untouched, 0, 0, 0)), plan="", judge=beside)
+            if not self.results.known(row):
+                values = np.array(list(scores.values()))
+                if not np.ptp(values) or not np.ptp(list(default.values())):
+                    raise InputError(f"{label} or {beside}: all scores are equal, and a rank correlation needs some that differ")
+                agreement = spearmanr(values, list(default.values())).statistic
+                self.results.keep(row, Ranking(values, float(agreement)), 0.0)
+
+    def table(self, **where: Any) -> pd.DataFrame:
+        """Write what is measured, and return this experiment's rows with those columns."""
+        self.results.write()
+        shared = {key: value for key, value in self._common.items() if key != "quantizer"}
+        return self.results.table(**{**shared, **where})
+
+    def _measure_deviation(self, high: int, low: int) -> None:
+        """The ends of the sweep, judged once more in float32: how far off is `judge_dtype`?"""
+        other = replace(self, dtype="float32", judge_dtype="float32")
+        if self.dtype == "float32":
+            other.held["loaded"] = self.loaded
+        other.measure(candidates.ends(models.layout(other.loaded[0]), other.quantizer, high, low))
+
+    def _row(self, candidate: Candidate) -> Row:
+        plan = candidate.plan
+        size = Size.of(plan.layout, plan.bits, self.quantizer)
+        return Row(
+            id="",
+            plan=plan.id,
+            high=candidate.high,
+            low=candidate.low,
+            ordering=candidate.ordering,
+            scorer=candidate.scorer,
+            moved=candidate.moved,
+            units=len(plan.bits),
+            avg_bits=size.avg_bits,
+            true_bits=size.true_bits,
+            plan_bytes=size.plan_bytes,
+            total_bytes=size.total_bytes,
+            version=VERSION,
+            environment=environment(),
+            metric="",
+            value=0.0,
+            n=0,
+            **self._common,
+        )
+
+    @cached_property
+    def _common(self) -> dict[str, str]:
+        """The columns that all rows of this experiment share."""
+        return {
+            "study": self.study,
+            "model": self.model,
+            "fingerprint": self.fingerprint,
+            "quantizer": spec(QUANTIZERS, self.quantizer),
+            "calibration": f"{self.calibrate} #{token_digest(self.calibration)}",
+            "judge": f"{self.judge} #{token_digest(self.judging)}",
+            "dtype": self.arithmetic,
+        }
+
+
+def _cached(path: Path) -> Scores | None:
+    """The scores in a file, None where there are none; what is damaged is made again."""
+    try:
+        return Scores.load(path) if path.is_file() else None
+    except InputError:
+        return None
+
+
+@lru_cache
+def environment() -> str:
+    """Versions and processor that decide the last bits of a number."""
+    if torch.cuda.is_available():
+        processor = torch.cuda.get_device_name()
+    else:
+        processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    python, transformers = platform.python_version(), importlib.metadata.version("transformers")
+    return f"Python {python}, torch {torch.__version__}, transformers {transformers}, {processor}"
+
+
+def token_digest(windows: Tensor) -> str:
+    """8 hex digits of the tokens themselves, so that a text that changed under its name is another text."""
+    return hashlib.sha256(windows.numpy().tobytes()).hexdigest()[:8]
+
+
+def texts(calibrate: str, judge: str, nsamples: int, seqlen: int, windows: int, length: int) -> tuple[WindowSpec, WindowSpec]:
+    """Where a study calibrates and where it judges: two splits that share no document."""
+    return WindowSpec(calibrate, "calibrate", nsamples, seqlen, 0), WindowSpec(judge, "judge", windows, length, 0)
+
+
+def quantizer(text: Any, **settings: Any) -> Any:
+    """A quantizer from text, with settings on top: `quantizer("gptq", group_size=64)`."""
+    return build(QUANTIZERS, "quantizer", text, **settings)
