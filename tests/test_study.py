@@ -198,11 +198,11 @@ def test_the_report_is_built_from_the_tables_alone(done, tmp_path):
         "assert not {'torch', 'transformers'} & set(sys.modules), 'right of results nothing needs torch'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=paths.WORK)
-    text, page = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
+    text, html = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
     table = pd.read_csv(done[0] / measurements.TABLE)
     original = table.loc[(table["ordering"] == "original") & (table["metric"] == "perplexity"), "value"].iloc[0]
     assert f"{original:.2f}" in text and "25-50 %" in text
-    assert "data:image/png;base64," in page and "<img" in page and "http-equiv" not in page and 'src="figures' not in page
+    assert "data:image/png;base64," in html and "<img" in html and "http-equiv" not in html and 'src="figures' not in html
     assert page.built_from(tmp_path / "report.md") == hashlib.sha256((done[0] / measurements.TABLE).read_bytes()).hexdigest()
     first = {p: p.read_bytes() for p in tmp_path.rglob("*.*")}
     stale = tmp_path / "figures" / "of-another-table.png"

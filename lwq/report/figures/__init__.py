@@ -1,9 +1,8 @@
 """Results table -> Figure, one function a figure. Nothing is read, saved or measured here."""
 
-from lwq.report.figures import pruning
 from lwq.report.figures.dynamic import gains
 from lwq.report.figures.orderings import curves, far, rankings, retained_curve, tasks, thresholds
-from lwq.report.figures.pruning import pruning_gaps
+from lwq.report.figures.pruning import pruning, pruning_gaps
 from lwq.report.figures.scale import scale_areas, scale_curves
 from lwq.report.figures.strips import plans, strip
 from lwq.report.figures.style import all_high, is_random, label
