@@ -12,7 +12,7 @@ from lwq.common.version import VERSION
 
 if TYPE_CHECKING:
     from lwq.allocators import ALLOCATORS, allocate
-    from lwq.common.errors import InputError
+    from lwq.common.errors import InputError, RunError
     from lwq.contracts import Budget, Costs, Layout, Losses, Plan, Row, Scores, Size
     from lwq.engine.apply import quantize_
     from lwq.engine.bank import Bank
@@ -37,7 +37,7 @@ _HOME = {
     "lwq.report.intervals": ["Interval", "largest_fraction", "retained"],
     "lwq.contracts": ["Budget", "Costs", "Layout", "Losses", "Plan", "Row", "Scores", "Size"],
     "lwq.inputs.texts": ["windows"],
-    "lwq.common.errors": ["InputError"],
+    "lwq.common.errors": ["InputError", "RunError"],
     "lwq.engine.evaluate": ["Reference", "evaluate", "reference"],
     "lwq.exporters.dequantized": ["export"],
     "lwq.models": ["load", "units"],
@@ -67,6 +67,7 @@ __all__ = [
     "Reference",
     "Results",
     "Row",
+    "RunError",
     "Scores",
     "Experiment",
     "Size",

@@ -50,7 +50,7 @@ def test_a_process_that_dies_is_replaced(tmp_path, monkeypatch):
     assert sorted(p.name for p in found) == ["a.ipynb", "b.ipynb", "c.ipynb"] and flag.exists()
     for run in (_dies_always, _is_interrupted):  # one that is interrupted begins no other point
         monkeypatch.setattr(pool, "run", run)
-        with pytest.raises(lwq.InputError, match="died 3 times"):
+        with pytest.raises(lwq.RunError, match="died 3 times"):
             list(pool.in_processes(points(tmp_path), 2))
 
 

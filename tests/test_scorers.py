@@ -62,7 +62,7 @@ def test_lim_readings_differ_and_are_sampled(toy, windows):
     assert len({tuple(f.importance.values()) for f in found}) == 3
     assert all(error > 0 for error in found[0].stderr.values())
     half = lwq.score(toy[0], "lim", windows[:1])
-    assert set(half.stderr.values()) == {0.0}
+    assert not half.stderr, "one window says nothing of its error"
 
 
 def test_lim_of_a_block_that_does_nothing_is_zero(toy, windows):

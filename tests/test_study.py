@@ -376,7 +376,7 @@ def test_a_second_run_is_refused_and_leaves_the_first_alone(tmp_path):
 
 def test_a_failed_study_is_never_taken_for_a_result(tmp_path):
     point = small_point(tmp_path, quantizer="gptqq")
-    with pytest.raises(lwq.InputError, match="orderings failed in cell .*unknown quantizer 'gptqq'"):
+    with pytest.raises(lwq.RunError, match="orderings failed in cell .*unknown quantizer 'gptqq'"):
         grid.run(point)
     assert not point.output.exists() and point.output.with_suffix(".failed.ipynb").exists()
 

@@ -8,7 +8,7 @@ import typer
 
 from lwq.cli import arguments
 from lwq.cli.printing import show, show_answers, show_losses, show_size
-from lwq.common.errors import InputError
+from lwq.common.errors import InputError, RunError
 
 app = typer.Typer(
     help="Which layers of a language model can go to fewer bits, how far, and at what cost.",
@@ -39,6 +39,9 @@ def main() -> None:
     except InputError as error:
         print(f"lwq: {error}", file=sys.stderr)
         sys.exit(2)
+    except RunError as error:
+        print(f"lwq: {error}", file=sys.stderr)
+        sys.exit(1)
     except SystemExit as end:
         if end.code == 130:  # what typer makes of Ctrl-C
             print("lwq: interrupted; run the same command again (a study goes on from here)", file=sys.stderr)
@@ -120,7 +123,7 @@ def score(
     scores = scorers.score(loaded, strategy, windows, data=str(spec) if windows is not None else "")
     scores.save(target)
     place = {unit: rank for rank, unit in enumerate(scores.order(), start=1)}
-    rows = [[unit, scores[unit], scores.stderr.get(unit, 0.0), place[unit]] for unit in scores]
+    rows = [[unit, scores[unit], scores.stderr.get(unit, ""), place[unit]] for unit in scores]
     show(f"{scores.scorer} on {model}", ["unit", "importance", "standard error", "moved as number"], rows)
     print(f"{scores.cost['seconds']} s; written to {target}")
 

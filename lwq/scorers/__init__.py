@@ -77,7 +77,11 @@ def score_all(model: nn.Module, scorers: list[Any], windows: Tensor | None = Non
                 importance={unit: float(value) for unit, value in found.items()},
                 layout=layouts[granularity],
                 scorer=spec(SCORERS, scorer),
-                stderr={unit: value.stderr for unit, value in found.items() if isinstance(value, Estimate)},
+                stderr={
+                    unit: value.stderr
+                    for unit, value in found.items()
+                    if isinstance(value, Estimate) and value.stderr is not None
+                },
                 data=data,
                 cost={"seconds": round(seconds, 3), "tokens": 0 if windows is None else windows.numel()},
             )

@@ -89,5 +89,5 @@ class Reversed:
 
 def _turned(ends: float, value: float) -> float:
     turned = Estimate(ends - value)
-    turned.stderr = getattr(value, "stderr", 0.0)
+    turned.stderr = value.stderr if isinstance(value, Estimate) else None
     return turned

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from lwq.common import paths, user_code
-from lwq.common.errors import InputError
+from lwq.common.errors import InputError, RunError
 from lwq.common.hashing import digest
 from lwq.common.names import pick
 from lwq.studies import checks
@@ -145,9 +145,7 @@ def _execute(point: Point, quiet: bool) -> None:
     except PapermillExecutionError as error:
         failed = point.output.with_suffix(".failed.ipynb")
         os.replace(partial, failed)
-        raise InputError(
-            f"{point.study} failed in cell {error.exec_count}: {error.ename}: {error.evalue} (see {failed})"
-        ) from None
+        raise RunError(f"{point.study} failed in cell {error.exec_count}: {error.ename}: {error.evalue} (see {failed})") from None
     finally:
         partial.unlink(missing_ok=True)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lwq.common import paths
-from lwq.common.errors import InputError
+from lwq.common.errors import InputError, RunError
 from lwq.common.progress import bar, track
 from lwq.common.version import VERSION
 from lwq.results.measurements import Results
@@ -54,7 +54,7 @@ def in_processes(points: Sequence[Point], count: int) -> Iterator[Path]:
                 return
             except BrokenProcessPool:
                 print(f"a worker process died; {len(left)} points go on (try {attempt} of {TRIES})", flush=True)
-    raise InputError(f"worker processes died {TRIES} times (memory?); run fewer at once with --jobs 1")
+    raise RunError(f"worker processes died {TRIES} times (memory?); run fewer at once with --jobs 1")
 
 
 def _or_end(run: Callable[..., Path], point: Point) -> Path:

@@ -1,0 +1,71 @@
+"""What is cached is named by the code that made it: an edit of any file on the way gives another name.
+
+pytest tests/test_hashing.py
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lwq.common import hashing
+from lwq.common.hashing import code_digest, codes
+from lwq.engine import apply, bank, costs, evaluate, store, sweep
+from lwq.models import structure
+from lwq.quantizers import QUANTIZERS
+from lwq.quantizers.shared import grid
+from lwq.quantizers.storage import packed, sparse
+from lwq.scorers import SCORERS
+from lwq.statistics import forward
+
+STANDS_ON = {
+    "block_drop": (SCORERS["block_drop"], [evaluate, sweep, forward, structure]),
+    "lim": (SCORERS["lim"], [forward, structure]),
+    "gptq": (QUANTIZERS["gptq"], [grid, packed, forward]),
+    "wanda": (QUANTIZERS["wanda"], [packed, sparse, forward]),
+    "measured costs": (costs, [sweep, evaluate, bank, apply, store]),
+    "what runs a quantizer": (apply, [forward, structure, store]),
+}
+
+
+@pytest.fixture
+def edit(monkeypatch):
+    """From then on a file reads as if a line had been added to it."""
+    read = Path.read_bytes
+
+    def change(path):
+        monkeypatch.setattr(Path, "read_bytes", lambda self: read(self) + (b"# edited" if self == path else b""))
+
+    return change
+
+
+@pytest.mark.parametrize(("code", "place"), [(c, p) for c, places in STANDS_ON.values() for p in [*places]], ids=str)
+def test_an_edited_file_is_other_code(code, place, edit):
+    before = code_digest(code)
+    assert code_digest(code) == before
+    edit(Path(place.__file__).resolve())
+    assert code_digest(code) != before
+
+
+def test_a_neighbour_in_the_same_dict_does_not_count(edit):
+    before, hqq = (
+        (code_digest(QUANTIZERS["gptq"]), code_digest(apply), code_digest(SCORERS["lim"])),
+        code_digest(QUANTIZERS["hqq"]),
+    )
+    edit(Path(hashing.HOME / "quantizers" / "hqq.py"))
+    assert (code_digest(QUANTIZERS["gptq"]), code_digest(apply), code_digest(SCORERS["lim"])) == before
+    assert code_digest(QUANTIZERS["hqq"]) != hqq
+
+
+def test_a_strategy_inside_another_counts(edit):
+    turned = SCORERS["reversed"](SCORERS["lim"]())
+    before = codes(turned)
+    edit(Path(hashing.HOME / "scorers" / "hidden_states.py"))
+    assert codes(turned) != before
+
+
+def test_code_that_cannot_be_read_is_said():
+    scope = {"dataclass": dataclass}
+    exec("@dataclass\nclass Mine: pass", scope)
+    with pytest.raises((OSError, TypeError)):
+        code_digest(scope["Mine"])
