@@ -80,13 +80,13 @@ def test_a_score_better_than_every_random_order_stands_out():
 def test_reasons_count_where_both_halves_of_a_claim_break():
     tables = sweep(sweep(sweep(ends(Tables()), "lim", 0.4), "zd", 0.0), "random(seed=0)", 0.3)
     table, windows = tables.done()
-    found = counts.far(claims.swept(table, windows, 0.9), RULES["a"]["numbers"])
+    found = counts.reach(claims.swept(table, windows, 0.9), RULES["a"]["numbers"])
     assert [found[key] for key in ("settings", "short", "first", "late", "sweeps")] == [2, 1, 1, 1, 1]
     assert found["random"] == ["30%", "30%"] and found["luck"] == 1
     assert found["above"] == {"lim": 1, "zd": 0} and found["models"] == ["m"] and found["least"] == found["most"] == "5%"
     assert counts.headline(table, RULES["headline"]["numbers"]) == {"below": [], "above": ["m, gptq: 90% at 4 bits"]}
     assert counts.headline(table, RULES["headline"]["numbers"] | {"quality": 0.95})["below"] == ["m, gptq: 90% at 4 bits"]
-    assert counts.far([], RULES["a"]["numbers"])["settings"] == 0
+    assert counts.reach([], RULES["a"]["numbers"])["settings"] == 0
 
 
 def test_depth_without_any_score():

@@ -169,8 +169,8 @@ def test_the_same_text_for_both_is_refused(tmp_path):
     with pytest.raises(lwq.InputError, match="would look lossless; use 64"):
         experiment.Experiment("x", "smollm2-135m", "rtn(group_size=32)", *TEXTS, lwq.Results(tmp_path))
     with pytest.raises(lwq.InputError, match="steps=1"):
-        candidates.points(4, 1)
-    assert candidates.points(30, 8) == [0, 4, 9, 13, 17, 21, 26, 30]
+        candidates.counts_moved(4, 1)
+    assert candidates.counts_moved(30, 8) == [0, 4, 9, 13, 17, 21, 26, 30]
     assert experiment.quantizer("gptq", group_size=32).group_size == 32
 
 

@@ -84,7 +84,7 @@ def by_model(found: Iterable[Verdict]) -> pd.DataFrame:
 Found = Iterator[tuple[str, str, str, str, tuple[str, ...]]]
 
 
-def far(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, Any]) -> Found:
+def how_far(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, Any]) -> Found:
     """Claim (a): the ordering keeps `quality` until `share` of the units has moved, and random orders only until `baseline`."""
     for sweep in intervals.sweeps(table):
         limits = intervals.limits(sweep, windows, (numbers["quality"],)).set_index("ordering")
@@ -354,7 +354,7 @@ def _correlation(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 RULES: dict[str, Callable[..., Found]] = {
-    "far": far,
+    "far": how_far,
     "headline": headline,
     "helps": helps,
     "cheaper": cheaper,

@@ -11,7 +11,7 @@ from lwq.common.names import nickname
 from lwq.report import claims, figures, intervals
 
 
-def far(swept: Iterable[claims.Swept], numbers: Mapping[str, Any]) -> dict[str, Any]:
+def reach(swept: Iterable[claims.Swept], numbers: Mapping[str, Any]) -> dict[str, Any]:
     """Claim (a), over its settings (a sweep and a score): where one half of the claim or the other breaks.
 
     Returns:

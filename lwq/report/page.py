@@ -168,7 +168,7 @@ def _why(
 ) -> dict[str, Any]:
     """What the sentences behind the verdicts count."""
     return {
-        "far": counts.far(swept, numbers["a"]),
+        "far": counts.reach(swept, numbers["a"]),
         "headline": counts.headline(parts["orderings"], numbers["headline"]),
         "pruned": counts.pruned(gaps, "blocks", numbers["c"]["bits"], numbers["c"]["orderings"]),
         "best": counts.best(gaps, numbers["c"]),
@@ -268,7 +268,7 @@ def _sweep(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> dict[st
         "all_low": lowest["value"].iloc[0],
         "rest_bytes": int(first["total_bytes"] - first["plan_bytes"]),
         "limits": rankings.limits(intervals.limits(table, windows)),
-        "points": list(rankings.points(table, windows)),
+        "points": list(rankings.measured_plans(table, windows)),
         "figures": [
             draw("retained_curve", name, "Retained quality against blocks moved, with 95 % intervals.", rows, table, windows),
             draw("curves", name, "Perplexity, KL and agreement against blocks moved and true bits.", rows, table),

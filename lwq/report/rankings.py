@@ -200,7 +200,7 @@ def limits(limits: pd.DataFrame) -> list[dict[str, str]]:
     return list(found.values())
 
 
-def points(table: pd.DataFrame, windows: pd.DataFrame) -> Iterator[dict[str, Any]]:
+def measured_plans(table: pd.DataFrame, windows: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """One line an ordering at the measured points nearest to a quarter and a half, and the uniform plans."""
     wide = table.pivot_table(index="id", columns="metric", values="value")
     rows = table[table["metric"] == "perplexity"].drop(columns=["metric", "value", "n"]).join(wide, on="id")

@@ -44,7 +44,7 @@ class Candidate(NamedTuple):
 Orderings = Mapping[str, Scores]
 
 
-def points(units: int, steps: int) -> list[int]:
+def counts_moved(units: int, steps: int) -> list[int]:
     """`steps` numbers of moved units from 0 to all, as even as whole numbers allow."""
     if steps < 2:
         raise InputError(f"steps={steps}; a curve needs its two ends, 2 or more")

@@ -252,7 +252,7 @@ class Experiment:
         if not low < high:
             raise InputError(f"high={high}, low={low}: blocks are moved from more bits to fewer")
         layout = next(iter(orderings.values())).layout
-        moved = candidates.points(len(layout.units), steps)
+        moved = candidates.counts_moved(len(layout.units), steps)
         curves = list(candidates.curve(orderings, self.quantizer, high, low, moved, avg_bits))
         if self.judge_dtype != "float32":
             self._measure_deviation(high, low)  # first, so that two references need not stand in memory together

@@ -17,7 +17,7 @@ GIB = 1 << 30
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Forecast:
     """What one point of a study takes.
 
     Attributes:
@@ -37,7 +37,7 @@ class Estimate:
         return self.operations / (speed * REACHED)
 
 
-def of_point(study: str, parameters: Mapping[str, Any], models: Mapping[str, Mapping[str, float]]) -> Estimate:
+def of_point(study: str, parameters: Mapping[str, Any], models: Mapping[str, Mapping[str, float]]) -> Forecast:
     """The estimate for `parameters` (those of the notebook, all of them); `models` gives blocks and parameters by name."""
     p = parameters
     names = p.get("models") or [p["model"]]
@@ -59,7 +59,7 @@ def of_point(study: str, parameters: Mapping[str, Any], models: Mapping[str, Map
     held = 2 * wide if wide == judged_wide else wide + 2 * judged_wide
     memory = max(w * (held + min(widths, 4 * GIB / w)) for w, (_, _, widths) in zip(weights, found, strict=True))
     operations = sum(2 * w * t for w, t in zip(weights, tokens, strict=True))
-    return Estimate(sum(plans for plans, *_ in found), sum(tokens), operations, memory + 4 * GIB)
+    return Forecast(sum(plans for plans, *_ in found), sum(tokens), operations, memory + 4 * GIB)
 
 
 def _trained(name: str) -> int:

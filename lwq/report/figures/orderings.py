@@ -17,11 +17,11 @@ from lwq.report.figures.style import (
     all_high,
     band,
     canvas,
+    curve_points,
     is_random,
     label,
     log_scale,
     named,
-    points,
     quality_scale,
     title,
     whiskers,
@@ -49,7 +49,7 @@ def curves(table: pd.DataFrame) -> Figure:
     """
     figure, axes = canvas(10.5, 4.4, 1, len(METRICS))
     for axis, (metric, name) in zip(axes[0], METRICS.items(), strict=True):
-        part = points(table, metric)
+        part = curve_points(table, metric)
         band(axis, part[is_random(part["ordering"])], "true_bits")
         for ordering, line in named(part):
             color, style, marker = STYLES.get(ordering, OTHERS)
@@ -89,7 +89,7 @@ def retained_curve(table: pd.DataFrame, windows: pd.DataFrame) -> Figure:
     """
     figure, axes = canvas(9.5, 4.6)
     axis = axes[0][0]
-    part = points(table, "perplexity")
+    part = curve_points(table, "perplexity")
     nll = intervals.nll_by_id(windows)
     truth = nll[all_high(part)["id"]]
     quality = part.assign(value=[np.exp(truth.mean() - nll[key].mean()) for key in part["id"]])

@@ -17,9 +17,9 @@ from lwq.report.figures.style import (
     STYLES,
     all_high,
     canvas,
+    curve_points,
     is_random,
     label,
-    points,
     quality_scale,
     whiskers,
 )
@@ -43,7 +43,7 @@ def scale_curves(table: pd.DataFrame, windows: pd.DataFrame, names: Sequence[str
     figure, axes = canvas(3.4 * len(panels), 3.9, 1, len(panels), sharey=True)
     for axis, name in zip(axes[0], panels, strict=True):
         for color, marker, (model, depth) in zip(colors, MARKERS * len(depths), depths.items(), strict=False):
-            rows = points(table[table["model"] == model], "perplexity")
+            rows = curve_points(table[table["model"] == model], "perplexity")
             truth = nll[all_high(rows)["id"]]
             rows = rows.assign(value=[np.exp(truth.mean() - nll[key].mean()) for key in rows["id"]])
             chosen = rows[is_random(rows["ordering"]) if name == "random" else rows["ordering"] == name]

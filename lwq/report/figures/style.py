@@ -55,7 +55,7 @@ def title(table: pd.DataFrame) -> str:
     return f"{first['model']}, {intervals.setting(first)} ({first['n']} judging windows)"
 
 
-def points(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+def curve_points(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Rows of one metric, without the untouched model, with the share moved; perplexity relative to the all-high plan."""
     part = table[(table["metric"] == metric) & (table["ordering"] != "original")].copy()
     part["fraction"] = part["moved"] / part["units"]
