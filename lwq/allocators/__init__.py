@@ -54,6 +54,7 @@ def allocate(
     """
     from lwq import models
     from lwq.quantizers import QUANTIZERS
+    from lwq.quantizers.shared.contract import require_complete
 
     layout = scores.layout
     if model is not None:
@@ -64,6 +65,7 @@ def allocate(
         raise InputError(f"give exactly one of {list(limits)}, not {list(given) or 'none'}")
     ((limit, amount),) = given.items()
     packer = build(QUANTIZERS, "quantizer", quantizer)
+    require_complete(packer)
     budget = Budget(layout, tuple(bits), packer, limit, amount)
     default = {1: "uniform", 2: "topk"}.get(len(bits), "levels")
     chooser = build(ALLOCATORS, "allocator", allocator or default)

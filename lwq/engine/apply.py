@@ -15,11 +15,13 @@ from lwq.common.progress import track
 from lwq.contracts import DROPPED, KEPT, Plan, Shape, Width, dropped, inside
 from lwq.engine.store import Store
 from lwq.quantizers import QUANTIZERS, Packed, Sparse
+from lwq.quantizers.shared.contract import require_complete, require_true
 from lwq.statistics.forward import BlockStats, MatrixStats, require_windows, stream
 
 
 def require_fit(quantizer: Any, shapes: Mapping[str, Shape], widths: set[Width]) -> None:
     """Raise InputError, naming the matrix, if a width is not the quantizer's or a shape does not suit it."""
+    require_complete(quantizer)
     if bad := sorted(widths - {DROPPED, KEPT, *quantizer.levels}):
         raise InputError(f"{type(quantizer).__name__} has no width {bad}; it offers {sorted(quantizer.levels)}, 0 and 16")
     for name, shape in shapes.items():
@@ -167,7 +169,10 @@ def _one_pass(
 def _made(quantizer: Any, matrix: models.Matrix, width: Width, stats: BlockStats) -> Packed | Sparse:
     """The matrix in `width` bits; an InputError of the quantizer names the matrix."""
     try:
-        return quantizer(matrix.view().float(), width, stats.matrices.get(matrix.name, MatrixStats()))
+        weight = matrix.view().float()
+        made = quantizer(weight, width, stats.matrices.get(matrix.name, MatrixStats()))
+        require_true(quantizer, width, weight, made)
+        return made
     except InputError as error:
         raise InputError(f"{matrix.name}: {error}") from None
 

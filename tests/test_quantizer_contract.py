@@ -1,0 +1,83 @@
+"""A quantizer of a user's own that is not what it says is refused by name at its first matrix.
+
+pytest tests/test_quantizer_contract.py
+"""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+import lwq
+from lwq.quantizers.rtn import RTN
+from lwq.quantizers.shared import contract
+
+
+@dataclass(frozen=True)
+class Unrounded(RTN):
+    """Float codes: as good as lossless, at a size that no file could have."""
+
+    def __call__(self, weight, bits, stats=None):
+        made = super().__call__(weight, bits)
+        return replace(made, codes=made.codes.float() + 0.25)
+
+
+@dataclass(frozen=True)
+class TooHigh(RTN):
+    """Codes that do not fit their bits."""
+
+    def __call__(self, weight, bits, stats=None):
+        made = super().__call__(weight, bits)
+        return replace(made, codes=made.codes + 2**bits)
+
+
+@dataclass(frozen=True)
+class Boasting(RTN):
+    """One bit a weight, it says."""
+
+    def nbytes(self, shape, bits):
+        return shape[0] * shape[1] // 8
+
+
+@dataclass(frozen=True)
+class Bare(RTN):
+    """Weights that nobody packed."""
+
+    def __call__(self, weight, bits, stats=None):
+        return super().__call__(weight, bits).dequantize()
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (Unrounded, "codes are torch.float32"),
+        (TooHigh, "does not fit 4 bits"),
+        (Boasting, "nbytes says"),
+        (Bare, "returned a Tensor"),
+    ],
+)
+def test_a_false_quantizer_is_refused_at_its_first_matrix(kind, said, toy):
+    model, _ = toy
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    plan = lwq.allocate(lwq.score(model, "zd"), model, bits=(4,), moved=0, quantizer=kind())
+    with pytest.raises(lwq.InputError, match=f"q_proj: {kind.__name__}.*{said}"):
+        lwq.quantize_(model, plan)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_what_is_lacking_is_said_before_the_work(toy):
+    @dataclass(frozen=True)
+    class Half:
+        def __call__(self, weight, bits, stats=None): ...
+
+    with pytest.raises(lwq.InputError, match="Half lacks levels .*; needs .*; nbytes"):
+        lwq.allocate(lwq.score(toy[0], "zd"), bits=(4,), moved=0, quantizer=Half())
+
+
+def test_a_true_one_is_looked_at_once(monkeypatch):
+    monkeypatch.setattr(contract, "_seen", set())
+    weight = torch.randn(8, 64)
+    contract.require_true(RTN(), 4, weight, RTN()(weight, 4))
+    assert len(contract._seen) == 1
+    monkeypatch.setattr(contract, "_require_codes", lambda *_: pytest.fail("looked at twice"))
+    contract.require_true(RTN(), 4, weight, RTN()(weight, 4))
