@@ -3,7 +3,9 @@
 pytest tests/test_quantizer_contract.py
 """
 
+import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -81,3 +83,14 @@ def test_a_true_one_is_looked_at_once(monkeypatch):
     assert len(contract._seen) == 1
     monkeypatch.setattr(contract, "_require_codes", lambda *_: pytest.fail("looked at twice"))
     contract.require_true(RTN(), 4, weight, RTN()(weight, 4))
+
+
+def test_the_quantizer_of_the_readme_works(tmp_path, monkeypatch, toy):
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    code = re.search(r"# my_quantizers.py\n.*?(?=```)", readme, re.DOTALL)[0]
+    (tmp_path / "my_quantizers.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    model, _ = toy
+    plan = lwq.allocate(lwq.score(model, "zd"), model, bits=(8, 4), moved=2, quantizer="my_quantizers.py:Rows")
+    errors = list(lwq.quantize_(model, plan).values())
+    assert all(0 < error < 0.2 for error in errors) and min(errors) < 0.02
