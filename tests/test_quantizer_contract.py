@@ -94,3 +94,12 @@ def test_the_quantizer_of_the_readme_works(tmp_path, monkeypatch, toy):
     plan = lwq.allocate(lwq.score(model, "zd"), model, bits=(8, 4), moved=2, quantizer="my_quantizers.py:Rows")
     errors = list(lwq.quantize_(model, plan).values())
     assert all(0 < error < 0.2 for error in errors) and min(errors) < 0.02
+
+
+def test_a_class_written_again_under_its_name_is_looked_at_again():
+    weight = torch.randn(8, 64)
+    contract.require_true(RTN(), 4, weight, RTN()(weight, 4))
+    again = type("RTN", (Boasting,), {"__repr__": lambda self: repr(RTN())})()
+    assert repr(again) == repr(RTN())
+    with pytest.raises(lwq.InputError, match="nbytes says"):
+        contract.require_true(again, 4, weight, again(weight, 4))

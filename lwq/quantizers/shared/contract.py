@@ -16,7 +16,7 @@ ASKED = {
     "nbytes": "a method nbytes(shape, bits) -> bytes that it stores of a matrix",
 }
 
-_seen: set[tuple[str, Width, tuple[int, ...]]] = set()  # settings, width and shape that were found true
+_seen: set[tuple[type, str, Width, tuple[int, ...]]] = set()  # class, settings, width and shape that were found true
 
 
 def require_complete(quantizer: Any) -> None:
@@ -32,7 +32,7 @@ def require_true(quantizer: Any, bits: Width, weight: Tensor, made: Any) -> None
     `quantizer.nbytes`. Each setting, width and shape is looked at once a process.
     """
     name, shape = type(quantizer).__name__, tuple(weight.shape)
-    key = (repr(quantizer), bits, shape)
+    key = (type(quantizer), repr(quantizer), bits, shape)  # a class that was written again is another one
     if key in _seen:
         return
     if not isinstance(made, Packed | Sparse):
