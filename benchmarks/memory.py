@@ -1,4 +1,6 @@
-"""Peak resident memory of one piece of work, in a process of its own: python benchmarks/memory.py NAME."""
+"""Peak resident memory of one piece of work, in a process of its own: python benchmarks/memory.py
+NAME.
+"""
 
 import json
 import resource
@@ -26,7 +28,9 @@ def statistics(streamed: bool) -> None:
 
 
 def quantize(depth: int) -> None:
-    """gptq, 4 bits, group 64, 32 windows of 512, of a random llama of width 2048, read and written block by block."""
+    """gptq, 4 bits, group 64, 32 windows of 512, of a random llama of width 2048, read and written
+    block by block.
+    """
     model, tokenizer = lwq.load(str(checkpoints.on_disk(depth)), stream=True)
     windows = torch.randint(0, 32_000, (32, 512), generator=torch.Generator().manual_seed(0))
     layout = models.layout(model)

@@ -1,8 +1,9 @@
 """Side by side with peers, in one run: python benchmarks/run.py [--only NAME] [--repeat 5].
 
-Each repetition starts every contestant of a comparison in a process of its own, one after the other, so that a machine that
-slows down slows them all. Each peer has a virtual environment, made here. What is measured goes to benchmarks/measured.csv
-as it comes (a second run goes on from there), and benchmarks/table.md is written from it.
+Each repetition starts every contestant of a comparison in a process of its own, one after the
+other, so that a machine that slows down slows them all. Each peer has a virtual environment, made
+here. What is measured goes to benchmarks/measured.csv as it comes (a second run goes on from
+there), and benchmarks/table.md is written from it.
 """
 
 import json
@@ -39,21 +40,54 @@ COMPARISONS = {
     ],
     "gptq": [("lwq", "cases.py", "gptq"), ("gptqmodel", "with_gptqmodel.py", "quantize")],
     "growth": [("lwq", "cases.py", "growth")],
-    "memory": [("lwq", "memory.py", work) for work in ("nothing", "statistics in memory", "statistics streamed")],
+    "memory": [
+        ("lwq", "memory.py", work)
+        for work in ("nothing", "statistics in memory", "statistics streamed")
+    ],
     "large": [("lwq", "memory.py", work) for work in ("quantize 28 blocks", "quantize 56 blocks")],
 }
 ONCE = {"memory", "large"}  # minutes each, and a peak hardly varies
 
 # measure, comparison, numerator, denominator, what must be reached
 RATIOS = [
-    ("nested sweep, a plan / a full forward with the same losses", "sweep", "lwq: a plan", "lwq: a full forward", "≤ 0.72"),
-    ("nested sweep with quantizing, a plan / the optimum-quanto loop", "sweep", "lwq: a plan, all", "quanto: a plan", "≤ 0.5"),
-    ("one-block scan, a plan / a full forward", "scan", "lwq: a plan", "lwq: a full forward", "≤ 0.72"),
+    (
+        "nested sweep, a plan / a full forward with the same losses",
+        "sweep",
+        "lwq: a plan",
+        "lwq: a full forward",
+        "≤ 0.72",
+    ),
+    (
+        "nested sweep with quantizing, a plan / the optimum-quanto loop",
+        "sweep",
+        "lwq: a plan, all",
+        "quanto: a plan",
+        "≤ 0.5",
+    ),
+    (
+        "one-block scan, a plan / a full forward",
+        "scan",
+        "lwq: a plan",
+        "lwq: a full forward",
+        "≤ 0.72",
+    ),
     ("rtn 4 bits / optimum-quanto qint4", "rtn", "lwq: rtn", "quanto: quantize and pack", "≤ 1.0"),
     ("hqq 4 bits / hqq", "rtn", "lwq: hqq", "hqq: quantize and pack", ""),
-    ("rtn 4 bits / auto-round without tuning", "rtn", "lwq: rtn", "autoround: quantize and pack", ""),
+    (
+        "rtn 4 bits / auto-round without tuning",
+        "rtn",
+        "lwq: rtn",
+        "autoround: quantize and pack",
+        "",
+    ),
     ("gptq 4 bits / GPTQModel", "gptq", "lwq: quantize", "gptqmodel: quantize", "≤ 0.7"),
-    ("gptq with full-precision inputs / GPTQModel", "gptq", "lwq: quantize, full-precision inputs", "gptqmodel: quantize", ""),
+    (
+        "gptq with full-precision inputs / GPTQModel",
+        "gptq",
+        "lwq: quantize, full-precision inputs",
+        "gptqmodel: quantize",
+        "",
+    ),
     *(
         (
             f"{kind}, seconds a plan: {2 * n} blocks / {n}",
@@ -95,7 +129,9 @@ PIP_ARGS = os.environ.get("PIP_ARGS", "").split()
 
 
 def main(
-    only: Annotated[list[str], typer.Option(help=f"one of {list(COMPARISONS)}; several are allowed")] = [],  # noqa: B006
+    only: Annotated[
+        list[str], typer.Option(help=f"one of {list(COMPARISONS)}; several are allowed")
+    ] = [],  # noqa: B006
     repeat: Annotated[int, typer.Option(help="repetitions")] = 5,
     afresh: Annotated[bool, typer.Option(help="forget what was measured before")] = False,
 ) -> None:
@@ -127,7 +163,10 @@ def environment(peer: str) -> None:
         return
     print(f"making the environment of {peer} ...", flush=True)
     subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-    subprocess.run([folder / "bin" / "python", "-m", "pip", "install", "--quiet", *PIP_ARGS, "-r", wanted], check=True)
+    subprocess.run(
+        [folder / "bin" / "python", "-m", "pip", "install", "--quiet", *PIP_ARGS, "-r", wanted],
+        check=True,
+    )
     stamp.write_text(wanted.read_text())
 
 
@@ -145,7 +184,13 @@ def measure(who: str, file: str, argument: str, model: Path, data: Path) -> dict
     if who == "lwq":
         command = [sys.executable, HERE / file, argument, data]
     else:
-        command = [ENVIRONMENTS / who / "bin" / "python", HERE / "peers" / file, argument, model, data]
+        command = [
+            ENVIRONMENTS / who / "bin" / "python",
+            HERE / "peers" / file,
+            argument,
+            model,
+            data,
+        ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=HERE)
     if done.returncode:
         sys.exit(f"{who} {argument} failed:\n{done.stderr[-2000:]}")
@@ -157,14 +202,26 @@ def known(name: str, repetition: int, who: str, argument: str) -> bool:
     if not MEASURED.is_file():
         return False
     rows = pd.read_csv(MEASURED)
-    same = (rows["comparison"] == name) & (rows["repetition"] == repetition) & (rows["who"] == who) & (rows["case"] == argument)
+    same = (
+        (rows["comparison"] == name)
+        & (rows["repetition"] == repetition)
+        & (rows["who"] == who)
+        & (rows["case"] == argument)
+    )
     return bool(same.any())
 
 
 def keep(name: str, repetition: int, who: str, argument: str, found: dict[str, float]) -> None:
     """Append to measured.csv."""
     rows = [
-        {"comparison": name, "repetition": repetition, "who": who, "case": argument, "label": label, "value": value}
+        {
+            "comparison": name,
+            "repetition": repetition,
+            "who": who,
+            "case": argument,
+            "label": label,
+            "value": value,
+        }
         for label, value in found.items()
     ]
     pd.DataFrame(rows).to_csv(MEASURED, mode="a", header=not MEASURED.is_file(), index=False)
@@ -175,19 +232,25 @@ def table() -> str:
     rows = pd.read_csv(MEASURED)
     rows["label"] = rows["who"] + ": " + rows["label"]
     wide = rows.pivot_table(index=["comparison", "repetition"], columns="label", values="value")
-    lines = ["| measure | median ratio | lowest to highest | runs | must reach |", "|---|---|---|---|---|"]
+    lines = [
+        "| measure | median ratio | lowest to highest | runs | must reach |",
+        "|---|---|---|---|---|",
+    ]
     for measure_, comparison, above, below, reach in RATIOS:
         if comparison not in wide.index or not {above, below} <= set(wide.columns):
             continue
         ratio = (wide.loc[comparison, above] / wide.loc[comparison, below]).dropna()
         if len(ratio):
             lines.append(
-                f"| {measure_} | {ratio.median():.3f} | {ratio.min():.3f} to {ratio.max():.3f} | {len(ratio)} | {reach} |"
+                f"| {measure_} | {ratio.median():.3f} | {ratio.min():.3f} to {ratio.max():.3f} | "
+                f"{len(ratio)} | {reach} |"
             )
     lines += ["", "| figure | median | lowest | highest | runs |", "|---|---|---|---|---|"]
     for (comparison, label), part in rows.groupby(["comparison", "label"])["value"]:
         scale, unit = (1e9, "GB") if label.endswith("bytes") else (1, "s")
-        numbers = " | ".join(f"{value / scale:.3g} {unit}" for value in (part.median(), part.min(), part.max()))
+        numbers = " | ".join(
+            f"{value / scale:.3g} {unit}" for value in (part.median(), part.min(), part.max())
+        )
         lines.append(f"| {comparison}, {label.removesuffix(', bytes')} | {numbers} | {len(part)} |")
     return "\n".join(lines) + "\n"
 

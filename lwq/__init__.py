@@ -1,6 +1,7 @@
 """lwq: which layers of a language model can go to fewer bits, how far, and at what cost.
 
-The names below are the whole public interface. They load on first use, so that `lwq --help` needs no torch.
+The names below are the whole public interface. They load on first use, so that `lwq --help` needs
+no torch.
 """
 
 import sys
@@ -90,7 +91,8 @@ __all__ = [
 class _Lazy(ModuleType):
     """The package: imports a public name when it is first asked for.
 
-    `evaluate` and `export` are functions in files of the same name; importing such a file must not hide the function.
+    `evaluate` and `export` are functions in files of the same name; importing such a file must not
+    hide the function.
     """
 
     def __getattr__(self, name: str) -> Any:

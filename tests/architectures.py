@@ -31,14 +31,24 @@ COMMON = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
-SHORT = {"vocab_size": VOCABULARY, "n_layer": 3, "n_head": 4, "initializer_range": 0.1, "bos_token_id": 1, "eos_token_id": 2}
+SHORT = {
+    "vocab_size": VOCABULARY,
+    "n_layer": 3,
+    "n_head": 4,
+    "initializer_range": 0.1,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 
 CONFIGS = {
     "llama": LlamaConfig(**COMMON),
     "qwen2": Qwen2Config(**COMMON),
     "qwen3": Qwen3Config(**COMMON, head_dim=16),
     "gemma3": Gemma3TextConfig(
-        **COMMON, head_dim=16, sliding_window=8, layer_types=["sliding_attention", "sliding_attention", "full_attention"]
+        **COMMON,
+        head_dim=16,
+        sliding_window=8,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention"],
     ),
     "gpt2": GPT2Config(**SHORT, n_embd=WIDTH, n_positions=128),
     "opt": OPTConfig(**{**COMMON, "ffn_dim": 128, "word_embed_proj_dim": WIDTH, "init_std": 0.1}),
@@ -48,7 +58,9 @@ CONFIGS = {
     "falcon": FalconConfig(**COMMON),
     "bloom": BloomConfig(**SHORT, hidden_size=WIDTH, pad_token_id=0),
     "mixtral": MixtralConfig(**COMMON, num_local_experts=4),
-    "qwen3_moe": Qwen3MoeConfig(**COMMON, head_dim=16, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=64),
+    "qwen3_moe": Qwen3MoeConfig(
+        **COMMON, head_dim=16, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=64
+    ),
     "gpt_oss": GptOssConfig(
         **COMMON,
         head_dim=16,

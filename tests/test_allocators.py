@@ -1,4 +1,6 @@
-"""Every allocator in the dict against one battery; then a slow twin, and the numbers of the paper's example."""
+"""Every allocator in the dict against one battery; then a slow twin, and the numbers of the paper's
+example.
+"""
 
 import json
 
@@ -13,13 +15,21 @@ from lwq.contracts import Budget, Layout, Plan, Scores, Size, load_scores
 from lwq.quantizers.masks import Magnitude
 from lwq.quantizers.rtn import RTN
 
-WIDTHS = {"uniform": (8, 4, 2), "topk": (4, 2), "levels": (8, 4, 3, 2), "rates": (8, 4, 3, 2), "knapsack": (8, 4, 3, 0)}
+WIDTHS = {
+    "uniform": (8, 4, 2),
+    "topk": (4, 2),
+    "levels": (8, 4, 3, 2),
+    "rates": (8, 4, 3, 2),
+    "knapsack": (8, 4, 3, 0),
+}
 
 
 def scores(blocks=12, sizes=None):
     sizes = sizes or [64] * blocks
     units = {f"b.{i}": {f"b.{i}.w": (sizes[i], 128)} for i in range(blocks)}
-    layout = Layout("m", "f" * 16, "block", units, {**{f"b.{i}": 8 for i in range(blocks)}, "": 1000})
+    layout = Layout(
+        "m", "f" * 16, "block", units, {**{f"b.{i}": 8 for i in range(blocks)}, "": 1000}
+    )
     return Scores({f"b.{i}": float((7 * i + 3) % blocks) for i in range(blocks)}, layout, "made")
 
 
@@ -32,15 +42,21 @@ def test_keeps_the_budget(name, share, limit):
     amount = low + share * (high - low)
     plan = lwq.allocate(made, None, WIDTHS[name], "rtn", name, **{limit: amount})
     assert plan.bits.keys() == made.keys()
-    assert getattr(plan.size(RTN()), {"max_bytes": "total_bytes"}.get(limit, limit)) <= amount * (1 + 1e-9)
-    if name not in ("uniform", "knapsack"):  # one step less would break the budget, so nothing is wasted beyond one unit
+    assert getattr(plan.size(RTN()), {"max_bytes": "total_bytes"}.get(limit, limit)) <= amount * (
+        1 + 1e-9
+    )
+    # one step less would break the budget, so nothing is wasted beyond one unit
+    if name not in ("uniform", "knapsack"):
         order = made.order()
         assert all(plan.bits[a] <= plan.bits[b] for a, b in zip(order, order[1:], strict=False))
 
 
 def _range(made, widths, limit):
     field = {"max_bytes": "total_bytes"}.get(limit, limit)
-    return tuple(getattr(Size.of(made.layout, dict.fromkeys(made, w), RTN()), field) for w in (widths[-1], widths[0]))
+    return tuple(
+        getattr(Size.of(made.layout, dict.fromkeys(made, w), RTN()), field)
+        for w in (widths[-1], widths[0])
+    )
 
 
 @pytest.mark.parametrize("name", ALLOCATORS)
@@ -62,7 +78,12 @@ def test_bisection_equals_walking_every_step(spread):
                 bits[unit] = width
             if budget.holds(bits):
                 break
-        assert lwq.allocate(made, None, (8, 4, 3, 2), "rtn", f"levels(spread={spread})", avg_bits=amount).bits == bits
+        assert (
+            lwq.allocate(
+                made, None, (8, 4, 3, 2), "rtn", f"levels(spread={spread})", avg_bits=amount
+            ).bits
+            == bits
+        )
 
 
 def test_the_paper_s_example():
@@ -91,7 +112,9 @@ def test_spread_one_empties_a_level_first():
 def test_ties_keep_the_order_of_the_forward_pass():
     made = scores()
     flat = Scores(dict.fromkeys(made, 1.0), made.layout, "flat")
-    assert [u for u, b in lwq.allocate(flat, None, (4, 2), "rtn", moved=3).bits.items() if b == 2] == ["b.0", "b.1", "b.2"]
+    assert [
+        u for u, b in lwq.allocate(flat, None, (4, 2), "rtn", moved=3).bits.items() if b == 2
+    ] == ["b.0", "b.1", "b.2"]
 
 
 def test_dropping_counts_nothing_and_drops_the_norms_too():
@@ -105,7 +128,11 @@ def test_dropping_counts_nothing_and_drops_the_norms_too():
     ("arguments", "message"),
     [
         ({"avg_bits": 1.5}, "avg_bits=1.5 is out of reach.*2 to 4"),
-        ({"true_bits": 2}, r"true_bits=2 is out of reach: bits=\(4, 2\) span 2.28125 to 4.3125; allow at least 2.28125"),
+        (
+            {"true_bits": 2},
+            r"true_bits=2 is out of reach: bits=\(4, 2\) span 2.28125 to 4.3125; "
+            r"allow at least 2.28125",
+        ),
         ({"avg_bits": "3"}, "avg_bits='3' is no number"),
         ({"avg_bits": float("nan")}, "out of reach"),
         ({"max_bytes": 10}, "max_bytes=10 is out of reach"),
@@ -138,7 +165,9 @@ def test_scores_and_plans_survive_json_and_refuse_others(tmp_path, toy, windows)
         Plan.load(tmp_path / "s.json")
     with pytest.raises(lwq.InputError, match="does not fit 'toy'"):
         lwq.allocate(scores(), toy[0], (4, 2), "rtn", moved=1)
-    with pytest.raises(lwq.InputError, match="another dtype counts as other weights .the same --dtype"):
+    with pytest.raises(
+        lwq.InputError, match="another dtype counts as other weights .the same --dtype"
+    ):
         lwq.allocate(made, lwq.load("toy", "bfloat16")[0], (4, 2), "rtn", moved=1)
     toy[0].model.layers[0].mlp.up_proj.weight[0, 0] += 1
     with pytest.raises(lwq.InputError, match="made for other weights of 'toy'"):
@@ -162,27 +191,69 @@ def test_damaged_files_are_refused(content, message, tmp_path):
 
 
 FALLING = dict.fromkeys(scores(), {4: 0.1, 2: 1.0})
-MADE = {"scores": scores(), "plan": lwq.allocate(scores(), None, moved=1), "costs": costs(scores(), FALLING)}
+MADE = {
+    "scores": scores(),
+    "plan": lwq.allocate(scores(), None, moved=1),
+    "costs": costs(scores(), FALLING),
+}
 
 
 @pytest.mark.parametrize(
     ("kind", "place", "value", "message"),
     [
-        ("scores", ["layout"], None, r"scores lacks the fields \['layout'\]; correct the file or make it again"),
+        (
+            "scores",
+            ["layout"],
+            None,
+            r"scores lacks the fields \['layout'\]; correct the file or "
+            r"make it again",
+        ),
         ("scores", ["layout", "rest"], None, r"scores.layout lacks the fields \['rest'\]"),
-        ("scores", ["note"], "mine", r"scores has the unknown fields \['note'\]; the known ones are \['importance', 'layout'"),
-        ("scores", ["importance", "b.3"], "high", r"scores.importance\['b.3'\] is 'high'; a number is needed"),
-        ("scores", ["importance", "b.3"], ..., r"scores.importance\['b.3'\] is None; a number is needed"),
+        (
+            "scores",
+            ["note"],
+            "mine",
+            r"scores has the unknown fields \['note'\]; the known ones "
+            r"are \['importance', 'layout'",
+        ),
+        (
+            "scores",
+            ["importance", "b.3"],
+            "high",
+            r"scores.importance\['b.3'\] is 'high'; a "
+            r"number is needed",
+        ),
+        (
+            "scores",
+            ["importance", "b.3"],
+            ...,
+            r"scores.importance\['b.3'\] is None; a number is "
+            r"needed",
+        ),
         ("scores", ["importance", "b.3"], -1.0, "the score of b.3 is -1.0"),
         ("scores", ["importance"], [1.0], r"scores.importance is \[1.0\]; an object is needed"),
-        ("scores", ["layout", "units", "b.3", "b.3.w"], [64], r"units\['b.3'\]\['b.3.w'\] is \[64\]; a list of two is needed"),
-        ("costs", ["harm", "b.3", "four"], 1.0, r"costs.harm\['b.3'\] has the key 'four'; a number of bits is needed"),
+        (
+            "scores",
+            ["layout", "units", "b.3", "b.3.w"],
+            [64],
+            r"units\['b.3'\]\['b.3.w'\] is "
+            r"\[64\]; a list of two is needed",
+        ),
+        (
+            "costs",
+            ["harm", "b.3", "four"],
+            1.0,
+            r"costs.harm\['b.3'\] has the key 'four'; a "
+            r"number of bits is needed",
+        ),
         ("plan", ["quantizer"], None, r"plan lacks the fields \['quantizer'\]"),
         ("plan", ["bits", "b.3"], "4", r"plan.bits\['b.3'\] is '4'; a number is needed"),
         ("plan", ["layout", "fingerprint"], 7, "plan.layout.fingerprint is 7; text is needed"),
     ],
 )
-def test_a_file_that_was_edited_is_refused_with_its_name_and_the_field(kind, place, value, message, tmp_path):
+def test_a_file_that_was_edited_is_refused_with_its_name_and_the_field(
+    kind, place, value, message, tmp_path
+):
     """None takes the field out; ... stands for null."""
     path = tmp_path / "edited.json"
     MADE[kind].save(path)
@@ -203,7 +274,13 @@ def test_scores_that_were_written_by_half_are_refused(tmp_path):
     path = tmp_path / "s.json"
     scores().save(path)
     whole = path.read_bytes()
-    for damaged in (b"", whole[: len(whole) // 2], b"\0" * 90, b"\xff" + whole, b'{"lwq": "scores"}'):
+    for damaged in (
+        b"",
+        whole[: len(whole) // 2],
+        b"\0" * 90,
+        b"\xff" + whole,
+        b'{"lwq": "scores"}',
+    ):
         path.write_bytes(damaged)
         with pytest.raises(lwq.InputError, match="s.json"):
             Scores.load(path)
@@ -234,7 +311,9 @@ def test_the_widths_of_a_mask_stay_as_it_has_them():
 
 def test_zero_bits_for_a_part_of_a_block_are_refused_when_the_plan_is_made(toy):
     made = lwq.score(toy[0], "random(granularity='matrix')")
-    with pytest.raises(lwq.InputError, match="0 bits for a part of .'model.layers..'.*granularity='block'"):
+    with pytest.raises(
+        lwq.InputError, match="0 bits for a part of .'model.layers..'.*granularity='block'"
+    ):
         lwq.allocate(made, toy[0], (4, 0), "rtn", "topk", avg_bits=3.5)
     plan = lwq.allocate(made, toy[0], (4, 0), "rtn", "knapsack", avg_bits=3)
     lwq.quantize_(toy[0], plan)

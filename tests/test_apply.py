@@ -1,4 +1,6 @@
-"""Applying plans: exact where nothing changes, refused where the plan does not fit, the same through the bank."""
+"""Applying plans: exact where nothing changes, refused where the plan does not fit, the same
+through the bank.
+"""
 
 import gc
 
@@ -18,7 +20,9 @@ NAMES = list(architectures.CONFIGS)
 
 def plan_for(model, widths, quantizer="rtn()", granularity="block"):
     layout = models.layout(model, granularity)
-    return Plan({unit: widths[i % len(widths)] for i, unit in enumerate(layout.units)}, layout, quantizer)
+    return Plan(
+        {unit: widths[i % len(widths)] for i, unit in enumerate(layout.units)}, layout, quantizer
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -30,7 +34,9 @@ def test_quantizes_what_the_plan_names_and_nothing_else(name):
     reached = set(models.matrices(model))
     for key, value in before.named_parameters():
         same = torch.equal(value, after[key])
-        quantized = any(m.startswith(key.removesuffix(".weight")) for m in reached) and not key.startswith(names[1] + ".")
+        quantized = any(
+            m.startswith(key.removesuffix(".weight")) for m in reached
+        ) and not key.startswith(names[1] + ".")
         assert same != (quantized and value.ndim > 1), key
 
 
@@ -90,16 +96,25 @@ def test_a_failure_drops_nothing(monkeypatch):
 
 @pytest.mark.parametrize("name", ["llama", "gemma3", "mixtral"])
 def test_uniform_inputs_come_from_blocks_of_the_same_width(name):
-    """A plan of one width is what "quantized" makes of it; in a mixed plan each block is as in the plan of its width."""
+    """A plan of one width is what "quantized" makes of it; in a mixed plan each block is as in the
+    plan of its width.
+    """
     x, made = architectures.tokens(6), {}
     for key, widths, inputs in (
-        (3, (3,), "quantized"), ("same", (3,), "uniform"), (2, (2,), "quantized"), ("mixed", (3, 2, 16, 3), "uniform"),
-    ):  # fmt: skip
+        (3, (3,), "quantized"),
+        ("same", (3,), "uniform"),
+        (2, (2,), "quantized"),
+        ("mixed", (3, 2, 16, 3), "uniform"),
+    ):
         model = architectures.make(name)
-        errors = quantize_(model, plan_for(model, widths, f"gptq(group_size=-1, inputs='{inputs}')"), x)
+        errors = quantize_(
+            model, plan_for(model, widths, f"gptq(group_size=-1, inputs='{inputs}')"), x
+        )
         made[key] = {name: matrix.view().clone() for name, matrix in models.matrices(model).items()}
     assert all(torch.equal(made["same"][key], weight) for key, weight in made[3].items())
-    truth = {key: matrix.view() for key, matrix in models.matrices(architectures.make(name)).items()}
+    truth = {
+        key: matrix.view() for key, matrix in models.matrices(architectures.make(name)).items()
+    }
     for i, names in enumerate(models.units(model, "block").values()):
         expected = (made[3], made[2], truth, made[3])[i % 4]
         assert all(torch.equal(made["mixed"][key], expected[key]) for key in names), i
@@ -132,9 +147,15 @@ def test_what_does_not_fit_is_refused_before_anything_changes(toy):
     model, _ = toy
     before = models.fingerprint(model)
     plan = plan_for(model, (4,))
-    with pytest.raises(lwq.InputError, match="model.layers.0.self_attn.q_proj: group_size=48 does not divide 64"):
+    with pytest.raises(
+        lwq.InputError, match="model.layers.0.self_attn.q_proj: group_size=48 does not divide 64"
+    ):
         quantize_(model, Plan(plan.bits, plan.layout, "rtn(group_size=48)"))
-    with pytest.raises(lwq.InputError, match=r"Quanto has no width \[3\]; it offers \[2, 4, 8\], 0 and 16"):
+    with pytest.raises(
+        lwq.InputError,
+        match=r"Quanto has no width \[3\]; it offers \[2, 4, 8\], "
+        r"0 and 16",
+    ):
         quantize_(model, Plan(dict.fromkeys(plan.bits, 3), plan.layout, "quanto()"))
     with pytest.raises(lwq.InputError, match="calibration windows are needed"):
         quantize_(model, Plan(plan.bits, plan.layout, "gptq()"))

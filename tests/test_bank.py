@@ -58,13 +58,17 @@ def made(quantizer):
 
 
 @pytest.mark.parametrize("store", [True, False])
-@pytest.mark.parametrize("quantizer", ["rtn()", "quanto()", "gptq()", "gptq(act_order=False, inputs='full')"])
+@pytest.mark.parametrize(
+    "quantizer", ["rtn()", "quanto()", "gptq()", "gptq(act_order=False, inputs='full')"]
+)
 @pytest.mark.parametrize("name", ["llama", "gemma3", "qwen3_moe"])
 def test_equals_quantize(name, quantizer, store):
     windows = architectures.tokens(8)
     model, other = architectures.make(name), architectures.make(name)
     strategy = lwq.common.names.build(quantizers.QUANTIZERS, "quantizer", quantizer)
-    bank = Bank(model, strategy, windows, Store() if store else None, memory=1000 if store else 1 << 30)
+    bank = Bank(
+        model, strategy, windows, Store() if store else None, memory=1000 if store else 1 << 30
+    )
     truth = model(windows).logits
     for widths in [(4, 2, 4), (2, 4, 4), (16, 2, 0), (4, 4, 4)]:
         bank.apply_(plan_for(other, widths, quantizer))
@@ -101,7 +105,9 @@ def test_another_process_finds_it_on_disk(counting):
 
 def test_two_processes_make_it_once(counting, bank_folder):
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_prepare, args=(counting, str(bank_folder))) for _ in range(2)]
+    processes = [
+        context.Process(target=_prepare, args=(counting, str(bank_folder))) for _ in range(2)
+    ]
     for process in processes:
         process.start()
     for process in processes:
@@ -111,7 +117,9 @@ def test_two_processes_make_it_once(counting, bank_folder):
 
 
 def _prepare(quantizer, folder):
-    Bank(architectures.make("llama"), quantizer, store=Store(folder)).prepare([counted(quantizer, (4, 2))])
+    Bank(architectures.make("llama"), quantizer, store=Store(folder)).prepare(
+        [counted(quantizer, (4, 2))]
+    )
 
 
 def test_what_was_made_before_a_kill_is_not_made_again(counting, monkeypatch):
@@ -146,7 +154,9 @@ def test_the_key_covers_weights_statistics_settings_and_code(monkeypatch):
         source(GPTQ(), "0" * 16, windows),
         source(RTN(), print_, None),
     ]
-    assert source(RTN(), print_, windows) == source(RTN(), print_, None), "data-free: the windows do not matter"
+    assert source(RTN(), print_, windows) == source(RTN(), print_, None), (
+        "data-free: the windows do not matter"
+    )
     assert source(GPTQ(), print_, windows.clone()) == keys[0]
     monkeypatch.setattr(bank_module, "codes", lambda *_: ["other code"])
     keys.append(source(GPTQ(), print_, windows))
@@ -168,7 +178,8 @@ KINDS = [RTN(), RTN(sym=True), Quanto(), Quanto("bfloat16"), HQQ()]
 
 
 @pytest.mark.parametrize(
-    ("quantizer", "bits"), [(kind, bits) for kind in KINDS for bits in (2, 3, 4, 7, 8) if bits in kind.levels]
+    ("quantizer", "bits"),
+    [(kind, bits) for kind in KINDS for bits in (2, 3, 4, 7, 8) if bits in kind.levels],
 )
 def test_a_stored_matrix_comes_back_whole(weight, quantizer, bits):
     store, packed = Store(), quantizer(weight, bits)
@@ -197,7 +208,11 @@ def test_a_byte_that_changed_is_never_read_as_valid(weight, quantizer):
 def test_a_file_of_an_earlier_version_has_no_checksum_and_is_made_again(weight):
     store, packed = Store(), RTN()(weight, 4)
     store.put("ab12", packed)
-    save_file(packed.tensors(), store._path("ab12"), {name: str(value) for name, value in packed.header().items()})
+    save_file(
+        packed.tensors(),
+        store._path("ab12"),
+        {name: str(value) for name, value in packed.header().items()},
+    )
     assert store.get("ab12") is None and "ab12" not in store
 
 
@@ -213,7 +228,9 @@ def test_the_folder_keeps_its_limit_and_the_latest(weight):
     assert [key for key in range(6) if f"{key}0" in store] == [0, 4, 5]
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:40], lambda data: data[:-5] + bytes([data[-5] ^ 1]) + data[-4:]])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:40], lambda data: data[:-5] + bytes([data[-5] ^ 1]) + data[-4:]]
+)
 def test_damage_counts_as_missing(counting, damage):
     plan = counted(counting, (4,))
     store = Store()
@@ -243,12 +260,21 @@ def test_two_banks_of_one_model_do_not_disturb_each_other():
     assert Bank(model, RTN()).layout == first.layout
 
 
-@pytest.mark.parametrize("text", ["rtn()", "gptq(sym=True)", "gptq(inputs='full')", "elsewhere.py#12345678:Mine()", ""])
+@pytest.mark.parametrize(
+    "text", ["rtn()", "gptq(sym=True)", "gptq(inputs='full')", "elsewhere.py#12345678:Mine()", ""]
+)
 def test_a_plan_says_the_quantizer_that_it_gets(text):
     model, windows = architectures.make("llama"), architectures.tokens(4)
     bank, before = Bank(model, GPTQ(), windows), models.fingerprint(model)
-    ours = r"bank's is gptq\(group_size=64, .*\); make the plan with the bank's, or a Bank of the plan's"
-    with pytest.raises(lwq.InputError, match=rf"the plan's quantizer is {text[:3]}.* and the {ours}"):
+    ours = (
+        r"bank's is gptq\(group_size=64, .*\); "
+        r"make the plan with the bank's, or a Bank of the plan's"
+    )
+    with pytest.raises(
+        lwq.InputError,
+        match=rf"the plan's quantizer is {text[:3]}.* and the "
+        rf"{ours}",
+    ):
         bank.apply_(plan_for(model, (4, 0, 16), text))
     assert models.fingerprint(model) == before
     bank.apply_(plan_for(model, (16, 0, 16), text))  # nothing to quantize
@@ -261,27 +287,41 @@ def test_a_plan_of_ones_own_quantizer_holds_while_its_file_does(tmp_path, monkey
     code = "from dataclasses import dataclass\nfrom lwq.quantizers.rtn import RTN\n"
     code += "@dataclass(frozen=True)\nclass Mine(RTN):\n    k: int = 1\n"
     Path("mine.py").write_text(code)
-    mine, model = build(quantizers.QUANTIZERS, "quantizer", "mine.py:Mine(k=2)"), architectures.make("llama")
+    mine, model = (
+        build(quantizers.QUANTIZERS, "quantizer", "mine.py:Mine(k=2)"),
+        architectures.make("llama"),
+    )
     plan, bank = counted(mine, (4,)), Bank(model, mine)
     assert plan.quantizer.startswith("mine.py#")
     bank.prepare([plan, replace(plan, quantizer=plan.quantizer.partition("(")[0] + "(k=2)")])
     Path("mine.py").write_text(code + "\n")
     changed = build(quantizers.QUANTIZERS, "quantizer", "mine.py:Mine(k=2)")
-    with pytest.raises(lwq.InputError, match=r"the plan's quantizer is mine.py#\w+:Mine.* the bank's is mine.py#"):
+    with pytest.raises(
+        lwq.InputError,
+        match=r"the plan's quantizer is mine.py#\w+:Mine.* the "
+        r"bank's is mine.py#",
+    ):
         Bank(model, changed).prepare([plan])
 
 
 @pytest.mark.parametrize("name", quantizers.QUANTIZERS)
 def test_the_plans_of_studies_name_the_banks_quantizer(name, tmp_path):
-    first = experiment.Experiment("s", "toy", "rtn", *experiment.texts("toy", "toy", 2, 48, 2, 48), lwq.Results(tmp_path))
+    first = experiment.Experiment(
+        "s", "toy", "rtn", *experiment.texts("toy", "toy", 2, 48, 2, 48), lwq.Results(tmp_path)
+    )
     study = first.using(experiment.quantizer(name, **candidates.WITHOUT_OUTLIERS.get(name, {})))
     orders, packer = study.orderings(["zd"]), study.quantizer
-    made = [*candidates.ends(study.bank.layout, packer, 4, 4), *candidates.drops(orders, packer, [1])]
+    made = [
+        *candidates.ends(study.bank.layout, packer, 4, 4),
+        *candidates.drops(orders, packer, [1]),
+    ]
     if name in candidates.WITHOUT_OUTLIERS:
         made += candidates.outlier_budgets(orders, packer, 3, 0.4)
     if 4 not in packer.levels:
         made += candidates.masks(study, candidates.RATES, [7.0])
-    assert {candidate.plan.quantizer for candidate in made} == {spec(quantizers.QUANTIZERS, study.bank.quantizer)}
+    assert {candidate.plan.quantizer for candidate in made} == {
+        spec(quantizers.QUANTIZERS, study.bank.quantizer)
+    }
 
 
 def test_refusals(toy, windows):
@@ -289,7 +329,11 @@ def test_refusals(toy, windows):
     with pytest.raises(lwq.InputError, match="sweeps need inputs='uniform' or 'full'"):
         Bank(model, GPTQ(inputs="quantized"), windows)
     bank = Bank(model, RTN(), memory=100)
-    with pytest.raises(lwq.InputError, match=r"did not stay in the bank: its limits \(100 bytes of memory, 0 on disk\)"):
+    with pytest.raises(
+        lwq.InputError,
+        match=r"did not stay in the bank: its limits \(100 bytes "
+        r"of memory, 0 on disk\)",
+    ):
         bank.apply_(plan_for(lwq.load("toy")[0], (4,)))
     half = plan_for(model, (0, 4), granularity="group")
     with pytest.raises(lwq.InputError, match="0 bits for a part of a block"):

@@ -20,19 +20,23 @@ class Tables:
 
     def __init__(self):
         self.rows, self.windows = [], []
-        self.noise = np.random.default_rng(0).normal(0, 0.3, WINDOWS)  # shared: what one window costs more than another
+        # shared: what one window costs more than another
+        self.noise = np.random.default_rng(0).normal(0, 0.3, WINDOWS)
 
     def add(self, nll, spread=0.002, **columns):
         key = f"id{len(self.rows)}"
         own = np.random.default_rng(len(self.rows)).normal(0, spread, WINDOWS)
         losses = nll + self.noise + own - own.mean()
         base = dict.fromkeys(Row.__dataclass_fields__, "") | {
-            "id": key, "study": "orderings", "model": "m", "quantizer": "gptq()", "high": 4, "low": 2, "moved": 0, "units": 20,
-            "avg_bits": 4.0, "true_bits": 4.3, "plan_bytes": 1, "total_bytes": 2, "judge": "j", "calibration": "c",
-            "dtype": "float32", "metric": "perplexity", "value": float(np.exp(losses.mean())), "n": WINDOWS,
+            "id": key, "study": "orderings", "model": "m", "quantizer": "gptq()",
+            "high": 4, "low": 2, "moved": 0, "units": 20, "avg_bits": 4.0, "true_bits": 4.3,
+            "plan_bytes": 1, "total_bytes": 2, "judge": "j", "calibration": "c", "dtype": "float32",
+            "metric": "perplexity", "value": float(np.exp(losses.mean())), "n": WINDOWS,
         }  # fmt: skip
         self.rows.append({**base, **columns})
-        self.windows.append(pd.DataFrame({"id": key, "window": range(WINDOWS), "tokens": 9, "nll": losses}))
+        self.windows.append(
+            pd.DataFrame({"id": key, "window": range(WINDOWS), "tokens": 9, "nll": losses})
+        )
         return self
 
     def done(self):
@@ -42,7 +46,13 @@ class Tables:
 def sweep(tables, name, until, **columns):
     """An ordering that loses nothing until a share of the blocks, and everything after."""
     for moved in range(0, 21):
-        tables.add(3.0 if moved <= 20 * until else 5.0, ordering=name, moved=moved, avg_bits=4 - moved / 10, **columns)
+        tables.add(
+            3.0 if moved <= 20 * until else 5.0,
+            ordering=name,
+            moved=moved,
+            avg_bits=4 - moved / 10,
+            **columns,
+        )
     return tables
 
 
@@ -54,7 +64,12 @@ def ends(tables, **columns):
 
 @pytest.mark.parametrize(
     ("lim", "random", "expected"),
-    [(0.4, 0.05, claims.HOLDS), (0.4, 0.3, claims.UNDECIDED), (0.1, 0.05, claims.FAILS), (0.4, 0.5, claims.FAILS)],
+    [
+        (0.4, 0.05, claims.HOLDS),
+        (0.4, 0.3, claims.UNDECIDED),
+        (0.1, 0.05, claims.FAILS),
+        (0.4, 0.5, claims.FAILS),
+    ],
 )
 def test_how_far(lim, random, expected):
     tables = sweep(sweep(ends(Tables()), "lim", lim), "random(seed=0)", random)
@@ -69,7 +84,9 @@ def test_how_far(lim, random, expected):
 
 def test_a_score_better_than_every_random_order_stands_out():
     tables = sweep(sweep(sweep(ends(Tables()), "lim", 0.4), "zd", 0.2), "random(seed=0)", 0.1)
-    (line,) = rankings.beyond_chance(claims.swept(*sweep(tables, "random(seed=1)", 0.3).done(), 0.9))
+    (line,) = rankings.beyond_chance(
+        claims.swept(*sweep(tables, "random(seed=1)", 0.3).done(), 0.9)
+    )
     assert line["lim"].startswith("**0.") and "**" not in line["zd"]
     middle, low, high = (float(part) for part in re.findall(r"0\.\d+", line["random"]))
     assert low < middle < high < float(line["lim"][2:7])
@@ -81,11 +98,26 @@ def test_reasons_count_where_both_halves_of_a_claim_break():
     tables = sweep(sweep(sweep(ends(Tables()), "lim", 0.4), "zd", 0.0), "random(seed=0)", 0.3)
     table, windows = tables.done()
     found = counts.reach(claims.swept(table, windows, 0.9), RULES["a"]["numbers"])
-    assert [found[key] for key in ("settings", "short", "first", "late", "sweeps")] == [2, 1, 1, 1, 1]
+    assert [found[key] for key in ("settings", "short", "first", "late", "sweeps")] == [
+        2,
+        1,
+        1,
+        1,
+        1,
+    ]
     assert found["random"] == ["30%", "30%"] and found["luck"] == 1
-    assert found["above"] == {"lim": 1, "zd": 0} and found["models"] == ["m"] and found["least"] == found["most"] == "5%"
-    assert counts.headline(table, RULES["headline"]["numbers"]) == {"below": [], "above": ["m, gptq: 90% at 4 bits"]}
-    assert counts.headline(table, RULES["headline"]["numbers"] | {"quality": 0.95})["below"] == ["m, gptq: 90% at 4 bits"]
+    assert (
+        found["above"] == {"lim": 1, "zd": 0}
+        and found["models"] == ["m"]
+        and found["least"] == found["most"] == "5%"
+    )
+    assert counts.headline(table, RULES["headline"]["numbers"]) == {
+        "below": [],
+        "above": ["m, gptq: 90% at 4 bits"],
+    }
+    assert counts.headline(table, RULES["headline"]["numbers"] | {"quality": 0.95})["below"] == [
+        "m, gptq: 90% at 4 bits"
+    ]
     assert counts.reach([], RULES["a"]["numbers"])["settings"] == 0
 
 
@@ -103,7 +135,12 @@ def test_depth_without_any_score():
 
 def test_lines_stand_in_the_order_that_readers_expect():
     names = ["smollm2-135m", "ladder-16", "ladder-2", "gemma3-270m"]
-    assert sorted(names, key=rankings.place) == ["gemma3-270m", "smollm2-135m", "ladder-2", "ladder-16"]
+    assert sorted(names, key=rankings.place) == [
+        "gemma3-270m",
+        "smollm2-135m",
+        "ladder-2",
+        "ladder-16",
+    ]
 
 
 def test_mixes_that_beat_uniform_bits_are_counted_without_the_unmoved():
@@ -112,7 +149,11 @@ def test_mixes_that_beat_uniform_bits_are_counted_without_the_unmoved():
         tables.add(loss, ordering="uniform", moved=20 * (bits == 2), avg_bits=bits, true_bits=bits)
     for moved in (0, 10, 20):
         tables.add(
-            3 + moved / 20 * 2 - (moved == 10), ordering="lim", moved=moved, avg_bits=4 - moved / 10, true_bits=4 - moved / 10
+            3 + moved / 20 * 2 - (moved == 10),
+            ordering="lim",
+            moved=moved,
+            avg_bits=4 - moved / 10,
+            true_bits=4 - moved / 10,
         )
     (line,) = rankings.worth(*tables.done())
     assert line["lim"] == "1 better, 0 worse of 1"
@@ -123,7 +164,9 @@ def test_an_unfinished_sweep_has_no_verdict():
     table, windows = tables.done()
     last = table[(table["ordering"] == "lim") & (table["moved"] == 13)]["id"].iloc[0]
     assert claims.verdicts(table, windows, {"a": RULES["a"]})
-    assert not claims.verdicts(table[table["id"] != last], windows[windows["id"] != last], {"a": RULES["a"]})
+    assert not claims.verdicts(
+        table[table["id"] != last], windows[windows["id"] != last], {"a": RULES["a"]}
+    )
 
 
 def test_the_headline_reads_the_largest_plan_that_fits():
@@ -136,7 +179,12 @@ def test_the_headline_reads_the_largest_plan_that_fits():
 
 @pytest.mark.parametrize(
     ("scored", "random", "expected"),
-    [(2.9, 2.95, claims.HOLDS), (2.9, 2.85, claims.UNDECIDED), (3.1, 3.2, claims.FAILS), (3.0, 3.1, claims.UNDECIDED)],
+    [
+        (2.9, 2.95, claims.HOLDS),
+        (2.9, 2.85, claims.UNDECIDED),
+        (3.1, 3.2, claims.FAILS),
+        (3.0, 3.1, claims.UNDECIDED),
+    ],
 )
 def test_what_a_score_adds(scored, random, expected):
     tables = Tables()
@@ -160,17 +208,29 @@ def test_one_bit_more_stands_beside_the_line_between_two_widths():
     tables.add(3.6, ordering="random(seed=0)", high=4, low=3, moved=12, true_bits=3.65, **shared)
     (found,) = claims.verdicts(*tables.done(), {"b": RULES["b"]})
     assert found.verdict == claims.HOLDS and found.setting == "owq, one bit more, k = 8, lim"
-    assert found.number.startswith("saves +0.200 [") and found.number.endswith("random orders -0.100 (-0.100 to -0.100)")
+    assert found.number.startswith("saves +0.200 [") and found.number.endswith(
+        "random orders -0.100 (-0.100 to -0.100)"
+    )
 
 
 def test_ways_in_which_a_score_decides():
     tables = Tables()
     shared = {"study": "dynamic_methods", "quantizer": "owq(outlier_bits=0.1)"}
     tables.add(3.0, ordering="uniform", high=3, low=3, **shared)
-    for ordering, loss in (("lim", 2.9), ("zd", 3.2), ("reversed(zd)", 3.1), ("random(seed=0)", 2.95), ("random(seed=1)", 3.1)):
+    for ordering, loss in (
+        ("lim", 2.9),
+        ("zd", 3.2),
+        ("reversed(zd)", 3.1),
+        ("random(seed=0)", 2.95),
+        ("random(seed=1)", 3.1),
+    ):
         tables.add(loss, ordering=ordering, high=4, low=2, moved=3, **shared)
-    (line,) = rankings.ways(claims.verdicts(*tables.done(), {"b": RULES["b"]}), claims.gains(*tables.done()))
-    assert line["lim"] == {"settings": 1, "holds": 1, "above": 1, "beats": 0}, "its reverse was not measured"
+    (line,) = rankings.ways(
+        claims.verdicts(*tables.done(), {"b": RULES["b"]}), claims.gains(*tables.done())
+    )
+    assert line["lim"] == {"settings": 1, "holds": 1, "above": 1, "beats": 0}, (
+        "its reverse was not measured"
+    )
     assert line["zd"] == {"settings": 1, "holds": 0, "above": 0, "beats": 0}
     assert (line["way"], line["gaining"]) == ("base bits", "1 of 2")
 
@@ -180,7 +240,15 @@ def test_each_plan_stands_beside_the_plain_one_of_its_own_base():
     shared = {"study": "dynamic_methods", "quantizer": "owq(outlier_bits=0.1)"}
     for bits, nll in ((3, 4.0), (4, 2.0)):
         tables.add(nll, ordering="uniform", high=bits, low=bits, true_bits=bits + 0.4, **shared)
-        tables.add(nll - 0.1, ordering="lim", high=bits + 1, low=bits - 1, moved=2, true_bits=bits + 0.4, **shared)
+        tables.add(
+            nll - 0.1,
+            ordering="lim",
+            high=bits + 1,
+            low=bits - 1,
+            moved=2,
+            true_bits=bits + 0.4,
+            **shared,
+        )
     assert claims.gains(*tables.done())["value"].tolist() == pytest.approx([0.1, 0.1])
 
 
@@ -191,10 +259,15 @@ def test_dropping_against_quantizing():
         tables.add(3.5 + k, low=0, moved=k, true_bits=16 - 0.8 * k, **shared)
         tables.add(3.1, low=4, moved=k + 1, true_bits=16 - 0.8 * k - 0.1, **shared)
         tables.add(9.5 + k, low=2, moved=k, true_bits=16 - 0.8 * k, **shared)
-    tables.add(1.0, low=4, moved=1, true_bits=15.9, **shared)  # larger than both: must not be compared
-    tables.add(1.0, low=3, moved=15, true_bits=5.0, **shared)  # far smaller than both: a comparison would not be fair
+    # larger than both: must not be compared
+    tables.add(1.0, low=4, moved=1, true_bits=15.9, **shared)
+    # far smaller than both: a comparison would not be fair
+    tables.add(1.0, low=3, moved=15, true_bits=5.0, **shared)
     found = claims.verdicts(*tables.done(), {key: RULES[key] for key in ("c", "c, 2 bits")})
-    assert [(v.claim, v.verdict) for v in found] == [("c", claims.HOLDS), ("c, 2 bits", claims.HOLDS)]
+    assert [(v.claim, v.verdict) for v in found] == [
+        ("c", claims.HOLDS),
+        ("c, 2 bits", claims.HOLDS),
+    ]
     gaps = claims.gaps(*tables.done())
     assert gaps.groupby(["bits", "dropped"])["value"].first().round(6).to_dict() == {
         (2, 4): -6, (2, 8): -6, (4, 4): 4.4, (4, 8): 8.4,
@@ -215,7 +288,9 @@ def test_the_best_order_of_either_side():
     assert [counted[key] for key in ("comparisons", "quantizing", "pruning")] == [2, 2, 0]
     assert counted["least"] == pytest.approx(0.2)
     (line,) = counts.best(claims.gaps(*tables.done()), RULES["c"]["numbers"])
-    assert (line["model"], line["bits"], line["comparisons"]) == ("m", "8, 4, 3", 1) and line["least"] == pytest.approx(0.5)
+    assert (line["model"], line["bits"], line["comparisons"]) == ("m", "8, 4, 3", 1) and line[
+        "least"
+    ] == pytest.approx(0.5)
 
 
 def test_where_dropping_becomes_the_lesser_evil():
@@ -229,7 +304,12 @@ def test_where_dropping_becomes_the_lesser_evil():
     ).sort_values("true_bits")
     found = claims.crossings(gaps).set_index("bits")
     runs = found.loc[4, ["wins", "most", "least"]].to_numpy().tolist()
-    assert runs == [["quantizing", 12, 10], ["pruning", 8, 8], ["neither", 7, 7], ["quantizing", 6, 6]]
+    assert runs == [
+        ["quantizing", 12, 10],
+        ["pruning", 8, 8],
+        ["neither", 7, 7],
+        ["quantizing", 6, 6],
+    ]
     assert found.loc[2, ["wins", "most", "least"]].tolist() == ["pruning", 12, 10]
 
 
@@ -238,8 +318,14 @@ def test_single_weights_are_pruned_by_the_best_mask_of_that_size():
     shared = {"study": "pruning", "high": 16}
     tables.add(9.0, low=0, moved=4, true_bits=12.0, ordering="lim", **shared)
     tables.add(3.0, low=4, moved=6, true_bits=11.8, ordering="lim", **shared)
-    for mask, loss, size in (("wanda()", 3.4, 11.9), ("magnitude()", 5.0, 12.0), ("wanda()", 2.0, 14.0)):
-        tables.add(loss, low=1, moved=20, true_bits=size, ordering="uniform", quantizer=mask, **shared)
+    for mask, loss, size in (
+        ("wanda()", 3.4, 11.9),
+        ("magnitude()", 5.0, 12.0),
+        ("wanda()", 2.0, 14.0),
+    ):
+        tables.add(
+            loss, low=1, moved=20, true_bits=size, ordering="uniform", quantizer=mask, **shared
+        )
     gaps = claims.gaps(*tables.done()).set_index("pruned")
     assert gaps["value"].round(6).to_dict() == {"blocks": 6.0, "weights": 0.4}
     found = claims.verdicts(*tables.done(), {"c, weights": RULES["c, weights"]})
@@ -248,7 +334,11 @@ def test_single_weights_are_pruned_by_the_best_mask_of_that_size():
 
 @pytest.mark.parametrize(
     ("untils", "expected"),
-    [((0.2, 0.4, 0.6, 0.8), claims.HOLDS), ((0.8, 0.6, 0.4, 0.2), claims.FAILS), ((1.0,) * 4, claims.UNDECIDED)],
+    [
+        ((0.2, 0.4, 0.6, 0.8), claims.HOLDS),
+        ((0.8, 0.6, 0.4, 0.2), claims.FAILS),
+        ((1.0,) * 4, claims.UNDECIDED),
+    ],
 )
 def test_depth(untils, expected):
     tables = Tables()
@@ -265,15 +355,25 @@ def test_depth(untils, expected):
 
 
 def test_finer_steps_do_not_make_a_model_better():
-    """Everything lost at the last block: the area of a deep model is larger, at the same shares it is not."""
+    """Everything lost at the last block: the area of a deep model is larger, at the same shares it
+    is not.
+    """
     tables = Tables()
     for depth in (2, 4, 8, 16):
-        shared = {"study": "model_scale", "model": f"ladder-{depth}", "fingerprint": str(depth), "units": depth}
+        shared = {
+            "study": "model_scale",
+            "model": f"ladder-{depth}",
+            "fingerprint": str(depth),
+            "units": depth,
+        }
         for moved in range(depth + 1):
             tables.add(3.0 + (moved == depth), ordering="lim", moved=moved, **shared)
         tables.add(3.0, ordering="uniform", **shared)
     found = claims.verdicts(*tables.done(), {key: RULES[key] for key in ("d", "d, same shares")})
-    assert [(verdict.claim, verdict.verdict) for verdict in found] == [("d", claims.HOLDS), ("d, same shares", claims.UNDECIDED)]
+    assert [(verdict.claim, verdict.verdict) for verdict in found] == [
+        ("d", claims.HOLDS),
+        ("d, same shares", claims.UNDECIDED),
+    ]
 
 
 def test_the_area_of_a_straight_line():
@@ -288,14 +388,18 @@ def test_a_model_has_a_verdict_only_where_its_settings_agree():
     def verdict(model, word):
         return claims.Verdict("a", model, "s", word, "n", ())
 
-    found = claims.by_model([verdict("x", claims.HOLDS), verdict("x", claims.FAILS), verdict("y", claims.HOLDS)])
+    found = claims.by_model(
+        [verdict("x", claims.HOLDS), verdict("x", claims.FAILS), verdict("y", claims.HOLDS)]
+    )
     assert found["verdict"].tolist() == [claims.UNDECIDED, claims.HOLDS]
     assert found["settings"].tolist() == ["1 hold, 1 do not, 0 undecided", "all 1"]
     assert found["number"].tolist() == ["s: n (holds); s: n (does not hold)", "s: n (holds)"]
 
 
 def test_a_claim_that_holds_nowhere_says_so():
-    found = claims.by_model(claims.Verdict("a", "x", "s", word, "n", ()) for word in (claims.FAILS, claims.UNDECIDED))
+    found = claims.by_model(
+        claims.Verdict("a", "x", "s", word, "n", ()) for word in (claims.FAILS, claims.UNDECIDED)
+    )
     assert found["settings"].tolist() == ["0 hold, 1 do not, 1 undecided"]
 
 
@@ -312,7 +416,9 @@ def test_every_claim_has_words_a_rule_and_a_study():
 
 
 def test_figures_of_sweeps_say_what_they_show():
-    table, windows = sweep(sweep(sweep(ends(Tables()), "lim", 0.2), "zd", 0.3), "random(seed=0)", 0.05).done()
+    table, windows = sweep(
+        sweep(sweep(ends(Tables()), "lim", 0.2), "zd", 0.3), "random(seed=0)", 0.05
+    ).done()
     axis = figures.retained_curve(table, windows).axes[0]
     lim, zd = (line.get_xdata() for line in axis.lines[1:3])
     assert lim[[0, -1]].tolist() == zd[[0, -1]].tolist() == [0, 1] and (lim[1:-1] != zd[1:-1]).all()
@@ -328,22 +434,40 @@ def test_figures_of_sweeps_say_what_they_show():
 
 
 def test_how_far_each_model_goes_as_a_picture():
-    table, windows = sweep(sweep(sweep(ends(Tables()), "lim", 0.2), "zd", 0.3), "random(seed=0)", 0.05).done()
+    table, windows = sweep(
+        sweep(sweep(ends(Tables()), "lim", 0.2), "zd", 0.3), "random(seed=0)", 0.05
+    ).done()
     limits, areas = intervals.limits(table, windows, (0.9,)), claims.areas(table, windows)
     two, four = (
-        figures.far(*(pd.concat([part.assign(sweep=f"m\nq {i}") for i in range(count)]) for part in (limits, areas)))
+        figures.far(
+            *(
+                pd.concat([part.assign(sweep=f"m\nq {i}") for i in range(count)])
+                for part in (limits, areas)
+            )
+        )
         for count in (2, 4)
     )
     assert two.get_figheight() < four.get_figheight()
     label = two.axes[0].get_xlabel()
-    assert "keeps 90 %\nof the quality at the high width" in label and "hollow: less than the first step" in label
+    assert (
+        "keeps 90 %\nof the quality at the high width" in label
+        and "hollow: less than the first step" in label
+    )
 
 
 def test_a_direction_turned_round_is_no_reading():
     readings = ["lim", "lim(average='flat')", "zd(larger_is_important=True)"]
     table = pd.DataFrame(
-        {"model": "m", "ordering": readings, "calibration": "c4/calibrate 8x512 seed 0 #0", "value": [0.9, 0.6, -1]}
+        {
+            "model": "m",
+            "ordering": readings,
+            "calibration": "c4/calibrate 8x512 seed 0 #0",
+            "value": [0.9, 0.6, -1],
+        }
     )
     axis = figures.rankings(table).axes[0]
-    assert [text.get_text() for text in axis.get_yticklabels()] == ["LIM on c4, 8 × 512 tokens", "LIM: cosine of a whole window"]
+    assert [text.get_text() for text in axis.get_yticklabels()] == [
+        "LIM on c4, 8 × 512 tokens",
+        "LIM: cosine of a whole window",
+    ]
     assert axis.get_xlim()[0] == pytest.approx(0.5)

@@ -25,28 +25,52 @@ def call(*arguments):
 def test_score_plan_quantize_eval(tmp_path):
     scores, plan, out = tmp_path / "s.json", tmp_path / "p.json", tmp_path / "out"
     assert "model.layers.3" in call("score", "toy", "--scorer", "lim", "--out", scores, *SMALL)
-    arguments = ("plan", scores, "--bits", "4,2", "--avg-bits", "3.5", "--quantizer", "gptq", "--out", plan)
+    arguments = (
+        "plan",
+        scores,
+        "--bits",
+        "4,2",
+        "--avg-bits",
+        "3.5",
+        "--quantizer",
+        "gptq",
+        "--out",
+        plan,
+    )
     assert "nothing written" in call(*arguments, "--dry-run") and not plan.exists()
     assert "true bits" in call(*arguments) and plan.exists()
     assert "relative error" in call("quantize", "toy", plan, "--out", out, *SMALL)
-    output = call("eval", out, "--text", "toy", "--windows", "4", "--length", "48", "--reference", "toy")
+    output = call(
+        "eval", out, "--text", "toy", "--windows", "4", "--length", "48", "--reference", "toy"
+    )
     assert "retained quality" in output and "top-1 agreement" in output
     assert "perplexity" in call("eval", "toy", "--text", "toy", "--windows", "4", "--length", "48")
 
 
-@pytest.mark.parametrize("kind", ["scorers", "allocators", "quantizers", "models", "texts", "tasks", "studies"])
+@pytest.mark.parametrize(
+    "kind", ["scorers", "allocators", "quantizers", "models", "texts", "tasks", "studies"]
+)
 def test_list_names_everything(kind):
     from lwq.inputs import assets
 
     output = call("list", kind)
-    tables = {"scorers": lwq.SCORERS, "allocators": lwq.ALLOCATORS, "quantizers": lwq.QUANTIZERS, "models": assets.MODELS}
-    assert kind != "tasks" or {row.split()[1] for row in output.splitlines() if row.startswith("│")} == set(tasks.STOCK)
+    tables = {
+        "scorers": lwq.SCORERS,
+        "allocators": lwq.ALLOCATORS,
+        "quantizers": lwq.QUANTIZERS,
+        "models": assets.MODELS,
+    }
+    assert kind != "tasks" or {
+        row.split()[1] for row in output.splitlines() if row.startswith("│")
+    } == set(tasks.STOCK)
     assert all(name in output for name in tables.get(kind, {})) and len(output.splitlines()) > 3
 
 
 def test_study_and_report(tmp_path):
     assert "nothing was run" in call("study", "orderings", "--dry-run", "-p", "high=8")
-    output = call("study", "orderings", "-p", "steps=2", "-p", "seeds=1", "-p", "orderings=[lim, random]")
+    output = call(
+        "study", "orderings", "-p", "steps=2", "-p", "seeds=1", "-p", "orderings=[lim, random]"
+    )
     assert "executed copy" in output
     assert "report.html" in call("report", "--size", "smoke")
 
@@ -68,7 +92,9 @@ def test_help_is_quick_and_needs_no_torch():
 
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
     result = shell("list", "scorer")
-    assert result.returncode == 2 and result.stderr.startswith("lwq: unknown kind 'scorer' (did you mean 'scorers'?)")
+    assert result.returncode == 2 and result.stderr.startswith(
+        "lwq: unknown kind 'scorer' (did you mean 'scorers'?)"
+    )
     for words, message in [
         (("plan", str(tmp_path / "no.json")), "cannot read scores"),
         (("score", "toy", "--out", "/proc/none/s.json"), "cannot write into /proc/none"),
@@ -76,7 +102,9 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
         (("fetch", "smollm3"), "unknown model, text or task"),
     ]:
         result = shell(*words)
-        assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr, result.stderr
+        assert (
+            result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
+        ), result.stderr
     with pytest.raises(lwq.InputError, match="numbers with commas"):
         CliRunner().invoke(app, ["plan", "x", "--bits", "4;2"], catch_exceptions=False)
 
@@ -87,7 +115,18 @@ def made(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lwq.score(lwq.load("toy")[0], "zd").save("s.json")
     call("plan", "s.json", "--moved", "1", "--quantizer", "rtn", "--out", "p.json")
-    call("plan", "s.json", "--bits", "4,0", "--moved", "1", "--quantizer", "rtn", "--out", "drops.json")
+    call(
+        "plan",
+        "s.json",
+        "--bits",
+        "4,0",
+        "--moved",
+        "1",
+        "--quantizer",
+        "rtn",
+        "--out",
+        "drops.json",
+    )
     monkeypatch.setattr(models, "load", lambda *a, **k: pytest.fail("loaded"))
 
 
@@ -126,9 +165,13 @@ def test_counts_have_a_least(made, arguments):
 def test_a_plan_that_drops_blocks_is_judged_in_memory(tmp_path):
     model, _ = lwq.load("toy")
     layout = models.layout(model)
-    lwq.Plan(dict(zip(layout.units, (0, 4, 2, 16), strict=True)), layout, "gptq()").save(tmp_path / "p.json")
+    lwq.Plan(dict(zip(layout.units, (0, 4, 2, 16), strict=True)), layout, "gptq()").save(
+        tmp_path / "p.json"
+    )
     small = ("--text", "toy", "--windows", "4", "--length", "48", "--reference", "toy")
-    output = call("eval", "toy", "--plan", tmp_path / "p.json", "--calibrate", "toy", *SMALL[2:], *small)
+    output = call(
+        "eval", "toy", "--plan", tmp_path / "p.json", "--calibrate", "toy", *SMALL[2:], *small
+    )
     assert "p.json on toy/judge" in " ".join(output.split())
     tokenizer = lwq.load("toy")[1]
     lwq.quantize_(model, lwq.Plan.load(tmp_path / "p.json"), lwq.windows("toy", tokenizer, 4, 48))
@@ -141,26 +184,63 @@ def test_a_reference_with_another_vocabulary_is_refused(tmp_path):
     model.resize_token_embeddings(300)
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(lwq.InputError, match="has a vocabulary of 300 tokens that is not the 257 of 'toy'"):
-        call("eval", "toy", "--text", "toy", "--windows", "4", "--length", "48", "--reference", tmp_path)
+    with pytest.raises(
+        lwq.InputError, match="has a vocabulary of 300 tokens that is not the 257 of 'toy'"
+    ):
+        call(
+            "eval",
+            "toy",
+            "--text",
+            "toy",
+            "--windows",
+            "4",
+            "--length",
+            "48",
+            "--reference",
+            tmp_path,
+        )
 
 
 def test_plan_takes_costs_and_fractions(tmp_path):
     layout = models.layout(lwq.load("toy")[0])
     harm = {unit: {4: 1.0, 2: 3.0 + i} for i, unit in enumerate(layout.units)}
     lwq.Costs(harm, layout, "made up").save(tmp_path / "c.json")
-    call("plan", tmp_path / "c.json", "--allocator", "knapsack", "--moved", "1", "--out", tmp_path / "p.json")
+    call(
+        "plan",
+        tmp_path / "c.json",
+        "--allocator",
+        "knapsack",
+        "--moved",
+        "1",
+        "--out",
+        tmp_path / "p.json",
+    )
     assert list(lwq.Plan.load(tmp_path / "p.json").bits.values()) == [2, 4, 4, 4]
-    arguments = ("--bits", "3.25,3", "--quantizer", "owq", "--moved", "3", "--out", tmp_path / "p.json")
+    arguments = (
+        "--bits",
+        "3.25,3",
+        "--quantizer",
+        "owq",
+        "--moved",
+        "3",
+        "--out",
+        tmp_path / "p.json",
+    )
     call("plan", tmp_path / "c.json", *arguments)
     assert sorted(lwq.Plan.load(tmp_path / "p.json").bits.values()) == [3, 3, 3, 3.25]
     assert all(name in call("plan", "--help") for name in lwq.ALLOCATORS)
 
 
 def test_values_of_parameters():
-    assert arguments.pair('orderings=[lim, zd(two_sided=True, pool="matrix")]')[1] == ["lim", 'zd(two_sided=True, pool="matrix")']
+    assert arguments.pair('orderings=[lim, zd(two_sided=True, pool="matrix")]')[1] == [
+        "lim",
+        'zd(two_sided=True, pool="matrix")',
+    ]
     assert arguments.pair("orderings=[lim, 'reversed(zd)']")[1] == ["lim", "reversed(zd)"]
-    assert arguments.pair("quantizer=rtn(group_size=32, sym=True)")[1] == "rtn(group_size=32, sym=True)"
+    assert (
+        arguments.pair("quantizer=rtn(group_size=32, sym=True)")[1]
+        == "rtn(group_size=32, sym=True)"
+    )
     assert arguments.pair("moved=[1, 2]")[1] == [1, 2] and arguments.pair("hub=true")[1] is True
 
 
@@ -168,18 +248,25 @@ def test_an_estimate_says_what_does_not_fit(monkeypatch):
     monkeypatch.setattr("lwq.studies.forecast.free", lambda: 8 << 30)
     arguments = ("study", "orderings", "--dry-run", "--tflops")
     output = call(*arguments, "0.0003", "--size", "paper", "-p", "results_dir=results/smoke")
-    assert "GiB, and 8.0 GiB are free here" in output and "more than 1,000 hours" in output and "-p dtype=bfloat16" in output
+    assert (
+        "GiB, and 8.0 GiB are free here" in output
+        and "more than 1,000 hours" in output
+        and "-p dtype=bfloat16" in output
+    )
     assert "here" not in (quiet := call(*arguments, "1")) and "hours at this speed" not in quiet
 
 
 def test_ctrl_c_ends_with_one_line():
     code = (
-        "import sys; from lwq import cli; from lwq.studies import grid; sys.argv = ['lwq', 'study', 'orderings']\n"
+        "import sys; from lwq import cli; from lwq.studies import grid; sys.argv = ['lwq', "
+        "'study', 'orderings']\n"
         "def stop(*a): raise KeyboardInterrupt\n"
         "grid.points = stop; cli.main()"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode == 130 and result.stderr.startswith("lwq: interrupted; run the same command again"), result.stderr
+    assert result.returncode == 130 and result.stderr.startswith(
+        "lwq: interrupted; run the same command again"
+    ), result.stderr
 
 
 def test_public_names():
@@ -201,7 +288,10 @@ def test_a_checkpoint_larger_than_memory_goes_through_the_same_verbs(tmp_path):
     prints = [lwq.models.fingerprint(lwq.load(str(tmp_path / name))[0]) for name in "ab"]
     assert prints[0] == prints[1]
     arguments = ("--text", "toy", "--windows", "4", "--length", "48")
-    streamed, whole = call("eval", tmp_path / "a", "--stream", *arguments), call("eval", tmp_path / "b", *arguments)
+    streamed, whole = (
+        call("eval", tmp_path / "a", "--stream", *arguments),
+        call("eval", tmp_path / "b", *arguments),
+    )
     assert streamed.split("perplexity")[1] == whole.split("perplexity")[1]
 
 

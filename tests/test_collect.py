@@ -11,7 +11,9 @@ from lwq.statistics.forward import MatrixStats, collect, panels, similarity, str
 
 
 def hooked(model, x):
-    """Slow twin: inputs and outputs of blocks, and inputs of Linear and Conv1D modules, from one plain forward pass."""
+    """Slow twin: inputs and outputs of blocks, and inputs of Linear and Conv1D modules, from one
+    plain forward pass.
+    """
     blocks, inputs, hooks = {}, {}, []
     for key, block in models.blocks(model).items():
 
@@ -21,7 +23,11 @@ def hooked(model, x):
         hooks.append(block.register_forward_hook(note))
     for key, matrix in models.matrices(model).items():
         if matrix.expert is None:
-            hooks.append(matrix.module.register_forward_pre_hook(lambda m, args, key=key: inputs.update({key: args[0]})))
+            hooks.append(
+                matrix.module.register_forward_pre_hook(
+                    lambda m, args, key=key: inputs.update({key: args[0]})
+                )
+            )
     model(x, use_cache=False)
     for hook in hooks:
         hook.remove()
@@ -38,15 +44,20 @@ def test_streamed_equals_hooked(name):
         for key, matrix in stats.matrices.items():
             if ".experts." not in key:
                 flat = inputs[key].reshape(-1, inputs[key].shape[-1]).double()
-                torch.testing.assert_close(matrix.gram.double(), flat.T @ flat, rtol=1e-4, atol=1e-3)
-                torch.testing.assert_close(matrix.square_sum.double(), flat.square().sum(0), rtol=1e-4, atol=1e-3)
+                torch.testing.assert_close(
+                    matrix.gram.double(), flat.T @ flat, rtol=1e-4, atol=1e-3
+                )
+                torch.testing.assert_close(
+                    matrix.square_sum.double(), flat.square().sum(0), rtol=1e-4, atol=1e-3
+                )
                 assert matrix.tokens == len(flat)
     own = [key for key in models.matrices(model) if key.startswith(stats.name + ".")]
     assert sorted(stats.matrices) == sorted(own)
 
 
 def test_batches_add_up():
-    model, x = architectures.make("phi"), architectures.tokens(9)  # three batches; q, k, v and fc1 share one input
+    # three batches; q, k, v and fc1 share one input
+    model, x = architectures.make("phi"), architectures.tokens(9)
     stats = collect(model, x, frozenset({"gram"}))["model.layers.1"].matrices
     assert stats["model.layers.1.self_attn.q_proj"] is stats["model.layers.1.mlp.fc1"]
     assert all(matrix.tokens == x.numel() for matrix in stats.values())
@@ -56,12 +67,16 @@ def test_experts_see_the_tokens_routed_to_them():
     model, x = architectures.make("mixtral"), architectures.tokens(4)
     experts = model.model.layers[1].mlp.experts
     seen = {}
-    hook = experts.register_forward_pre_hook(lambda m, args: seen.update(hidden=args[0], chosen=args[1]))
+    hook = experts.register_forward_pre_hook(
+        lambda m, args: seen.update(hidden=args[0], chosen=args[1])
+    )
     model(x, use_cache=False)
     hook.remove()
     stats = collect(model, x, frozenset({"gram"}))["model.layers.1"].matrices
     for expert in range(4):
-        rows = [h for h, chosen in zip(seen["hidden"], seen["chosen"], strict=True) if expert in chosen]
+        rows = [
+            h for h, chosen in zip(seen["hidden"], seen["chosen"], strict=True) if expert in chosen
+        ]
         inputs = torch.stack(rows)
         gate, up = (inputs @ experts.gate_up_proj[expert].T).chunk(2, -1)
         inner = experts.act_fn(gate) * up
@@ -79,7 +94,9 @@ def test_experts_with_biases_and_a_gate_of_their_own(monkeypatch):
     stats = collect(model, x, frozenset({"gram"}))["model.layers.1"].matrices
     inner, gate = [], experts._apply_gate
     monkeypatch.setattr(experts.config, "_experts_implementation", "eager")
-    monkeypatch.setattr(experts, "_apply_gate", lambda gate_up: inner.append(gate(gate_up)) or inner[-1])
+    monkeypatch.setattr(
+        experts, "_apply_gate", lambda gate_up: inner.append(gate(gate_up)) or inner[-1]
+    )
     model(x, use_cache=False)
     assert len(inner) == 4
     for expert, value in enumerate(inner):
@@ -91,11 +108,17 @@ def test_experts_with_biases_and_a_gate_of_their_own(monkeypatch):
 def test_activations_that_overflow_are_refused():
     model, x = architectures.make("llama").half(), architectures.tokens(4)
     mlp = model.model.layers[1].mlp
-    for weight, place in ((mlp.down_proj.weight, "model.layers.1"), (mlp.up_proj.weight, "model.layers.1.mlp.down_proj")):
+    for weight, place in (
+        (mlp.down_proj.weight, "model.layers.1"),
+        (mlp.up_proj.weight, "model.layers.1.mlp.down_proj"),
+    ):
         kept = weight.clone()
         weight.fill_(6e4)
         for needs in ("gram", "input_norms"):
-            with pytest.raises(InputError, match=f"^{place}: its activations hold NaN or Inf in float16; load the model with"):
+            with pytest.raises(
+                InputError,
+                match=f"^{place}: its activations hold NaN or Inf in float16; load the model with",
+            ):
                 list(stream(model, x, frozenset({needs})))
         weight.copy_(kept)
 
@@ -146,10 +169,17 @@ def test_token_weights_count_tokens(name):
             assert torch.equal(gram, gram.T)
             assert torch.equal(ones[block].matrices[matrix].require("gram"), gram)
             torch.testing.assert_close(twice[block].matrices[matrix].require("gram"), 2 * gram)
-            torch.testing.assert_close(twice[block].matrices[matrix].require("square_sum"), 2 * found.require("square_sum"))
+            torch.testing.assert_close(
+                twice[block].matrices[matrix].require("square_sum"), 2 * found.require("square_sum")
+            )
             if matrix in alone[block].matrices and alone[block].matrices[matrix].gram is not None:
                 expected = alone[block].matrices[matrix].require("gram")
-                torch.testing.assert_close(only_first[block].matrices[matrix].require("gram"), expected, rtol=1e-4, atol=1e-3)
+                torch.testing.assert_close(
+                    only_first[block].matrices[matrix].require("gram"),
+                    expected,
+                    rtol=1e-4,
+                    atol=1e-3,
+                )
     with pytest.raises(InputError, match=r"token_weights are \(2, 3\)"):
         collect(model, x, needs, torch.ones(2, 3))
 
@@ -165,7 +195,9 @@ def test_wide_gram_matrices_are_summed_in_panels_and_mirrored():
 
 def test_a_pass_ends_where_nothing_more_is_wanted(toy, windows):
     model, _ = toy
-    found = list(stream(model, windows, frozenset({"gram"}), wanted=["model.layers.1.mlp.down_proj"]))
+    found = list(
+        stream(model, windows, frozenset({"gram"}), wanted=["model.layers.1.mlp.down_proj"])
+    )
     assert [stats.name for stats in found] == ["model.layers.0", "model.layers.1"]
     assert [list(stats.matrices) for stats in found] == [[], ["model.layers.1.mlp.down_proj"]]
 
@@ -173,9 +205,16 @@ def test_a_pass_ends_where_nothing_more_is_wanted(toy, windows):
 @pytest.mark.parametrize("name", ["mixtral", "gpt_oss"])
 def test_some_matrices_of_some_experts(name):
     model, x = architectures.make(name), architectures.tokens(4)
-    whole = {key: stats for block in stream(model, x, frozenset({"gram"})) for key, stats in block.matrices.items()}
+    whole = {
+        key: stats
+        for block in stream(model, x, frozenset({"gram"}))
+        for key, stats in block.matrices.items()
+    }
     for wanted in (["gate_up_proj.1"], ["down_proj.0", "down_proj.2"], ["gate_up_proj.0"]):
         keys = [f"model.layers.1.mlp.experts.{part}" for part in wanted]
         *_, last = stream(model, x, frozenset({"gram"}), wanted=keys)
         assert set(last.matrices) == set(keys)
-        assert all(torch.equal(last.matrices[key].require("gram"), whole[key].require("gram")) for key in keys)
+        assert all(
+            torch.equal(last.matrices[key].require("gram"), whole[key].require("gram"))
+            for key in keys
+        )

@@ -25,7 +25,9 @@ def test_the_mean_s_interval_is_that_of_theory():
 
 
 def test_equal_models_are_not_told_apart():
-    """A/A: two noisy measurements of one thing; the 95 % interval of their ratio covers 1 nearly always."""
+    """A/A: two noisy measurements of one thing; the 95 % interval of their ratio covers 1 nearly
+    always.
+    """
     covered = 0
     for seed in range(60):
         draw = np.random.default_rng(seed)
@@ -37,7 +39,8 @@ def test_equal_models_are_not_told_apart():
 
 def test_largest_fraction_by_hand():
     reference = np.full(8, 2.0)
-    quality = [1.0, 0.97, 0.93, 0.96, 0.5]  # falls below 95 % at the third point and comes back: only two count
+    # falls below 95 % at the third point and comes back: only two count
+    quality = [1.0, 0.97, 0.93, 0.96, 0.5]
     nll = np.stack([reference - np.log(q) for q in quality])
     fractions = np.array([0, 0.25, 0.5, 0.75, 1.0])
     assert intervals.largest_fraction(fractions, nll, reference, 0.95) == (0.25, 0.25, 0.25)
@@ -55,19 +58,43 @@ def test_unpaired_values_are_refused():
 
 def test_limits_pool_the_random_orders():
     rows, arrays = [], []
-    for ordering, fall in (("uniform", 0.0), ("lim", 0.01), ("random(seed=0)", 0.2), ("random(seed=1)", 0.05)):
+    for ordering, fall in (
+        ("uniform", 0.0),
+        ("lim", 0.01),
+        ("random(seed=0)", 0.2),
+        ("random(seed=1)", 0.05),
+    ):
         for moved in range(5):
             key = f"{ordering}{moved}"
-            rows.append({"id": key, "ordering": ordering, "metric": "perplexity", "moved": moved, "units": 4})
+            rows.append(
+                {
+                    "id": key,
+                    "ordering": ordering,
+                    "metric": "perplexity",
+                    "moved": moved,
+                    "units": 4,
+                }
+            )
             arrays.append(pd.DataFrame({"id": key, "window": range(6), "nll": 2 + fall * moved}))
-    found = intervals.limits(pd.DataFrame(rows), pd.concat(arrays)).set_index(["ordering", "threshold"])["value"]
-    assert found["lim", 0.95] == 1 and found["random(seed=0)", 0.95] == 0 and found["random(seed=1)", 0.95] == 0.25
+    found = intervals.limits(pd.DataFrame(rows), pd.concat(arrays)).set_index(
+        ["ordering", "threshold"]
+    )["value"]
+    assert (
+        found["lim", 0.95] == 1
+        and found["random(seed=0)", 0.95] == 0
+        and found["random(seed=1)", 0.95] == 0.25
+    )
     assert found["random", 0.95] == 0.125
 
 
 def test_the_arrays_behind_a_row_keep_their_order():
-    windows = pd.DataFrame({"id": list("babab"), "nll": [1.0, 2.0, 3.0, np.nan, 5.0], "correct": [np.nan] * 5})
-    assert {key: found.tolist() for key, found in intervals.by_id(windows, "nll").items()} == {"b": [1, 3, 5], "a": [2]}
+    windows = pd.DataFrame(
+        {"id": list("babab"), "nll": [1.0, 2.0, 3.0, np.nan, 5.0], "correct": [np.nan] * 5}
+    )
+    assert {key: found.tolist() for key, found in intervals.by_id(windows, "nll").items()} == {
+        "b": [1, 3, 5],
+        "a": [2],
+    }
     assert intervals.by_id(windows, "correct") == {}
 
 
@@ -78,11 +105,29 @@ def test_a_share_of_blocks_in_words():
 
 def sweep_of(off, **columns):
     """Rows and windows of one ordering, whose losses are those of the all-high plan plus `off`."""
-    base = {"study": "s", "model": "m", "fingerprint": "f", "units": 2, "quantizer": "rtn()", "high": 4, "low": 2,
-            "calibration": "c", "judge": "j", "dtype": "float32", "metric": "perplexity", "value": 1.0}  # fmt: skip
+    base = {
+        "study": "s",
+        "model": "m",
+        "fingerprint": "f",
+        "units": 2,
+        "quantizer": "rtn()",
+        "high": 4,
+        "low": 2,
+        # fmt: skip
+        "calibration": "c",
+        "judge": "j",
+        "dtype": "float32",
+        "metric": "perplexity",
+        "value": 1.0,
+    }
     plans = [("uniform", 0, 0 * off), *(("lim", moved, moved * off) for moved in range(3))]
-    rows = [{**base, "id": f"{name}{moved}", "ordering": name, "moved": moved, **columns} for name, moved, _ in plans]
-    windows = [pd.DataFrame({"id": f"{name}{moved}", "nll": 2 + loss}) for name, moved, loss in plans]
+    rows = [
+        {**base, "id": f"{name}{moved}", "ordering": name, "moved": moved, **columns}
+        for name, moved, _ in plans
+    ]
+    windows = [
+        pd.DataFrame({"id": f"{name}{moved}", "nll": 2 + loss}) for name, moved, loss in plans
+    ]
     return pd.DataFrame(rows), pd.concat(windows, ignore_index=True)
 
 
@@ -90,14 +135,18 @@ def test_windows_that_hang_together_make_intervals_too_narrow():
     noise = np.random.default_rng(0).normal(0, 1, 4000)
     chain = np.convolve(noise, 0.8 ** np.arange(30))[:4000]
     lonely, alike = (intervals.dependence(*sweep_of(off)) for off in (noise, chain))
-    assert lonely.correlation == pytest.approx(0, abs=0.06) and lonely.wider == pytest.approx(1, abs=0.06)
+    assert lonely.correlation == pytest.approx(0, abs=0.06) and lonely.wider == pytest.approx(
+        1, abs=0.06
+    )
     assert alike.correlation == pytest.approx(0.8, abs=0.05) and alike.wider > 1.5
     assert intervals.dependence(*sweep_of(noise[:8])) is None
 
 
 def test_other_weights_under_one_name_are_another_sweep():
     (mine, _), (other, _) = (sweep_of(np.zeros(4), fingerprint=name) for name in ("f", "g"))
-    assert [part["fingerprint"].nunique() for part in intervals.sweeps(pd.concat([mine, other]))] == [1, 1]
+    assert [
+        part["fingerprint"].nunique() for part in intervals.sweeps(pd.concat([mine, other]))
+    ] == [1, 1]
 
 
 def test_nothing_is_retained_of_a_guess():
@@ -105,17 +154,32 @@ def test_nothing_is_retained_of_a_guess():
     correct = {("blind", 0): guess, ("blind", 2): good, ("seen", 0): good, ("seen", 2): good}
     base = {"calibration": "c", "fingerprint": "f", "units": 4, "ordering": "lim"}
     rows = [
-        {**base, "id": f"{task}{moved}", "judge": f"{task} 200 items", "moved": moved, "metric": metric, "value": 0.25}
+        {
+            **base,
+            "id": f"{task}{moved}",
+            "judge": f"{task} 200 items",
+            "moved": moved,
+            "metric": metric,
+            "value": 0.25,
+        }
         for task, moved in correct
         for metric in ("accuracy", "chance")
     ]
     table = pd.DataFrame(rows)
-    windows = pd.concat(pd.DataFrame({"id": f"{task}{moved}", "correct": own}) for (task, moved), own in correct.items())
+    windows = pd.concat(
+        pd.DataFrame({"id": f"{task}{moved}", "correct": own})
+        for (task, moved), own in correct.items()
+    )
     found = intervals.tasks(table, windows)
     assert found["task"].tolist() == ["seen"] and found["value"].tolist() == [1]
-    other, worse = table.assign(calibration="d", id=table["id"] + "x"), windows.assign(id=windows["id"] + "x", correct=1.0)
+    other, worse = (
+        table.assign(calibration="d", id=table["id"] + "x"),
+        windows.assign(id=windows["id"] + "x", correct=1.0),
+    )
     both = intervals.tasks(pd.concat([table, other]), pd.concat([windows, worse]))
-    assert both["value"].eq(1).all() and len(both) == 3, "each calibration text has an all-high plan of its own"
+    assert both["value"].eq(1).all() and len(both) == 3, (
+        "each calibration text has an all-high plan of its own"
+    )
     with np.errstate(all="ignore"), pytest.raises(InputError, match="cannot be estimated"):
         intervals.paired(lambda values, axis: values.mean(axis) + np.inf, guess)
 
@@ -132,8 +196,14 @@ def test_gain_over_uniform_bits_of_the_same_size():
         ],
         columns=["id", "ordering", "true_bits"],
     )
-    level = np.random.default_rng(0).normal(0, 1, 40)  # what the windows share drops out of the difference
-    nll = {key: level + loss for key, loss in {"h": 3.0, "m": 4.0, "l": 8.0, "a": 3.5, "b": 4.5, "c": 1.0}.items()}
+    # what the windows share drops out of the difference
+    level = np.random.default_rng(0).normal(0, 1, 40)
+    nll = {
+        key: level + loss
+        for key, loss in {"h": 3.0, "m": 4.0, "l": 8.0, "a": 3.5, "b": 4.5, "c": 1.0}.items()
+    }
     found = intervals.against_uniform(rows, nll)
     assert found.keys() == {"a", "b"}, "a size beyond the widths has nothing beside it"
-    assert found["a"] == pytest.approx((0.25, 0.25, 0.25)) and found["b"] == pytest.approx((-0.5, -0.5, -0.5))
+    assert found["a"] == pytest.approx((0.25, 0.25, 0.25)) and found["b"] == pytest.approx(
+        (-0.5, -0.5, -0.5)
+    )

@@ -23,8 +23,15 @@ def test_shape_and_repetition(tokenizer):
 
 
 def test_splits_share_no_document_and_cover_all():
-    shares = {split: {d for d in texts.documents("toy") if texts._bucket(d) in share} for split, share in SPLITS.items()}
-    assert sum(map(len, shares.values())) == len(set().union(*shares.values())) == len(texts.documents("toy"))
+    shares = {
+        split: {d for d in texts.documents("toy") if texts._bucket(d) in share}
+        for split, share in SPLITS.items()
+    }
+    assert (
+        sum(map(len, shares.values()))
+        == len(set().union(*shares.values()))
+        == len(texts.documents("toy"))
+    )
     assert all(len(documents) > 40 for documents in shares.values())
 
 
@@ -39,7 +46,11 @@ def test_a_window_starts_with_bos_where_the_tokenizer_puts_one(tokenizer):
         bos_token_id, model_max_length = 7, 512
 
         def __call__(self, text, **options):
-            return type("Encoding", (), {"input_ids": ([7] if not options else []) + tokenizer(text).input_ids})()
+            return type(
+                "Encoding",
+                (),
+                {"input_ids": ([7] if not options else []) + tokenizer(text).input_ids},
+            )()
 
     found = windows("toy", Bos(), n=3, length=16)
     assert found.shape == (3, 16) and (found[:, 0] == 7).all() and not (found[:, 1:] == 7).any()
@@ -48,16 +59,26 @@ def test_a_window_starts_with_bos_where_the_tokenizer_puts_one(tokenizer):
 
 def test_a_file_of_one_s_own(tmp_path, tokenizer):
     path = tmp_path / "mine.txt"
-    path.write_bytes(b"\xef\xbb\xbf" + "\r\n\r\n".join(f"paragraph {i} " + "x" * 3000 for i in range(40)).encode())
+    path.write_bytes(
+        b"\xef\xbb\xbf"
+        + "\r\n\r\n".join(f"paragraph {i} " + "x" * 3000 for i in range(40)).encode()
+    )
     documents = texts.documents(str(path))
-    assert len(documents) == 40 and documents[0].startswith("paragraph 0") and "\r" not in documents[1]
+    assert (
+        len(documents) == 40 and documents[0].startswith("paragraph 0") and "\r" not in documents[1]
+    )
     assert windows(str(path), tokenizer, n=4, length=64).shape == (4, 64)
 
 
 def test_readers():
-    wiki = '<doc id="1" url="u" title="A">\nA\n\nBody.\n\n</doc>\n<doc id="2" url="u" title="B">\nB\n\n\n\n</doc>\n'
+    wiki = (
+        '<doc id="1" url="u" title="A">\nA\n\nBody.\n\n</doc>\n'
+        '<doc id="2" url="u" title="B">\nB\n\n\n\n</doc>\n'
+    )
     assert texts.articles(wiki) == ["A\n\nBody."]
-    assert [len(piece) >= texts.PIECE for piece in texts.paragraphs("\n\n".join(["y" * 900] * 6))] == [True, True]
+    assert [
+        len(piece) >= texts.PIECE for piece in texts.paragraphs("\n\n".join(["y" * 900] * 6))
+    ] == [True, True]
 
 
 @pytest.mark.assets
@@ -71,7 +92,10 @@ def test_real_texts_have_documents_for_every_split():
     ("arguments", "message"),
     [
         (("nowhere",), "unknown text 'nowhere': not a file, and none of"),
-        (("toy", 9999, 500), "asked 9999 windows of 500 tokens, the calibrate split of 'toy' gives"),
+        (
+            ("toy", 9999, 500),
+            "asked 9999 windows of 500 tokens, the calibrate split of 'toy' gives",
+        ),
         (("toy", 1, 513), "longer than the model's context of 512"),
         (("toy", 0, 10), "at least one window"),
         (("toy", 1, 10, "train"), "unknown split 'train'"),
@@ -97,10 +121,18 @@ def test_hub_texts_say_what_is_missing(tokenizer, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(lwq.InputError, match=r"pip install -e '.\[hub\]'"):
         windows("wikitext2", tokenizer)
-    broken = type("M", (), {"load_dataset": staticmethod(lambda *a, **k: (_ for _ in ()).throw(OSError("no route")))})
+    broken = type(
+        "M",
+        (),
+        {"load_dataset": staticmethod(lambda *a, **k: (_ for _ in ()).throw(OSError("no route")))},
+    )
     monkeypatch.setitem(sys.modules, "datasets", broken)
     with pytest.raises(lwq.InputError, match="cannot reach Salesforce/wikitext"):
         windows("wikitext2", tokenizer)
-    working = type("M", (), {"load_dataset": staticmethod(lambda *a, **k: {"text": [f"{i} " * 50 for i in range(90)]})})
+    working = type(
+        "M",
+        (),
+        {"load_dataset": staticmethod(lambda *a, **k: {"text": [f"{i} " * 50 for i in range(90)]})},
+    )
     monkeypatch.setitem(sys.modules, "datasets", working)
     assert windows("pg19", tokenizer, n=2, length=32).shape == (2, 32)

@@ -13,7 +13,9 @@ NAMES = list(architectures.CONFIGS)
 
 
 def plain_perplexity(model, windows):
-    """What a reader would write with transformers alone: the library's own loss, one window at a time."""
+    """What a reader would write with transformers alone: the library's own loss, one window at a
+    time.
+    """
     losses = [float(model(input_ids=w[None], labels=w[None]).loss) for w in windows]
     return float(np.exp(np.mean(losses)))
 
@@ -39,15 +41,26 @@ def test_a_reference_kept_as_hidden_states_is_the_same(name):
 def test_a_reference_of_16_bits_keeps_logits_and_takes_half_the_memory(judge):
     model, _ = lwq.load("toy", "bfloat16")
     count = judge.shape[0] * (judge.shape[1] - 1) * lwq.models.vocabulary(model)
-    full, lean = reference(model, judge, memory=2 * count), reference(model, judge, memory=2 * count - 1)
-    assert full.logits[0].dtype == torch.bfloat16 and not full.hidden and lean.hidden and not lean.logits
-    lwq.quantize_(model, Plan(dict.fromkeys(lwq.units(model), 3), lwq.models.layout(model), "rtn()"))
+    full, lean = (
+        reference(model, judge, memory=2 * count),
+        reference(model, judge, memory=2 * count - 1),
+    )
+    assert (
+        full.logits[0].dtype == torch.bfloat16
+        and not full.hidden
+        and lean.hidden
+        and not lean.logits
+    )
+    lwq.quantize_(
+        model, Plan(dict.fromkeys(lwq.units(model), 3), lwq.models.layout(model), "rtn()")
+    )
     a, b = evaluate(model, judge, full), evaluate(model, judge, lean)
     np.testing.assert_allclose(a.kl, b.kl, rtol=1e-4, atol=1e-6)
     assert np.array_equal(a.nll, b.nll) and (a.kl > 0).all()
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2", "opt"])  # the last three have tied heads
+# the last three have tied heads
+@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2", "opt"])
 def test_hidden_states_are_judged_by_the_head_that_they_were_taken_with(name):
     model, other, x = architectures.make(name), architectures.make(name), architectures.tokens(5)
     full, lean = reference(model, x), reference(model, x, memory=0)
@@ -55,13 +68,19 @@ def test_hidden_states_are_judged_by_the_head_that_they_were_taken_with(name):
     for weight in (lwq.models.final_norm(other).weight, other.get_output_embeddings().weight):
         before = weight.clone()
         weight.add_(torch.rand_like(weight))
-        with pytest.raises(lwq.InputError, match=r"the head of .* is not that of the reference.*memory="):
+        with pytest.raises(
+            lwq.InputError,
+            match=r"the head of .* is not that of the "
+            r"reference.*memory=",
+        ):
             evaluate(other, x, lean)
         assert (evaluate(other, x, full).kl > 0).all()
         weight.copy_(before)
         assert (evaluate(other, x, lean).kl == 0).all()
     copied = architectures.make(name)  # tied there and copied here: the same numbers
-    copied.get_output_embeddings().weight = torch.nn.Parameter(copied.get_output_embeddings().weight.clone(), False)
+    copied.get_output_embeddings().weight = torch.nn.Parameter(
+        copied.get_output_embeddings().weight.clone(), False
+    )
     copied.get_input_embeddings().weight.mul_(1 + first)  # what the head does not read
     assert (evaluate(copied, x, lean).kl > 0).all() == first
 
@@ -80,22 +99,36 @@ def test_kl_and_agreement_by_hand(toy, judge):
     model.model.layers[1].mlp.down_proj.weight.mul_(0.5)
     after = torch.log_softmax(model(judge).logits[:, :-1].double(), -1)
     found = evaluate(model, judge, truth)
-    np.testing.assert_allclose(found.kl, (before.exp() * (before - after)).sum(-1).mean(-1), rtol=1e-4)
-    np.testing.assert_allclose(found.top1, (before.argmax(-1) == after.argmax(-1)).double().mean(-1))
-    assert found.summary() == {"perplexity": found.perplexity, "kl": found.mean_kl, "top1": found.agreement}
+    np.testing.assert_allclose(
+        found.kl, (before.exp() * (before - after)).sum(-1).mean(-1), rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        found.top1, (before.argmax(-1) == after.argmax(-1)).double().mean(-1)
+    )
+    assert found.summary() == {
+        "perplexity": found.perplexity,
+        "kl": found.mean_kl,
+        "top1": found.agreement,
+    }
 
 
 def test_a_model_is_its_own_reference(toy, judge):
     truth = reference(toy[0], judge)
     same = evaluate(toy[0], judge, truth)
-    assert (same.kl == 0).all() and (same.top1 == 1).all() and np.array_equal(same.nll, truth.losses.nll)
+    assert (
+        (same.kl == 0).all()
+        and (same.top1 == 1).all()
+        and np.array_equal(same.nll, truth.losses.nll)
+    )
 
 
 @pytest.mark.assets
 def test_perplexity_of_a_real_model_equals_a_plain_loop():
     model, tokenizer = lwq.load("smollm2-135m")
     windows = lwq.windows("wiki", tokenizer, n=4, length=128, split="judge")
-    assert evaluate(model, windows).perplexity == pytest.approx(plain_perplexity(model, windows), rel=1e-5)
+    assert evaluate(model, windows).perplexity == pytest.approx(
+        plain_perplexity(model, windows), rel=1e-5
+    )
 
 
 def test_bad_windows_are_refused(toy, judge):

@@ -1,4 +1,5 @@
-"""What is cached is named by the code that made it: an edit of any file on the way gives another name.
+"""What is cached is named by the code that made it: an edit of any file on the way gives another
+name.
 
 pytest tests/test_hashing.py
 """
@@ -34,12 +35,16 @@ def edit(monkeypatch):
     read = Path.read_bytes
 
     def change(path):
-        monkeypatch.setattr(Path, "read_bytes", lambda self: read(self) + (b"# edited" if self == path else b""))
+        monkeypatch.setattr(
+            Path, "read_bytes", lambda self: read(self) + (b"# edited" if self == path else b"")
+        )
 
     return change
 
 
-@pytest.mark.parametrize(("code", "place"), [(c, p) for c, places in STANDS_ON.values() for p in [*places]], ids=str)
+@pytest.mark.parametrize(
+    ("code", "place"), [(c, p) for c, places in STANDS_ON.values() for p in [*places]], ids=str
+)
 def test_an_edited_file_is_other_code(code, place, edit):
     before = code_digest(code)
     assert code_digest(code) == before
@@ -53,7 +58,11 @@ def test_a_neighbour_in_the_same_dict_does_not_count(edit):
         code_digest(QUANTIZERS["hqq"]),
     )
     edit(Path(hashing.HOME / "quantizers" / "hqq.py"))
-    assert (code_digest(QUANTIZERS["gptq"]), code_digest(apply), code_digest(SCORERS["lim"])) == before
+    assert (
+        code_digest(QUANTIZERS["gptq"]),
+        code_digest(apply),
+        code_digest(SCORERS["lim"]),
+    ) == before
     assert code_digest(QUANTIZERS["hqq"]) != hqq
 
 

@@ -21,15 +21,25 @@ WIDTHS = (8, 4, 3, 0)
 def layout_of(units, per_block=1, seed=0):
     draw = np.random.default_rng(seed)
     shapes = [(int(draw.integers(1, 4)) * 32, 64) for _ in range(units)]
-    names = [f"blocks.{i // per_block}.m{i % per_block}" if per_block > 1 else f"blocks.{i}" for i in range(units)]
+    names = [
+        f"blocks.{i // per_block}.m{i % per_block}" if per_block > 1 else f"blocks.{i}"
+        for i in range(units)
+    ]
     rest = {"": 500, **{f"blocks.{i}": 70 + i for i in range(-(-units // per_block))}}
-    return Layout("m", "0" * 16, "block", {n: {f"{n}.w": s} for n, s in zip(names, shapes, strict=True)}, rest)
+    return Layout(
+        "m", "0" * 16, "block", {n: {f"{n}.w": s} for n, s in zip(names, shapes, strict=True)}, rest
+    )
 
 
 def random_costs(layout, widths=WIDTHS, seed=0):
     draw = np.random.default_rng(seed)
     return Costs(
-        {u: dict(zip(widths, np.sort(draw.random(len(widths)) ** 3).tolist(), strict=True)) for u in layout.units}, layout, "s"
+        {
+            u: dict(zip(widths, np.sort(draw.random(len(widths)) ** 3).tolist(), strict=True))
+            for u in layout.units
+        },
+        layout,
+        "s",
     )
 
 
@@ -46,22 +56,37 @@ def brute_force(found, budget):
 
 
 @pytest.mark.parametrize("per_block", [1, 3])
-@pytest.mark.parametrize(("limit", "share"), [("avg_bits", 0.5), ("true_bits", 0.4), ("max_bytes", 0.6), ("moved", 0.5)])
+@pytest.mark.parametrize(
+    ("limit", "share"), [("avg_bits", 0.5), ("true_bits", 0.4), ("max_bytes", 0.6), ("moved", 0.5)]
+)
 @pytest.mark.parametrize("seed", range(3))
 def test_the_optimum_is_that_of_brute_force(limit, share, per_block, seed):
     layout = layout_of(6, per_block, seed)
     found = random_costs(layout, seed=seed)
-    low, high = Budget(layout, WIDTHS, RTN(), "moved", 0).range() if limit == "moved" else ends(layout, limit)
-    amount = round(low + share * (high - low)) if limit in ("moved", "max_bytes") else low + share * (high - low)
+    low, high = (
+        Budget(layout, WIDTHS, RTN(), "moved", 0).range()
+        if limit == "moved"
+        else ends(layout, limit)
+    )
+    amount = (
+        round(low + share * (high - low))
+        if limit in ("moved", "max_bytes")
+        else low + share * (high - low)
+    )
     if limit == "moved" and per_block > 1:
         return  # whole blocks of three cannot move any number of units
     budget = Budget(layout, WIDTHS, RTN(), limit, amount)
     plan = lwq.allocate(found, None, WIDTHS, RTN(), "knapsack", **{limit: amount})
-    assert sum(found[u][w] for u, w in plan.bits.items()) == pytest.approx(brute_force(found, budget), abs=1e-9)
+    assert sum(found[u][w] for u, w in plan.bits.items()) == pytest.approx(
+        brute_force(found, budget), abs=1e-9
+    )
 
 
 def ends(layout, limit):
-    sizes = [Size.of(layout, dict.fromkeys(layout.units, width), RTN()) for width in (WIDTHS[-1], WIDTHS[0])]
+    sizes = [
+        Size.of(layout, dict.fromkeys(layout.units, width), RTN())
+        for width in (WIDTHS[-1], WIDTHS[0])
+    ]
     return [getattr(size, {"max_bytes": "total_bytes"}.get(limit, limit)) for size in sizes]
 
 
@@ -102,10 +127,17 @@ def test_more_room_never_hurts():
 def test_scores_become_costs():
     layout = layout_of(4)
     scores = Scores(dict(zip(layout.units, [3.0, 1.0, 2.0, 5.0], strict=True)), layout, "s")
-    same = Layout("m", "0" * 16, "block", {u: {f"{u}.w": (32, 64)} for u in layout.units}, layout.rest)
-    plan = lwq.allocate(Scores(scores.importance, same, "s"), None, (4, 3, 2), RTN(), "knapsack", avg_bits=3)
+    same = Layout(
+        "m", "0" * 16, "block", {u: {f"{u}.w": (32, 64)} for u in layout.units}, layout.rest
+    )
+    plan = lwq.allocate(
+        Scores(scores.importance, same, "s"), None, (4, 3, 2), RTN(), "knapsack", avg_bits=3
+    )
     assert [plan.bits[u] for u in scores.order()] == sorted(plan.bits.values())
-    assert costs(scores, dict.fromkeys(layout.units, {4: 0.1, 2: 1.0}))["blocks.3"] == {4: 0.5, 2: 5.0}
+    assert costs(scores, dict.fromkeys(layout.units, {4: 0.1, 2: 1.0}))["blocks.3"] == {
+        4: 0.5,
+        2: 5.0,
+    }
     with pytest.raises(lwq.InputError, match="lack the widths"):
         lwq.allocate(random_costs(layout, (8, 4)), None, (8, 3), RTN(), "knapsack", avg_bits=4)
 
@@ -120,9 +152,13 @@ def test_measured_costs_are_those_of_plain_plans(toy, judge, tmp_path):
     slow = {}
     for width in (16, 4, 2, 0):
         fresh, _ = lwq.load("toy")
-        lwq.quantize_(fresh, lwq.Plan({**dict.fromkeys(layout.units, 16), unit: width}, layout, "rtn()"))
+        lwq.quantize_(
+            fresh, lwq.Plan({**dict.fromkeys(layout.units, 16), unit: width}, layout, "rtn()")
+        )
         slow[width] = lwq.evaluate(fresh, judge, truth).mean_kl
-    assert list(found[unit].values()) == pytest.approx(np.maximum.accumulate([slow[w] for w in (16, 4, 2, 0)]).tolist())
+    assert list(found[unit].values()) == pytest.approx(
+        np.maximum.accumulate([slow[w] for w in (16, 4, 2, 0)]).tolist()
+    )
     found.save(tmp_path / "costs.json")
     assert dict(load_scores(tmp_path / "costs.json")) == dict(found)
 

@@ -9,7 +9,9 @@ import lwq
 from lwq import models
 from lwq.inputs import assets, ladder
 
-TINY = ladder.Recipe(2, ("toy",), width=32, inner=64, heads=2, vocabulary=300, length=32, batch=4, steps=30)
+TINY = ladder.Recipe(
+    2, ("toy",), width=32, inner=64, heads=2, vocabulary=300, length=32, batch=4, steps=30
+)
 
 
 @pytest.fixture(autouse=True)
@@ -22,13 +24,17 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path):
         ladder.make(TINY, tmp_path / name)
     first, second = (assets.hash_file(tmp_path / name / "model.safetensors") for name in "ab")
     assert first == second
-    assert (tmp_path / "a" / "tokenizer.json").read_bytes() == (tmp_path / "b" / "tokenizer.json").read_bytes()
+    assert (tmp_path / "a" / "tokenizer.json").read_bytes() == (
+        tmp_path / "b" / "tokenizer.json"
+    ).read_bytes()
 
 
 def test_it_learns():
     documents = list(ladder.training_documents(TINY.texts))
     tokenizer = ladder.train_tokenizer(documents, TINY)
-    tokens = torch.tensor([token for document in documents for token in tokenizer(document, verbose=False).input_ids])
+    tokens = torch.tensor(
+        [token for document in documents for token in tokenizer(document, verbose=False).input_ids]
+    )
     losses = ladder.train_(ladder.untrained(TINY), tokens, TINY)
     assert losses[0] == pytest.approx(math.log(TINY.vocabulary), rel=0.05)
     assert losses[-1] < 0.8 * losses[0]
@@ -41,14 +47,19 @@ def test_the_judging_text_stays_unseen():
 
 def test_depths_see_the_same_batches_and_start_alike():
     tokens = torch.arange(1000)
-    twice = [list(ladder.batches(tokens, ladder.Recipe(depth, length=32, batch=4, steps=9))) for depth in (2, 8)]
+    twice = [
+        list(ladder.batches(tokens, ladder.Recipe(depth, length=32, batch=4, steps=9)))
+        for depth in (2, 8)
+    ]
     assert all(torch.equal(a, b) for a, b in zip(*twice, strict=True))
     first = torch.cat(twice[0][:7]).flatten()
     assert len(first.unique()) == len(first), "an epoch shows no window twice"
     text = torch.randint(0, 300, (2, 32), generator=torch.Generator().manual_seed(0))
     for depth in (2, 8):
         recipe = ladder.Recipe(depth, width=32, inner=64, heads=2, vocabulary=300, length=32)
-        assert ladder.untrained(recipe)(text, labels=text).loss.item() == pytest.approx(math.log(300), rel=0.05)
+        assert ladder.untrained(recipe)(text, labels=text).loss.item() == pytest.approx(
+            math.log(300), rel=0.05
+        )
 
 
 def test_a_rung_is_found_by_name_and_a_killed_one_leaves_nothing(monkeypatch, tmp_path):
@@ -57,7 +68,11 @@ def test_a_rung_is_found_by_name_and_a_killed_one_leaves_nothing(monkeypatch, tm
     monkeypatch.setattr(ladder, "train_", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         lwq.load("ladder-2")
-    assert not [path for path in (tmp_path / "cache" / "models").iterdir() if not path.name.endswith(".lock")]
+    assert not [
+        path
+        for path in (tmp_path / "cache" / "models").iterdir()
+        if not path.name.endswith(".lock")
+    ]
     monkeypatch.setattr(ladder, "train_", real)
     model, tokenizer = lwq.load("ladder-2")
     assert len(models.blocks(model)) == 2 and models.name(model) == "ladder-2"

@@ -1,4 +1,6 @@
-"""Blocks, matrices and fused groups are found from structure, on a tiny model of every architecture."""
+"""Blocks, matrices and fused groups are found from structure, on a tiny model of every
+architecture.
+"""
 
 import json
 
@@ -36,11 +38,18 @@ def test_every_granularity_holds_each_matrix_once(name):
 
 def test_groups_are_what_is_fed_by_one_tensor():
     llama = models.units(architectures.make("llama"), "group")
-    assert llama["model.layers.1.self_attn.qkv"] == [f"model.layers.1.self_attn.{x}_proj" for x in "qkv"]
-    assert llama["model.layers.1.mlp.gate_up"] == [f"model.layers.1.mlp.{x}_proj" for x in ("gate", "up")]
+    assert llama["model.layers.1.self_attn.qkv"] == [
+        f"model.layers.1.self_attn.{x}_proj" for x in "qkv"
+    ]
+    assert llama["model.layers.1.mlp.gate_up"] == [
+        f"model.layers.1.mlp.{x}_proj" for x in ("gate", "up")
+    ]
     assert "model.layers.1.self_attn.o_proj" in llama
     assert "transformer.h.0.attn.c_attn" in models.units(architectures.make("gpt2"), "group")
-    assert "model.decoder.layers.0.self_attn.qkv" in models.units(architectures.make("opt"), "group")  # declared k, v, q
+    # declared k, v, q
+    assert "model.decoder.layers.0.self_attn.qkv" in models.units(
+        architectures.make("opt"), "group"
+    )
 
 
 @pytest.mark.parametrize("name", ["mixtral", "qwen3_moe"])
@@ -68,7 +77,9 @@ def test_linear_router_and_gate_stay():
     block.experts = nn.Module()
     block.experts.gate_up_proj = nn.Parameter(torch.zeros(4, 16, 8))
     block.experts.is_transposed, block.experts._apply_gate = False, None
-    assert [key for key, _ in structure._matrices_of("b", block)] == [f"b.experts.gate_up_proj.{e}" for e in range(4)]
+    assert [key for key, _ in structure._matrices_of("b", block)] == [
+        f"b.experts.gate_up_proj.{e}" for e in range(4)
+    ]
 
 
 def test_unknown_expert_layout_is_refused():
@@ -80,11 +91,17 @@ def test_unknown_expert_layout_is_refused():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_identity_stand_ins_keep_the_rest_of_the_model(name):
-    """Feeding each block its real output through a stand-in gives the model's own logits, exactly."""
+    """Feeding each block its real output through a stand-in gives the model's own logits,
+    exactly.
+    """
     model, x = architectures.make(name), architectures.tokens(2)
     outputs = {}
     hooks = [
-        block.register_forward_hook(lambda m, a, out, key=key: outputs.update({key: out[0] if isinstance(out, tuple) else out}))
+        block.register_forward_hook(
+            lambda m, a, out, key=key: outputs.update(
+                {key: out[0] if isinstance(out, tuple) else out}
+            )
+        )
         for key, block in models.blocks(model).items()
     ]
     truth = model(x, use_cache=False).logits
@@ -142,7 +159,11 @@ def test_low_coverage_is_refused():
 def test_nan_weights_are_named():
     model = architectures.make("llama")
     model.model.layers[1].mlp.up_proj.weight[3, 5] = float("nan")
-    with pytest.raises(InputError, match=r"model.layers.1.mlp.up_proj.weight holds 1 NaN or Inf values, the first at \[3, 5\]"):
+    with pytest.raises(
+        InputError,
+        match=r"model.layers.1.mlp.up_proj.weight holds 1 NaN or Inf "
+        r"values, the first at \[3, 5\]",
+    ):
         models.require_finite(model)
 
 
@@ -161,17 +182,26 @@ def test_load_errors(tmp_path):
         models.units(architectures.make("llama"), "row")
 
 
-@pytest.mark.parametrize(("name", "near"), [("toyy", "toy"), ("ladder2", "ladder-2"), ("SmolLM2-135M", "smollm2-135m")])
+@pytest.mark.parametrize(
+    ("name", "near"), [("toyy", "toy"), ("ladder2", "ladder-2"), ("SmolLM2-135M", "smollm2-135m")]
+)
 def test_a_name_that_is_nearly_one_of_ours_is_not_looked_for_on_a_hub(name, near, monkeypatch):
-    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: pytest.fail("asked a hub"))
+    monkeypatch.setattr(
+        "transformers.AutoTokenizer.from_pretrained", lambda *_, **__: pytest.fail("asked a hub")
+    )
     with pytest.raises(InputError, match=f"unknown model '{name}' .did you mean '{near}'"):
         models.load(name)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "distilgpt2", "bert-base-uncased", "owner/toyy"])
 def test_other_names_are_looked_for_on_a_hub(name, monkeypatch):
-    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: (_ for _ in ()).throw(OSError("no hub")))
-    with pytest.raises(InputError, match=f"cannot load the model '{name}': no hub. Names that need no hub"):
+    monkeypatch.setattr(
+        "transformers.AutoTokenizer.from_pretrained",
+        lambda *_, **__: (_ for _ in ()).throw(OSError("no hub")),
+    )
+    with pytest.raises(
+        InputError, match=f"cannot load the model '{name}': no hub. Names that need no hub"
+    ):
         models.load(name)
 
 
@@ -180,7 +210,11 @@ def test_other_names_are_looked_for_on_a_hub(name, monkeypatch):
     ("gone", "message"),
     [
         ("config.json", "lacks config.json; save_pretrained"),
-        ("*.safetensors", r"lacks weights \(\*.safetensors\); save_pretrained .*pickled weights are not read"),
+        (
+            "*.safetensors",
+            r"lacks weights \(\*.safetensors\); save_pretrained .*pickled weights "
+            r"are not read",
+        ),
         ("tokenizer*", "lacks a tokenizer"),
         ("[ct]o*.json", "lacks config.json and a tokenizer"),
     ],
@@ -219,7 +253,10 @@ def test_a_folder_loads_as_it_was_saved(saved, toy):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("setting", [{"rope_parameters": {"rope_theta": 5.0, "rope_type": "default"}}, {"rms_norm_eps": 1e-5}])
+@pytest.mark.parametrize(
+    "setting",
+    [{"rope_parameters": {"rope_theta": 5.0, "rope_type": "default"}}, {"rms_norm_eps": 1e-5}],
+)
 def test_the_configuration_sees_what_weights_compute_with(setting, stream, saved):
     before = models.load(str(saved))[0]
     edit(saved, **setting)
@@ -231,7 +268,13 @@ def test_the_configuration_sees_what_weights_compute_with(setting, stream, saved
 def test_the_configuration_sees_no_dtype_name_cache_or_streaming(saved, toy):
     edit(saved, use_cache=True, transformers_version="5.0.0", id2label={"0": "a"})
     whole, streamed = models.load(str(saved))[0], models.load(str(saved), stream=True)[0]
-    same = [toy[0], whole, streamed, models.load(str(saved), "bfloat16")[0], models.cast(whole, "float16")]
+    same = [
+        toy[0],
+        whole,
+        streamed,
+        models.load(str(saved), "bfloat16")[0],
+        models.cast(whole, "float16"),
+    ]
     assert len({models.configuration(model) for model in same}) == 1
     whole.config.use_cache = True
     assert models.configuration(whole) == models.configuration(streamed) != ""
@@ -243,18 +286,29 @@ def test_a_cast_model_is_the_one_that_loads_in_that_dtype(dtype, saved):
     cast, loaded = models.cast(models.load(str(saved))[0], dtype), models.load(str(saved), dtype)[0]
     made = dict(cast.named_buffers())
     assert made and all(torch.equal(made[name], buffer) for name, buffer in loaded.named_buffers())
-    assert {name: buffer.dtype for name, buffer in loaded.named_buffers()} == {name: b.dtype for name, b in made.items()}
+    assert {name: buffer.dtype for name, buffer in loaded.named_buffers()} == {
+        name: b.dtype for name, b in made.items()
+    }
     x = architectures.tokens(2, 64)
-    assert torch.equal(cast(x).logits, loaded(x).logits) and models.fingerprint(cast) == models.fingerprint(loaded)
+    assert torch.equal(cast(x).logits, loaded(x).logits) and models.fingerprint(
+        cast
+    ) == models.fingerprint(loaded)
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("cache", [False, True])
-def test_an_exported_model_keeps_the_cache_setting_of_its_checkpoint(cache, stream, saved, tmp_path):
+def test_an_exported_model_keeps_the_cache_setting_of_its_checkpoint(
+    cache, stream, saved, tmp_path
+):
     edit(saved, use_cache=cache)
     model, tokenizer = models.load(str(saved), stream=stream)
     layout = models.layout(model)
-    lwq.export(model, lwq.Plan(dict.fromkeys(layout.units, 4), layout, "rtn()"), tmp_path / "out", tokenizer)
+    lwq.export(
+        model,
+        lwq.Plan(dict.fromkeys(layout.units, 4), layout, "rtn()"),
+        tmp_path / "out",
+        tokenizer,
+    )
     assert json.loads((tmp_path / "out" / "config.json").read_text())["use_cache"] is cache
     assert model.config.use_cache is False
 
@@ -264,7 +318,14 @@ def test_an_exported_model_has_the_dtype_that_it_was_loaded_in(saved, tmp_path):
     for dtype in ("float16", "float32"):
         model, tokenizer = models.load(str(saved), dtype)
         layout = models.layout(model)
-        lwq.export(model, lwq.Plan(dict.fromkeys(layout.units, 4), layout, "rtn()"), tmp_path / dtype, tokenizer)
+        lwq.export(
+            model,
+            lwq.Plan(dict.fromkeys(layout.units, 4), layout, "rtn()"),
+            tmp_path / dtype,
+            tokenizer,
+        )
         assert json.loads((tmp_path / dtype / "config.json").read_text())["dtype"] == dtype
         again, _ = models.load(str(tmp_path / dtype), dtype)
-        assert models.fingerprint(again) == models.fingerprint(model), "other numbers than those of the plan"
+        assert models.fingerprint(again) == models.fingerprint(model), (
+            "other numbers than those of the plan"
+        )

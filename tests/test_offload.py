@@ -53,7 +53,9 @@ def test_scores_quantizes_and_writes_like_a_model_in_memory(tmp_path, name):
     assert torch.equal(streamed(x).logits, whole(x).logits)
     assert torch.equal(lwq.load(str(tmp_path / "a"))[0](x).logits, whole(x).logits)
     again, _ = lwq.load(folder, stream=True)
-    assert models.fingerprint(again) == plan.layout.fingerprint, "the checkpoint itself was written to"
+    assert models.fingerprint(again) == plan.layout.fingerprint, (
+        "the checkpoint itself was written to"
+    )
 
 
 def test_one_block_at_a_time(tmp_path):
@@ -74,7 +76,9 @@ def test_one_block_at_a_time(tmp_path):
     assert weights_in_memory(streamed) == 0
 
 
-@pytest.mark.parametrize("quantizer", ["rtn()", "gptq(inputs='quantized')", "gptq(inputs='uniform')"])
+@pytest.mark.parametrize(
+    "quantizer", ["rtn()", "gptq(inputs='quantized')", "gptq(inputs='uniform')"]
+)
 def test_changed_blocks_are_kept_and_later_blocks_see_them(tmp_path, quantizer):
     folder, whole = saved(tmp_path, "gemma3", max_shard_size="100KB")
     streamed, _ = lwq.load(folder, stream=True)
@@ -121,7 +125,10 @@ def test_after_an_interrupted_call_a_block_is_loaded_again(tmp_path, inside):
         raise KeyboardInterrupt
 
     hook = streamed.get_submodule(name).mlp.register_forward_pre_hook(stop)
-    with pytest.raises(KeyboardInterrupt), models.resident(streamed, name) if inside else contextlib.nullcontext():
+    with (
+        pytest.raises(KeyboardInterrupt),
+        models.resident(streamed, name) if inside else contextlib.nullcontext(),
+    ):
         streamed(x)
     assert not any(streamed._offload._held.values()) and loads.count(name) == 1
     with models.resident(streamed, name):
@@ -141,7 +148,11 @@ def test_other_dtypes(tmp_path):
 def test_what_cannot_be_streamed_says_so(tmp_path):
     folder, _ = saved(tmp_path, "llama")
     streamed, _ = lwq.load(folder, stream=True)
-    with pytest.raises(lwq.InputError, match=r"model.layers.0.self_attn.q_proj is on disk .*lwq.models.resident"):
+    with pytest.raises(
+        lwq.InputError,
+        match=r"model.layers.0.self_attn.q_proj is on disk "
+        r".*lwq.models.resident",
+    ):
         models.matrices(streamed)["model.layers.0.self_attn.q_proj"].view()
     with pytest.raises(lwq.InputError, match="'x' is not a part"), models.resident(streamed, "x"):
         pass

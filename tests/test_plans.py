@@ -15,7 +15,9 @@ from lwq.studies import candidates
 def scores():
     model, _ = lwq.load("toy-8")
     layout = models.layout(model)
-    return Scores({unit: float((5 * i + 2) % 8) for i, unit in enumerate(layout.units)}, layout, "made")
+    return Scores(
+        {unit: float((5 * i + 2) % 8) for i, unit in enumerate(layout.units)}, layout, "made"
+    )
 
 
 def bytes_of(candidate, quantizer):
@@ -23,7 +25,10 @@ def bytes_of(candidate, quantizer):
 
 
 def test_a_toy_has_as_many_blocks_as_its_name_says():
-    assert len(models.blocks(lwq.load("toy-8")[0])) == 8 and len(models.blocks(lwq.load("toy")[0])) == 4
+    assert (
+        len(models.blocks(lwq.load("toy-8")[0])) == 8
+        and len(models.blocks(lwq.load("toy")[0])) == 4
+    )
 
 
 def test_a_curve_moves_the_least_important_and_meets_nominal_sizes(scores):
@@ -38,7 +43,10 @@ def test_a_curve_moves_the_least_important_and_meets_nominal_sizes(scores):
 def test_orderings_of_units_of_several_sizes_share_their_points():
     shapes = {f"b{i}": {f"b{i}.w": (64 * (3 if i < 3 else 1), 64)} for i in range(8)}
     layout = Layout("m", "0" * 16, "block", shapes, {"": 0})
-    first, last = (Scores({unit: float(sign * i + 7) for i, unit in enumerate(shapes)}, layout, "made") for sign in (1, -1))
+    first, last = (
+        Scores({unit: float(sign * i + 7) for i, unit in enumerate(shapes)}, layout, "made")
+        for sign in (1, -1)
+    )
     made = list(candidates.curve({"a": first, "b": last}, RTN(), 4, 2, [0, 4, 8], [2.85]))
     moved = {label: [c.moved for c in made if c.ordering == label] for label in "ab"}
     assert moved["a"] == moved["b"] and set(moved["a"]) > {0, 4, 8}
@@ -60,17 +68,29 @@ def test_the_same_size_is_never_larger_and_off_by_less_than_a_block(scores):
         size = 16 * (1 - dropped / 8)
         assert bytes_of(drop, GPTQ()) == size * scores.layout.total / 8
         (made,) = candidates.same_size({"a": scores}, GPTQ(), 16, 4, [size])
-        assert bytes_of(made, GPTQ()) <= bytes_of(drop, GPTQ()) < bytes_of(made, GPTQ()) + 2 * scores.layout.total / 8
-    assert not list(candidates.same_size({"a": scores}, GPTQ(), 16, 8, [4.0])), "8 bits cannot weigh 4"
+        assert (
+            bytes_of(made, GPTQ())
+            <= bytes_of(drop, GPTQ())
+            < bytes_of(made, GPTQ()) + 2 * scores.layout.total / 8
+        )
+    assert not list(candidates.same_size({"a": scores}, GPTQ(), 16, 8, [4.0])), (
+        "8 bits cannot weigh 4"
+    )
 
 
 def test_swaps_keep_the_bytes(scores):
     plain = next(candidates.uniform(scores.layout, GPTQ(), [3]))
     for candidate in candidates.swaps({"a": scores}, GPTQ(), 3, [1, 4]):
         assert bytes_of(candidate, GPTQ()) == bytes_of(plain, GPTQ())
-        assert {u for u, b in candidate.plan.bits.items() if b == 2} == set(scores.order()[: candidate.moved])
-        assert {u for u, b in candidate.plan.bits.items() if b == 4} == set(scores.order()[-candidate.moved :])
-    with pytest.raises(lwq.InputError, match="5 units up and 5 down need 10 units; the model has 8"):
+        assert {u for u, b in candidate.plan.bits.items() if b == 2} == set(
+            scores.order()[: candidate.moved]
+        )
+        assert {u for u, b in candidate.plan.bits.items() if b == 4} == set(
+            scores.order()[-candidate.moved :]
+        )
+    with pytest.raises(
+        lwq.InputError, match="5 units up and 5 down need 10 units; the model has 8"
+    ):
         list(candidates.swaps({"a": scores}, GPTQ(), 3, [5]))
 
 
@@ -87,9 +107,17 @@ def test_outlier_budgets_are_shared_by_the_more_important_half(scores):
 
 def test_chosen_takes_all_random_orders(scores):
     orders = dict.fromkeys(["lim", "zd", "random(seed=0)", "random(seed=1)"], scores)
-    assert list(candidates.chosen(orders, ["zd", "random"])) == ["zd", "random(seed=0)", "random(seed=1)"]
+    assert list(candidates.chosen(orders, ["zd", "random"])) == [
+        "zd",
+        "random(seed=0)",
+        "random(seed=1)",
+    ]
 
 
 def test_runs_pair_each_score_with_its_count(scores):
-    made = list(candidates.runs({"angular(run=1)": scores, "angular(run=2)": scores}, RTN(), [1, 2], "angular"))
+    made = list(
+        candidates.runs(
+            {"angular(run=1)": scores, "angular(run=2)": scores}, RTN(), [1, 2], "angular"
+        )
+    )
     assert [(c.ordering, c.moved) for c in made] == [("angular", 1), ("angular", 2)]

@@ -1,4 +1,6 @@
-"""Points side by side give the rows of one after the other; a worker that dies costs its point a second run, nothing more."""
+"""Points side by side give the rows of one after the other; a worker that dies costs its point a
+second run, nothing more.
+"""
 
 import os
 import signal
@@ -25,8 +27,15 @@ def points(folder):
 def tables(folder):
     """Everything that must not depend on who ran it: the tables, and the executed copies."""
     lwq.Results(folder / "r").write()
-    copies = {p.name: p.read_text().replace(str(folder), "") for p in sorted((folder / "out").glob("*.ipynb"))}
-    return (folder / "r" / measurements.TABLE).read_bytes(), (folder / "r" / measurements.WINDOWS).read_bytes(), copies
+    copies = {
+        p.name: p.read_text().replace(str(folder), "")
+        for p in sorted((folder / "out").glob("*.ipynb"))
+    }
+    return (
+        (folder / "r" / measurements.TABLE).read_bytes(),
+        (folder / "r" / measurements.WINDOWS).read_bytes(),
+        copies,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +82,9 @@ def _is_interrupted(point, quiet):
 @pytest.fixture
 def cluster():
     distributed = pytest.importorskip("distributed", reason="lwq[dask] is not installed")
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as found:
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None
+    ) as found:
         yield found
 
 

@@ -91,7 +91,9 @@ def test_the_quantizer_of_the_readme_works(tmp_path, monkeypatch, toy):
     (tmp_path / "my_quantizers.py").write_text(code)
     monkeypatch.chdir(tmp_path)
     model, _ = toy
-    plan = lwq.allocate(lwq.score(model, "zd"), model, bits=(8, 4), moved=2, quantizer="my_quantizers.py:Rows")
+    plan = lwq.allocate(
+        lwq.score(model, "zd"), model, bits=(8, 4), moved=2, quantizer="my_quantizers.py:Rows"
+    )
     errors = list(lwq.quantize_(model, plan).values())
     assert all(0 < error < 0.2 for error in errors) and min(errors) < 0.02
 

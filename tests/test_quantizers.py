@@ -1,4 +1,6 @@
-"""Every quantizer in the dict against one battery; then slow twins, theory and the library it imitates."""
+"""Every quantizer in the dict against one battery; then slow twins, theory and the library it
+imitates.
+"""
 
 import pytest
 import torch
@@ -20,7 +22,9 @@ from lwq.statistics.forward import MatrixStats
 
 def some(levels):
     """All of a few levels; of many the ends and some between, fractions among them."""
-    return levels if len(levels) < 10 else [levels[0], *levels[3 : -1 : len(levels) // 5], levels[-1]]
+    return (
+        levels if len(levels) < 10 else [levels[0], *levels[3 : -1 : len(levels) // 5], levels[-1]]
+    )
 
 
 MASKS = ("magnitude", "wanda")
@@ -29,7 +33,11 @@ CASES = [(name, bits) for name, cls in QUANTIZERS.items() for bits in some(cls.l
 
 def gram_of(columns, tokens=512, seed=1):
     draw = torch.Generator().manual_seed(seed)
-    x = torch.randn(tokens, columns, generator=draw) @ torch.randn(columns, columns, generator=draw) * 0.2
+    x = (
+        torch.randn(tokens, columns, generator=draw)
+        @ torch.randn(columns, columns, generator=draw)
+        * 0.2
+    )
     stats = MatrixStats()
     stats.add(x, frozenset({"gram", "input_norms"}))
     return stats, x
@@ -43,9 +51,15 @@ def error(weight, found):
 def test_stored_tensors_weigh_what_was_promised(name, bits, weight):
     quantizer = QUANTIZERS[name]()
     found = quantizer(weight, bits, gram_of(128)[0])
-    assert found.nbytes == quantizer.nbytes((32, 128), bits) == sum(t.nbytes for t in found.tensors().values())
+    assert (
+        found.nbytes
+        == quantizer.nbytes((32, 128), bits)
+        == sum(t.nbytes for t in found.tensors().values())
+    )
     if isinstance(found, packed.Packed):
-        assert found.codes.dtype == torch.uint8 and (found.widths is not None or int(found.codes.max()) < 2 ** int(bits))
+        assert found.codes.dtype == torch.uint8 and (
+            found.widths is not None or int(found.codes.max()) < 2 ** int(bits)
+        )
     again = sparse.read(found.tensors(), found.header())
     assert torch.equal(again.dequantize(), found.dequantize()) and again.nbytes == found.nbytes
 
@@ -63,8 +77,15 @@ def test_more_bits_never_mean_more_error(name, weight):
 def test_the_same_twice_and_the_input_untouched(name, weight):
     """Also where the weight is a transposed view, as in gpt2."""
     kept, stats = weight.clone(), gram_of(128)[0]
-    found = [QUANTIZERS[name]()(w, 4, stats).dequantize() for w in (weight, weight, weight.T.contiguous().T)]
-    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2]) and torch.equal(weight, kept)
+    found = [
+        QUANTIZERS[name]()(w, 4, stats).dequantize()
+        for w in (weight, weight, weight.T.contiguous().T)
+    ]
+    assert (
+        torch.equal(found[0], found[1])
+        and torch.equal(found[0], found[2])
+        and torch.equal(weight, kept)
+    )
     view = weight.T.contiguous().T
     QUANTIZERS[name]()(view, 3, stats)
     assert torch.equal(view, kept)
@@ -81,12 +102,18 @@ def test_damaged_weights_are_refused(name, bad, weight):
 
 @pytest.mark.parametrize(
     ("quantizer", "bits"),
-    [(cls(), bits) for name, cls in QUANTIZERS.items() for bits in (cls.levels[2], 8 if 8 in cls.levels else cls.levels[-1])]
+    [
+        (cls(), bits)
+        for name, cls in QUANTIZERS.items()
+        for bits in (cls.levels[2], 8 if 8 in cls.levels else cls.levels[-1])
+    ]
     + [(GPTQ(act_order=False), 3), (RTN(sym=True), 3), (OWQ(), 3.5), (SpQR(), 3.5)],
     ids=str,
 )
 def test_tensors_are_made_where_the_weight_is(quantizer, bits, weight):
-    """As on a GPU: whatever is made without naming a device lands elsewhere, on "meta", and cannot meet the weight."""
+    """As on a GPU: whatever is made without naming a device lands elsewhere, on "meta", and cannot
+    meet the weight.
+    """
     plain, stats = quantizer(weight, bits, gram_of(128)[0]), gram_of(128)[0]
     with torch.device("meta"):
         found = quantizer(weight, bits, stats)
@@ -99,11 +126,13 @@ def test_zero_and_constant_groups_come_back(name):
     weight = torch.zeros(16, 128)
     weight[1], weight[2, 64:] = 0.5, -0.25
     found = QUANTIZERS[name]()(weight, 4, gram_of(128)[0]).dequantize()
-    loose = {"rtol": 0.1, "atol": 0.05} if name == "spqr" else {"rtol": 1e-3, "atol": 1e-6}  # its scales are quantized
+    # its scales are quantized
+    loose = {"rtol": 0.1, "atol": 0.05} if name == "spqr" else {"rtol": 1e-3, "atol": 1e-6}
     torch.testing.assert_close(found, weight, **loose)
 
 
-# SQNR in dB of round-to-nearest on N(0, 1), by bits, over 20 seeds (sd below 0.04 dB for groups, 0.09 for rows)
+# SQNR in dB of round-to-nearest on N(0, 1), by bits, over 20 seeds (sd below 0.04 dB for groups,
+# 0.09 for rows)
 BANDS = [
     (False, 32, {2: 7.83, 3: 15.25, 4: 21.86, 5: 28.16, 6: 34.32, 8: 46.47}),
     (False, 64, {2: 6.81, 3: 14.20, 4: 20.82, 5: 27.13, 6: 33.28, 8: 45.43}),
@@ -114,11 +143,15 @@ BANDS = [
 ]
 
 
-@pytest.mark.parametrize(("sym", "group", "bands"), BANDS, ids=lambda v: str(v) if not isinstance(v, dict) else "")
+@pytest.mark.parametrize(
+    ("sym", "group", "bands"), BANDS, ids=lambda v: str(v) if not isinstance(v, dict) else ""
+)
 def test_rtn_has_the_signal_to_noise_of_theory(sym, group, bands):
     weight = torch.randn(128, 4096, generator=torch.Generator().manual_seed(3))
     for bits, expected in bands.items():
-        found = 10 * torch.log10(weight.square().sum() / error(weight, RTN(group, sym)(weight, bits)))
+        found = 10 * torch.log10(
+            weight.square().sum() / error(weight, RTN(group, sym)(weight, bits))
+        )
         assert float(found) == pytest.approx(expected, abs=0.4 if group == -1 else 0.2)
 
 
@@ -138,7 +171,9 @@ def slow_rtn(weight, bits, group_size):
 
 @pytest.mark.parametrize("bits", [2, 3, 5, 8])
 def test_rtn_equals_its_slow_twin(bits, weight):
-    torch.testing.assert_close(RTN(32)(weight, bits).dequantize(), slow_rtn(weight, bits, 32), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        RTN(32)(weight, bits).dequantize(), slow_rtn(weight, bits, 32), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_rounding_is_half_to_even():
@@ -161,23 +196,32 @@ def test_quanto_equals_the_library_bit_for_bit(dtype, columns):
 
 
 def slow_gptq(weight, gram, tokens, bits, group_size, act_order=False, damp=0.01):
-    """The definition, in float64: quantize a column, then change the rest so that the output error is least."""
+    """The definition, in float64: quantize a column, then change the rest so that the output error
+    is least.
+    """
     w = weight.double().clone()
     h = gram.double() * 2 / tokens
     h += damp * h.diagonal().mean() * torch.eye(len(h), dtype=torch.float64)
     out = torch.zeros_like(w)
-    order = sorted(range(w.shape[1]), key=lambda i: -gram[i, i]) if act_order else list(range(w.shape[1]))
+    order = (
+        sorted(range(w.shape[1]), key=lambda i: -gram[i, i])
+        if act_order
+        else list(range(w.shape[1]))
+    )
     fits = {}
     for step, i in enumerate(order):
         group = i // group_size
         if group not in fits:
             source = weight if act_order else w.float()
-            fits[group] = grid.fit(source[:, group * group_size : (group + 1) * group_size], bits, None, torch.float16)
+            fits[group] = grid.fit(
+                source[:, group * group_size : (group + 1) * group_size], bits, None, torch.float16
+            )
         scale, zero = fits[group]
         code = ((w[:, i] / scale).round() + zero).clamp(0, 2**bits - 1)
         out[:, i] = (code - zero) * scale
         left = order[step:]
-        inverse = torch.linalg.inv(h[left][:, left])  # of the columns that are left: no Cholesky shortcut
+        # of the columns that are left: no Cholesky shortcut
+        inverse = torch.linalg.inv(h[left][:, left])
         w[:, left] -= ((w[:, i] - out[:, i]) / inverse[0, 0])[:, None] * inverse[0]
     return out
 
@@ -188,12 +232,17 @@ def test_gptq_equals_its_slow_twin(bits, act_order, weight):
     stats, x = gram_of(128)
     slow = slow_gptq(weight, stats.gram, stats.tokens, bits, 32, act_order).float()
     fast = GPTQ(group_size=32, act_order=act_order)(weight, bits, stats).dequantize()
-    assert float((fast != slow).float().mean()) < 0.02  # float32 may tip a weight that lies between two levels
+    # float32 may tip a weight that lies between two levels
+    assert float((fast != slow).float().mean()) < 0.02
     output = [float(((weight - found) @ x.T).square().sum()) for found in (slow, fast)]
     assert output[1] == pytest.approx(output[0], rel=0.01)
 
 
-@pytest.mark.parametrize("settings", [{}, {"act_order": False}, {"sym": True}, {"group_size": -1}, {"group_size": 32}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"act_order": False}, {"sym": True}, {"group_size": -1}, {"group_size": 32}],
+    ids=str,
+)
 def test_gptq_beats_rounding_on_the_outputs(settings, weight):
     stats, x = gram_of(128)
     quantizer = GPTQ(**settings)
@@ -205,7 +254,9 @@ def test_gptq_beats_rounding_on_the_outputs(settings, weight):
 def test_gptq_without_correlations_is_rounding(weight):
     stats = MatrixStats(tokens=2, gram=torch.eye(128))
     assert torch.equal(GPTQ()(weight, 4, stats).dequantize(), RTN()(weight, 4).dequantize())
-    assert torch.equal(GPTQ(act_order=False)(weight, 4, stats).dequantize(), RTN()(weight, 4).dequantize())
+    assert torch.equal(
+        GPTQ(act_order=False)(weight, 4, stats).dequantize(), RTN()(weight, 4).dequantize()
+    )
 
 
 def test_gptq_rounds_what_no_input_reaches(weight):
@@ -247,7 +298,10 @@ def slow_hqq(weight, bits, group_size, iters=20):
         if total >= best:
             break
         best = total
-    found = [[(min(max(round(w * s + z), 0), top) - z) / s for w in g] for g, s, z in zip(groups, scales, zeros, strict=True)]
+    found = [
+        [(min(max(round(w * s + z), 0), top) - z) / s for w in g]
+        for g, s, z in zip(groups, scales, zeros, strict=True)
+    ]
     return torch.tensor(found).reshape(rows, columns)
 
 
@@ -259,12 +313,16 @@ def test_hqq_equals_its_slow_twin(bits, weight):
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
 def test_hqq_lowers_what_it_minimizes(bits, weight):
-    errors = [float((weight - q(weight, bits).dequantize()).abs().pow(0.7).mean()) for q in (HQQ(), HQQ(iters=0), RTN())]
+    errors = [
+        float((weight - q(weight, bits).dequantize()).abs().pow(0.7).mean())
+        for q in (HQQ(), HQQ(iters=0), RTN())
+    ]
     assert errors[0] < 0.985 * min(errors[1:])
 
 
 def slow_rest(weight, found, stats, damp, order):
-    """Given the grids and the kept weights of `found`: column by column in float64, the rest changed to make up for the error.
+    """Given the grids and the kept weights of `found`: column by column in float64, the rest
+    changed to make up for the error.
 
     Returns what comes out, and the share of weights that differ from `found`.
     """
@@ -290,7 +348,10 @@ def slow_rest(weight, found, stats, damp, order):
 
 def grids(found):
     """Step and zero of each weight, (out, in)."""
-    opened = [part.dequantize().T if isinstance(part, packed.Packed) else part.double() for part in (found.scales, found.zeros)]
+    opened = [
+        part.dequantize().T if isinstance(part, packed.Packed) else part.double()
+        for part in (found.scales, found.zeros)
+    ]
     return [part.double().repeat_interleave(found.shape[1] // part.shape[1], 1) for part in opened]
 
 
@@ -299,7 +360,9 @@ def test_owq_equals_its_slow_twin(weight):
     found = OWQ(outlier_bits=0.5, group_size=32)(weight, 3, stats)
     columns = found.exact.index.tolist()
     assert len(columns) == 4  # 0.5 * 128 / 13, even
-    slow, differ = slow_rest(weight, found, stats, 0.01, [i for i in range(128) if i not in columns] + columns)
+    slow, differ = slow_rest(
+        weight, found, stats, 0.01, [i for i in range(128) if i not in columns] + columns
+    )
     assert differ < 0.03
     outputs = [float(((weight - w) @ x.T).square().sum()) for w in (slow, found.dequantize())]
     assert outputs[1] == pytest.approx(outputs[0], rel=0.02)
@@ -317,10 +380,17 @@ def test_a_searched_range_is_never_worse_than_min_max(weight):
     groups = weight.reshape(32, 2, 64)
     for bits in (2, 3, 4):
         errors = []
-        for scale, zero in (grid.fit(groups, bits, None, torch.float16), grid.search(groups, bits, torch.float16)):
+        for scale, zero in (
+            grid.fit(groups, bits, None, torch.float16),
+            grid.search(groups, bits, torch.float16),
+        ):
             codes = grid.nearest(groups, scale[..., None], zero[..., None], bits)
-            errors.append((groups - (codes - zero[..., None]) * scale[..., None]).abs().pow(2.4).sum(-1))
-        assert (errors[1] <= errors[0] * (1 + 1e-5)).all() and errors[1].sum() < 0.99 * errors[0].sum()
+            errors.append(
+                (groups - (codes - zero[..., None]) * scale[..., None]).abs().pow(2.4).sum(-1)
+            )
+        assert (errors[1] <= errors[0] * (1 + 1e-5)).all() and errors[1].sum() < 0.99 * errors[
+            0
+        ].sum()
 
 
 @pytest.mark.parametrize("outliers", [0.0, 0.02])
@@ -345,7 +415,10 @@ def test_spqr_saves_what_sticks_out(weight):
     weight = weight.clone()
     weight[torch.arange(32), torch.arange(32) * 4] = 20.0
     stats, x = gram_of(128)
-    errors = [((weight - SpQR(outliers=share)(weight, 3, stats).dequantize()) @ x.T).square().sum() for share in (0.0, 0.01)]
+    errors = [
+        ((weight - SpQR(outliers=share)(weight, 3, stats).dequantize()) @ x.T).square().sum()
+        for share in (0.0, 0.01)
+    ]
     assert errors[1] < 0.2 * errors[0]
 
 
@@ -356,10 +429,12 @@ def test_a_fraction_of_a_bit_buys_outliers(method, weight):
     rich = {"owq": OWQ(outlier_bits=0.5), "spqr": SpQR(outliers=0.5 / 48)}[method]
     found = bare(weight, 3.5, stats)
     assert torch.equal(found.dequantize(), rich(weight, 3, stats).dequantize()) and found.bits == 3
-    assert 8 * (found.nbytes - bare.nbytes((32, 128), 3)) / weight.numel() == pytest.approx(0.5, abs=0.1)
-    assert bare.nbytes((32, 128), 3) == 3 * 32 * 128 // 8 + bare.nbytes((32, 128), 2) - 2 * 32 * 128 // 8 + (
-        32 * 2 // 8 if method == "owq" else 0
+    assert 8 * (found.nbytes - bare.nbytes((32, 128), 3)) / weight.numel() == pytest.approx(
+        0.5, abs=0.1
     )
+    assert bare.nbytes((32, 128), 3) == 3 * 32 * 128 // 8 + bare.nbytes(
+        (32, 128), 2
+    ) - 2 * 32 * 128 // 8 + (32 * 2 // 8 if method == "owq" else 0)
     assert error(weight, found) < error(weight, bare(weight, 3, stats))
 
 
@@ -375,18 +450,24 @@ def test_masks_equal_their_slow_twins(density, weight):
     width = masks.width_of(density)
     assert masks.density_of(width) == pytest.approx(density)
     found = masks.Magnitude()(weight, width, stats)
-    assert found.mask.flatten().tolist() == slow_mask(weight.abs().flatten().tolist(), round(density * weight.numel()))
+    assert found.mask.flatten().tolist() == slow_mask(
+        weight.abs().flatten().tolist(), round(density * weight.numel())
+    )
     assert torch.equal(found.dequantize(), weight * found.mask)
     wanda = masks.Wanda()(weight, width, stats)
     scores = weight.abs() * stats.square_sum.sqrt()
     assert wanda.mask.tolist() == [slow_mask(row.tolist(), round(density * 128)) for row in scores]
     even = masks.Wanda()(weight, width, MatrixStats(tokens=1, square_sum=torch.full((128,), 7.0)))
-    assert even.mask.tolist() == [slow_mask(row.abs().tolist(), round(density * 128)) for row in weight]
+    assert even.mask.tolist() == [
+        slow_mask(row.abs().tolist(), round(density * 128)) for row in weight
+    ]
     assert found.nbytes == 32 * 128 // 8 + 2 * round(density * weight.numel())
 
 
 def test_wanda_minds_the_inputs(weight):
-    x = torch.randn(256, 128, generator=torch.Generator().manual_seed(3)) * torch.logspace(-2, 2, 128)
+    x = torch.randn(256, 128, generator=torch.Generator().manual_seed(3)) * torch.logspace(
+        -2, 2, 128
+    )
     stats = MatrixStats()
     stats.add(x, frozenset({"input_norms"}))
     errors = [
@@ -399,7 +480,9 @@ def test_wanda_minds_the_inputs(weight):
 def test_wanda_keeps_the_largest_weights_where_no_token_came(weight):
     stats, width = MatrixStats(square_sum=torch.zeros(128)), masks.width_of(0.3)
     found = masks.Wanda()(weight, width, stats)
-    assert found.mask.tolist() == [slow_mask(row.abs().tolist(), round(0.3 * 128)) for row in weight]
+    assert found.mask.tolist() == [
+        slow_mask(row.abs().tolist(), round(0.3 * 128)) for row in weight
+    ]
 
 
 @pytest.mark.parametrize("bits", [2, 3, 7])
@@ -413,9 +496,14 @@ def test_baq_keeps_its_promise_where_columns_lose_nothing(zeros, bits, weight):
 
 def test_baq_spends_bits_where_columns_lose():
     losses = 4.0 ** torch.arange(8).double()
-    assert baq.column_widths(losses, 4, 2.0).tolist() == [1, 2, 2, 3, 4, 5, 7, 8] or baq.column_widths(losses, 4, 2.0).sum() == 32
+    assert (
+        baq.column_widths(losses, 4, 2.0).tolist() == [1, 2, 2, 3, 4, 5, 7, 8]
+        or baq.column_widths(losses, 4, 2.0).sum() == 32
+    )
     assert baq.column_widths(torch.ones(10), 3, 1.95).tolist() == [3] * 10
-    found = baq.column_widths(torch.rand(100, generator=torch.Generator().manual_seed(0)).pow(8), 3, 1.95)
+    found = baq.column_widths(
+        torch.rand(100, generator=torch.Generator().manual_seed(0)).pow(8), 3, 1.95
+    )
     assert int(found.sum()) == 300 and found.min() >= 1 and found.max() <= 8
 
 
@@ -428,7 +516,10 @@ def test_baq_with_equal_columns_is_gptq_with_a_fixed_grid(weight):
 
 def test_baq_lowers_the_output_error_where_columns_differ(weight):
     draw = torch.Generator().manual_seed(1)
-    x = torch.randn(512, 128, generator=draw) * torch.logspace(-1.5, 1.5, 128)[torch.randperm(128, generator=draw)]
+    x = (
+        torch.randn(512, 128, generator=draw)
+        * torch.logspace(-1.5, 1.5, 128)[torch.randperm(128, generator=draw)]
+    )
     stats = MatrixStats()
     stats.add(x, frozenset({"gram"}))
     for bits in (2, 3, 4):
@@ -453,8 +544,15 @@ def with_one(weight, value):
         (lambda w: OWQ(outlier_bits=9), "outlier_bits=9"),
         (lambda w: BAQ(exponent=0), "exponent=0"),
         (lambda w: SpQR(outliers=0.7), "0 ≤ outliers < 0.5"),
-        (lambda w: SpQR()(w[:24], 3, gram_of(128)[0]), "stat_group=16 does not divide 24 output rows"),
-        (lambda w: RTN(48)(w, 4), r"group_size=48 does not divide 128 input columns; choose one of \[-1, 16, 32, 64, 128\]"),
+        (
+            lambda w: SpQR()(w[:24], 3, gram_of(128)[0]),
+            "stat_group=16 does not divide 24 output rows",
+        ),
+        (
+            lambda w: RTN(48)(w, 4),
+            r"group_size=48 does not divide 128 input columns; choose one "
+            r"of \[-1, 16, 32, 64, 128\]",
+        ),
         (lambda w: RTN()(w * 1e9, 4), "float16 cannot hold"),
         (lambda w: RTN()(w * 1e-9, 4), "float16 cannot hold"),
         (lambda w: RTN(scale_dtype="int8"), "unknown scale_dtype"),
@@ -462,7 +560,10 @@ def with_one(weight, value):
         (lambda w: GPTQ(inputs="half"), "unknown inputs"),
         (lambda w: GPTQ(damp_percent=0), "damp_percent=0"),
         (lambda w: GPTQ()(w, 4, MatrixStats(2, gram=-torch.eye(128))), "singular"),
-        *((lambda w, q=q: q(with_one(w, 1e5), 4.2, EYE), "value of 100000 .* float16, .* 65504") for q in KEEPING),
+        *(
+            (lambda w, q=q: q(with_one(w, 1e5), 4.2, EYE), "value of 100000 .* float16, .* 65504")
+            for q in KEEPING
+        ),
         (lambda w: SpQR(outliers=0)(w * 1e7, 4, EYE), "float16, .* 65504"),
         (lambda w: HQQ()(w * 1e7, 4), "float16, .* 65504"),
         (lambda w: quanto.Quanto("float16")(w * 1e7, 8), "float16, .* 65504"),
@@ -477,14 +578,21 @@ def test_errors_name_the_value_and_the_way_out(make, message, weight):
 def test_enormous_weights_fit_a_wider_scale(weight):
     for scale_dtype in ("bfloat16", "float32"):
         found = RTN(scale_dtype=scale_dtype)(weight * 1e9, 8).dequantize()
-        assert torch.isfinite(found).all() and error(weight * 1e9, RTN(scale_dtype=scale_dtype)(weight * 1e9, 8)) > 0
-    assert torch.isfinite(RTN(scale_dtype="float32")(torch.full((1, 64), 3e38), 2).dequantize()).all()
+        assert (
+            torch.isfinite(found).all()
+            and error(weight * 1e9, RTN(scale_dtype=scale_dtype)(weight * 1e9, 8)) > 0
+        )
+    assert torch.isfinite(
+        RTN(scale_dtype="float32")(torch.full((1, 64), 3e38), 2).dequantize()
+    ).all()
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 64, 1001])
 def test_packed_codes_are_one_string_of_bits_lowest_first(bits, count):
-    codes = torch.randint(0, 2**bits, (count,), dtype=torch.uint8, generator=torch.Generator().manual_seed(count))
+    codes = torch.randint(
+        0, 2**bits, (count,), dtype=torch.uint8, generator=torch.Generator().manual_seed(count)
+    )
     text = "".join(f"{code:0{bits}b}"[::-1] for code in codes.tolist())
     stream = packed.pack(codes, bits)
     assert "".join(f"{byte:08b}"[::-1] for byte in stream.tolist()) == text + "0" * (-len(text) % 8)
@@ -492,5 +600,8 @@ def test_packed_codes_are_one_string_of_bits_lowest_first(bits, count):
 
 
 def test_what_readers_call_a_quantizer():
-    called = {q: nickname(spec(QUANTIZERS, q)) for q in (GPTQ(), GPTQ(act_order=False, inputs="full"), RTN())}
+    called = {
+        q: nickname(spec(QUANTIZERS, q))
+        for q in (GPTQ(), GPTQ(act_order=False, inputs="full"), RTN())
+    }
     assert list(called.values()) == ["gptq", "gptq (no act-order, full inputs)", "rtn"]

@@ -17,7 +17,10 @@ def saliences(model, windows):
     seen = {}
     handles = []
     for name, matrix in models.matrices(model).items():
-        hook = lambda module, args, name=name: seen.setdefault(name, []).append(args[0].detach().reshape(-1, args[0].shape[-1]))  # noqa: E731
+
+        def hook(module, args, name=name):
+            seen.setdefault(name, []).append(args[0].detach().reshape(-1, args[0].shape[-1]))
+
         handles.append(matrix.module.register_forward_pre_hook(hook))
     for window in windows:
         model(window[None])
@@ -26,7 +29,12 @@ def saliences(model, windows):
     return {
         block: np.concatenate(
             [
-                (models.matrices(model)[name].view().abs() * torch.cat(seen[name]).double().norm(dim=0)).flatten().numpy()
+                (
+                    models.matrices(model)[name].view().abs()
+                    * torch.cat(seen[name]).double().norm(dim=0)
+                )
+                .flatten()
+                .numpy()
                 for name in names
             ]
         )
@@ -60,8 +68,11 @@ def test_lamp_keeps_the_asked_share_and_minds_no_scale(toy):
     sizes = [found.layout.weights(block) for block in found]
     assert np.average(list(found.values()), weights=sizes) == pytest.approx(0.3, abs=1e-4)
     other, _ = lwq.load("toy")
-    list(models.matrices(other).values())[0].view().mul_(10)  # a matrix is compared with itself alone
-    assert list(lwq.score(other, LAMP(density=0.3)).values()) == pytest.approx(list(found.values()), abs=1e-6)
+    # a matrix is compared with itself alone
+    list(models.matrices(other).values())[0].view().mul_(10)
+    assert list(lwq.score(other, LAMP(density=0.3)).values()) == pytest.approx(
+        list(found.values()), abs=1e-6
+    )
     with pytest.raises(lwq.InputError, match="lamp: density=1"):
         LAMP(density=1)
 
@@ -85,7 +96,9 @@ def test_rates_meet_the_budget_and_follow_the_score(toy, spread, size):
 
 
 def test_a_width_says_the_density():
-    assert [density_of(width_of(density)) for density in (0.01, 0.25, 0.93)] == pytest.approx([0.01, 0.25, 0.93])
+    assert [density_of(width_of(density)) for density in (0.01, 0.25, 0.93)] == pytest.approx(
+        [0.01, 0.25, 0.93]
+    )
     assert LEVELS[0] == 1.16 and LEVELS[-1] < 16 and len(LEVELS) == 93
 
 
@@ -101,7 +114,10 @@ def test_a_mask_goes_through_bank_sweep_and_quantize_(toy, windows, judge, tmp_p
         losses
         for _ in range(2)  # the second time from the store
         for _, losses in lwq.Sweep(
-            model, judge, lwq.Bank(model, lwq.QUANTIZERS["wanda"](), windows, Store(tmp_path)), truth
+            model,
+            judge,
+            lwq.Bank(model, lwq.QUANTIZERS["wanda"](), windows, Store(tmp_path)),
+            truth,
         ).measure([plan])
     ]
     fresh, _ = lwq.load("toy")
@@ -109,5 +125,9 @@ def test_a_mask_goes_through_bank_sweep_and_quantize_(toy, windows, judge, tmp_p
     slow = lwq.evaluate(fresh, judge, truth)
     assert all(np.array_equal(losses.nll, slow.nll) for losses in swept) and slow.mean_kl > 0
     zeros = {n: float((m.view() == 0).double().mean()) for n, m in models.matrices(fresh).items()}
-    assert all(zeros[n] == pytest.approx(1 - density_of(plan.bits[u]), abs=0.02) for u in layout.units for n in layout.units[u])
+    assert all(
+        zeros[n] == pytest.approx(1 - density_of(plan.bits[u]), abs=0.02)
+        for u in layout.units
+        for n in layout.units[u]
+    )
     assert all(0 < error < 1 for error in errors.values())

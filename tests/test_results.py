@@ -30,11 +30,14 @@ def test_a_kill_between_the_two_tables_loses_nothing(done, tmp_path, monkeypatch
     shutil.copytree(done, folder)
     before = [(folder / name).read_bytes() for name in (measurements.TABLE, measurements.WINDOWS)]
     table = pd.read_csv(folder / measurements.TABLE)
-    table[table["id"] != table["id"].iloc[0]].to_csv(folder / measurements.TABLE, index=False)  # one row behind windows.parquet
+    # one row behind windows.parquet
+    table[table["id"] != table["id"].iloc[0]].to_csv(folder / measurements.TABLE, index=False)
     with pytest.raises(lwq.InputError, match="do not belong together.*delete both"):
         measurements.load(folder)
     lwq.Results(folder).write()
-    assert [(folder / name).read_bytes() for name in (measurements.TABLE, measurements.WINDOWS)] == before
+    assert [
+        (folder / name).read_bytes() for name in (measurements.TABLE, measurements.WINDOWS)
+    ] == before
     table[table["id"] != table["id"].iloc[0]].to_csv(folder / measurements.TABLE, index=False)
     shutil.rmtree(folder / "runs")
     with pytest.raises(lwq.InputError, match="stand in one only; delete both"):
@@ -46,7 +49,10 @@ def test_a_table_that_is_none_is_named(done, tmp_path):
         (measurements.TABLE, b""),
         (measurements.TABLE, b"\xff\xfe\x00"),
         (measurements.TABLE, b'id,value\n"x'),
-        (measurements.TABLE, (done / measurements.TABLE).read_bytes().replace(b",perplexity,", b",perplexity,x", 1)),
+        (
+            measurements.TABLE,
+            (done / measurements.TABLE).read_bytes().replace(b",perplexity,", b",perplexity,x", 1),
+        ),
         (measurements.WINDOWS, b"PAR1 no"),
     ):
         folder = tmp_path / f"r{len(list(tmp_path.iterdir()))}"
@@ -67,7 +73,11 @@ def test_a_table_that_is_none_is_named(done, tmp_path):
 def test_ids_that_look_like_numbers_stay_text(done, tmp_path):
     shutil.copytree(done, tmp_path / "r")
     for name in (measurements.TABLE, measurements.WINDOWS):
-        read, write = (pd.read_csv, "to_csv") if name == measurements.TABLE else (pd.read_parquet, "to_parquet")
+        read, write = (
+            (pd.read_csv, "to_csv")
+            if name == measurements.TABLE
+            else (pd.read_parquet, "to_parquet")
+        )
         frame = read(tmp_path / "r" / name)
         ids = {key: f"0{number}e1" for number, key in enumerate(sorted(frame["id"].unique()))}
         getattr(frame.assign(id=frame["id"].map(ids)), write)(tmp_path / "r" / name, index=False)
@@ -76,10 +86,17 @@ def test_ids_that_look_like_numbers_stay_text(done, tmp_path):
 
 
 def test_other_weights_or_settings_under_one_name_are_measured_anew(tmp_path):
-    """A folder that changed under its name is another model: its rows stand apart, and none of the old ones is taken for it."""
+    """A folder that changed under its name is another model: its rows stand apart, and none of the
+    old ones is taken for it.
+    """
     values, folder = [], tmp_path / "mine"
     model, tokenizer = lwq.load("toy")
-    for change in ({}, {"rope_parameters": {"rope_theta": 10.0, "rope_type": "default"}}, {"rms_norm_eps": 1.0}, None):
+    for change in (
+        {},
+        {"rope_parameters": {"rope_theta": 10.0, "rope_type": "default"}},
+        {"rms_norm_eps": 1.0},
+        None,
+    ):
         if change is None:
             model.model.layers[0].mlp.down_proj.weight.data[0, 0] += 1
         model.save_pretrained(folder)
@@ -89,9 +106,18 @@ def test_other_weights_or_settings_under_one_name_are_measured_anew(tmp_path):
         here = study(tmp_path / "r", folder)
         scores = here.orderings("lim")
         table = here.sweep(scores, 4, 2, 3)
-        values.append((table["value"].round(6).tolist(), list(scores["lim"].values()), here.fingerprint))
-        assert set(table["fingerprint"]) == {here.fingerprint} and len(table[table["ordering"] == "original"]) == 3
-    assert [len({str(value) for value in column}) for column in zip(*values, strict=True)] == [4, 4, 4]
+        values.append(
+            (table["value"].round(6).tolist(), list(scores["lim"].values()), here.fingerprint)
+        )
+        assert (
+            set(table["fingerprint"]) == {here.fingerprint}
+            and len(table[table["ordering"] == "original"]) == 3
+        )
+    assert [len({str(value) for value in column}) for column in zip(*values, strict=True)] == [
+        4,
+        4,
+        4,
+    ]
 
 
 def test_damaged_scores_are_made_again(tmp_path):
@@ -110,7 +136,9 @@ def test_a_rank_correlation_names_what_it_is_with(tmp_path):
     assert len(rows) == 2 and rows[rows.index.str.startswith("zd(")].tolist() == [1]
     flat = here.orderings("zd")["zd"]
     with pytest.raises(lwq.InputError, match="all scores are equal"):
-        here.rankings(["last_to_first"], experiment.replace(flat, importance=dict.fromkeys(flat, 1.0)))
+        here.rankings(
+            ["last_to_first"], experiment.replace(flat, importance=dict.fromkeys(flat, 1.0))
+        )
 
 
 def test_what_cannot_share_a_figure_is_refused_before_it_is_measured(tmp_path):
@@ -120,5 +148,11 @@ def test_what_cannot_share_a_figure_is_refused_before_it_is_measured(tmp_path):
     with pytest.raises(lwq.InputError, match="high=2, low=4"):
         here.sweep(here.orderings("zd"), 2, 4, 3)
     with pytest.raises(lwq.InputError, match="windows=1"):
-        experiment.Experiment("x", "toy", "rtn", *experiment.texts("toy", "toy", 2, 32, 1, 32), lwq.Results(tmp_path / "r"))
+        experiment.Experiment(
+            "x",
+            "toy",
+            "rtn",
+            *experiment.texts("toy", "toy", 2, 32, 1, 32),
+            lwq.Results(tmp_path / "r"),
+        )
     assert not here.results.found

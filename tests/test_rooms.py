@@ -1,4 +1,5 @@
-"""Data goes one way through the house: every import of lwq points to a room further up, and files stand on no circle.
+"""Data goes one way through the house: every import of lwq points to a room further up, and files
+stand on no circle.
 
 pytest tests/test_rooms.py
 """
@@ -14,23 +15,41 @@ import lwq
 from lwq.common import hashing
 
 HOME = Path(lwq.__file__).parent
-ROOMS = (  # from the top of the house down: a room imports only from itself and from those before it
-    *("common", "contracts", "inputs", "models", "statistics", "quantizers", "engine", "scorers", "allocators"),
+# from the top of the house down: a room imports only from itself and from those before it
+ROOMS = (
+    *(
+        "common",
+        "contracts",
+        "inputs",
+        "models",
+        "statistics",
+        "quantizers",
+        "engine",
+        "scorers",
+        "allocators",
+    ),
     *("exporters", "results", "studies", "report", "cli"),
 )
 FILES = sorted(file for file in HOME.rglob("*.py") if file.parent != HOME)
 
 
 def dotted(file: Path) -> str:
-    return ".".join(("lwq", *file.relative_to(HOME).with_suffix("").parts)).removesuffix(".__init__")
+    return ".".join(("lwq", *file.relative_to(HOME).with_suffix("").parts)).removesuffix(
+        ".__init__"
+    )
 
 
 MODULES = {dotted(file): file for file in FILES}
 
 
 def arrows(file: Path) -> set[str]:
-    """Modules that a file imports, at its top or inside functions; a name of a module that is a module itself is that one."""
-    found = {f"{module}.{name}" if f"{module}.{name}" in MODULES else module for module, name in hashing.imports(file)}
+    """Modules that a file imports, at its top or inside functions; a name of a module that is a
+    module itself is that one.
+    """
+    found = {
+        f"{module}.{name}" if f"{module}.{name}" in MODULES else module
+        for module, name in hashing.imports(file)
+    }
     return found - {dotted(file)}
 
 
@@ -48,7 +67,10 @@ def test_no_import_runs_back_up(file):
 
 
 def test_no_circle():
-    graph = {module: {arrow for arrow in arrows(file) if arrow in MODULES} for module, file in MODULES.items()}
+    graph = {
+        module: {arrow for arrow in arrows(file) if arrow in MODULES}
+        for module, file in MODULES.items()
+    }
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -56,11 +78,15 @@ def test_no_circle():
 
 
 def test_the_reading_sees_imports_inside_functions(tmp_path):
-    (tmp_path / "x.py").write_text("def f():\n    from lwq.models import load\n    import lwq.cli\n")
+    (tmp_path / "x.py").write_text(
+        "def f():\n    from lwq.models import load\n    import lwq.cli\n"
+    )
     assert set(hashing.imports(tmp_path / "x.py")) == {("lwq.models", "load"), ("lwq.cli", "")}
 
 
-@pytest.mark.parametrize("code", ["lwq.ALLOCATORS", "import lwq.report.page", "import lwq.cli.commands"])
+@pytest.mark.parametrize(
+    "code", ["lwq.ALLOCATORS", "import lwq.report.page", "import lwq.cli.commands"]
+)
 def test_no_torch(code):
     ask = f"import sys, lwq; {code}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True)

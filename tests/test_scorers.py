@@ -11,7 +11,9 @@ from lwq import models
 from lwq.common.names import build
 from lwq.scorers import SCORERS, score_all
 
-SPECS = [{"reversed": "reversed(lim)", "owl": "owl(threshold=2.0)"}.get(name, name) for name in SCORERS]
+SPECS = [
+    {"reversed": "reversed(lim)", "owl": "owl(threshold=2.0)"}.get(name, name) for name in SCORERS
+]
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -19,19 +21,27 @@ def test_one_finite_score_a_unit_and_the_same_twice(spec, toy, windows):
     first, second = (lwq.score(toy[0], spec, windows) for _ in range(2))
     assert list(first) == list(lwq.units(toy[0])) and len(first) == 4
     assert first.importance == second.importance
-    assert lwq.score(toy[0], first.scorer, windows).importance == first.importance  # its text builds it again
+    # its text builds it again
+    assert lwq.score(toy[0], first.scorer, windows).importance == first.importance
 
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_reversed_moves_in_the_opposite_order(spec, toy, windows):
-    assert lwq.score(toy[0], f"reversed({spec})", windows).order() == lwq.score(toy[0], spec, windows).order()[::-1]
+    assert (
+        lwq.score(toy[0], f"reversed({spec})", windows).order()
+        == lwq.score(toy[0], spec, windows).order()[::-1]
+    )
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("spec", SPECS)
 def test_damaged_weights_are_refused(spec, bad, toy, windows):
     toy[0].model.layers[1].mlp.down_proj.weight[2, 3] = bad
-    with pytest.raises(lwq.InputError, match=r"model.layers.1.mlp.down_proj.weight holds 1 NaN or Inf values.*\[2, 3\]"):
+    with pytest.raises(
+        lwq.InputError,
+        match=r"model.layers.1.mlp.down_proj.weight holds 1 NaN or "
+        r"Inf values.*\[2, 3\]",
+    ):
         lwq.score(toy[0], spec, windows)
 
 
@@ -39,18 +49,26 @@ def test_damaged_weights_are_refused(spec, bad, toy, windows):
 def test_activations_that_overflow_are_refused(spec, toy, windows):
     model = models.cast(toy[0], "float16")
     model.model.layers[1].mlp.down_proj.weight.fill_(6e4)
-    with pytest.raises(lwq.InputError, match="^model.layers.1: its activations hold NaN or Inf in float16"):
+    with pytest.raises(
+        lwq.InputError, match="^model.layers.1: its activations hold NaN or Inf in float16"
+    ):
         lwq.score(model, spec, windows)
 
 
 def test_lim_equals_the_model_s_own_hidden_states(toy, windows):
-    """Hugging Face's hidden_states hold the last block after the final norm: only that block may differ, and does."""
+    """Hugging Face's hidden_states hold the last block after the final norm: only that block may
+    differ, and does.
+    """
     model, _ = toy
     states = model(windows, output_hidden_states=True).hidden_states
     cosines = [
-        1 - torch.cosine_similarity(x.double(), y.double(), dim=-1).mean() for x, y in zip(states, states[1:], strict=False)
+        1 - torch.cosine_similarity(x.double(), y.double(), dim=-1).mean()
+        for x, y in zip(states, states[1:], strict=False)
     ]
-    plain, trap = lwq.score(model, "lim", windows), lwq.score(model, "lim(final_norm=True)", windows)
+    plain, trap = (
+        lwq.score(model, "lim", windows),
+        lwq.score(model, "lim(final_norm=True)", windows),
+    )
     names = list(plain)
     for name, cosine in zip(names, cosines, strict=True):
         assert trap[name] == pytest.approx(float(cosine), rel=1e-4)
@@ -93,7 +111,9 @@ def test_zd_direction_and_gaussian_share(toy):
     plain, turned = lwq.score(toy[0], "zd"), lwq.score(toy[0], "zd(larger_is_important=True)")
     assert plain.order() == turned.order()[::-1]
     assert 1 - plain["model.layers.0"] == pytest.approx(0.1587, abs=0.01)
-    assert 1 - lwq.score(toy[0], "zd(two_sided=True)")["model.layers.0"] == pytest.approx(0.3173, abs=0.01)
+    assert 1 - lwq.score(toy[0], "zd(two_sided=True)")["model.layers.0"] == pytest.approx(
+        0.3173, abs=0.01
+    )
 
 
 def test_orders_by_position_and_by_seed(toy):
@@ -127,12 +147,17 @@ class Growth:
     needs = frozenset({"hidden_states"})
 
     def __call__(self, model, stats):
-        return {name: float((s.outputs - s.inputs).norm() / s.inputs.norm()) for name, s in stats.items()}
+        return {
+            name: float((s.outputs - s.inputs).norm() / s.inputs.norm())
+            for name, s in stats.items()
+        }
 
 
 def test_a_user_s_own_scorer(toy, windows):
     scores = lwq.score(toy[0], Growth(), windows)
-    assert re.fullmatch(r"test_scorers#\w{8}:Growth\(\)", scores.scorer) and all(v > 0 for v in scores.importance.values())
+    assert re.fullmatch(r"test_scorers#\w{8}:Growth\(\)", scores.scorer) and all(
+        v > 0 for v in scores.importance.values()
+    )
 
 
 @pytest.mark.parametrize(
@@ -154,6 +179,11 @@ def test_bad_text_says_what_exists(spec, message, toy, windows):
 
 def test_a_score_that_is_not_a_number_names_its_unit(toy):
     with pytest.raises(lwq.InputError, match="the score of model.layers.1 is nan"):
-        lwq.score(toy[0], lambda model, stats: {unit: float("nan") if unit.endswith("1") else 1.0 for unit in stats})
+        lwq.score(
+            toy[0],
+            lambda model, stats: {
+                unit: float("nan") if unit.endswith("1") else 1.0 for unit in stats
+            },
+        )
     with pytest.raises(lwq.InputError, match="one score for each unit"):
         lwq.score(toy[0], lambda model, stats: {"model.layers.9": 1.0})

@@ -1,4 +1,5 @@
-"""A user's own classes, named in text: wherever lwq takes a name, and written back so that the text builds them again.
+"""A user's own classes, named in text: wherever lwq takes a name, and written back so that the text
+builds them again.
 
 pytest tests/test_strategies.py
 """
@@ -65,7 +66,14 @@ def build(text, **settings):
 
 
 @pytest.mark.parametrize(
-    "place", ["my_scorers.py", "./sub/my_scorers.py", "{folder}/my_scorers.py", "my_module", "my_package.inner"]
+    "place",
+    [
+        "my_scorers.py",
+        "./sub/my_scorers.py",
+        "{folder}/my_scorers.py",
+        "my_module",
+        "my_package.inner",
+    ],
 )
 def test_a_class_is_named_by_its_file_or_its_module_and_written_back(place, folder, monkeypatch):
     monkeypatch.syspath_prepend(folder)
@@ -74,10 +82,19 @@ def test_a_class_is_named_by_its_file_or_its_module_and_written_back(place, fold
         shutil.copy("my_scorers.py", target)
     place = place.format(folder=folder)
     mine = build(f"{place}:Mine(k=2, note='x.py:Mine(')")
-    assert (mine.k, mine.note, build(f" {place}:Mine ").k, build(f"{place}:Mine", k=5).k) == (2, "x.py:Mine(", 1, 5)
+    assert (mine.k, mine.note, build(f" {place}:Mine ").k, build(f"{place}:Mine", k=5).k) == (
+        2,
+        "x.py:Mine(",
+        1,
+        5,
+    )
     text = names.spec(lwq.SCORERS, mine)
     named = rf"{re.escape(place)}#\w{{8}}"
-    assert re.fullmatch(rf"{named}:Mine\(k=2, note='x.py:Mine\(', part={named}:Part\(share=0.5\)\)", text)
+    assert re.fullmatch(
+        rf"{named}:Mine\(k=2, note='x.py:Mine\(', "
+        rf"part={named}:Part\(share=0.5\)\)",
+        text,
+    )
     assert build(text) == mine == names.rebuild(lwq.SCORERS, "scorer", text)
     turned = build(f"reversed({place}:Mine(k=2))")
     assert build(names.spec(lwq.SCORERS, turned)) == turned and turned.scorer.k == 2
@@ -89,16 +106,40 @@ def test_a_class_is_named_by_its_file_or_its_module_and_written_back(place, fold
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("none.py:Mine", r"'none.py:Mine' did not load: FileNotFoundError.*its path relative to .*, or a module that Python can"),
+        (
+            "none.py:Mine",
+            r"'none.py:Mine' did not load: FileNotFoundError.*its path relative to "
+            r".*, or a module that Python can",
+        ),
         ("no.such:Mine", r"'no.such:Mine' did not load: ModuleNotFoundError: No module named 'no'"),
         ("broken.py:Mine", r"'broken.py:Mine' did not load: ZeroDivisionError: division by zero"),
-        ("my_scorers.py:Nine", r"my_scorers.py has no dataclass 'Nine'; it has \['First', 'Mine', 'Part', 'RTN', 'Rounding'\]"),
-        ("reversed(my_scorers.py:Bare)", r"has no dataclass 'Bare'.*write @dataclass\(frozen=True\)"),
-        ("my_scorers.py:Mine(j=2)", r"my_scorers.py#\w+:Mine: .*'j'; its settings are \['k', 'note', 'part'\]"),
-        ("my_scorers.py#00000000:Mine", r"my_scorers.py has changed since \(now \w{8}\); leave out #00000000"),
+        (
+            "my_scorers.py:Nine",
+            r"my_scorers.py has no dataclass 'Nine'; it has \['First', 'Mine', "
+            r"'Part', 'RTN', 'Rounding'\]",
+        ),
+        (
+            "reversed(my_scorers.py:Bare)",
+            r"has no dataclass 'Bare'.*write "
+            r"@dataclass\(frozen=True\)",
+        ),
+        (
+            "my_scorers.py:Mine(j=2)",
+            r"my_scorers.py#\w+:Mine: .*'j'; its settings are \['k', "
+            r"'note', 'part'\]",
+        ),
+        (
+            "my_scorers.py#00000000:Mine",
+            r"my_scorers.py has changed since \(now \w{8}\); leave "
+            r"out #00000000",
+        ),
         ("my_scorers.py:Mine(", "is not a name or a call"),
         ("my_scorers.py", "is not a name or a call"),
-        ("Mine", r"unknown scorer 'Mine'; choose one of \[.*; a class of your own is file.py:Class or package.module:Class"),
+        (
+            "Mine",
+            r"unknown scorer 'Mine'; choose one of \[.*; a class of your own is "
+            r"file.py:Class or package.module:Class",
+        ),
     ],
 )
 def test_bad_names_say_what_is_wrong_and_the_way_out(text, message, folder):
@@ -109,15 +150,22 @@ def test_bad_names_say_what_is_wrong_and_the_way_out(text, message, folder):
 
 
 def test_text_of_a_file_runs_no_code(toy, windows, folder):
-    """A plan may name what this process has named; anything else is refused before it is imported."""
+    """A plan may name what this process has named; anything else is refused before it is
+    imported.
+    """
     scores = lwq.score(toy[0], "zd")
-    plan = lwq.allocate(scores, toy[0], bits=(4, 2), moved=2, quantizer="my_scorers.py:Rounding(group_size=32)")
+    plan = lwq.allocate(
+        scores, toy[0], bits=(4, 2), moved=2, quantizer="my_scorers.py:Rounding(group_size=32)"
+    )
     plan.save("plan.json")
     (folder / "trap.py").write_text("raise SystemExit('ran')")
     user_code._known.clear()  # another process
     loaded = lwq.Plan.load("plan.json")
     for text in (loaded.quantizer, "trap.py:Trap", "trap:Trap()", "subprocess:Popen('true')"):
-        with pytest.raises(lwq.InputError, match="files run no code: name it yourself first, with --quantizer '[^#]*'"):
+        with pytest.raises(
+            lwq.InputError,
+            match="files run no code: name it yourself first, with --quantizer '[^#]*'",
+        ):
             lwq.quantize_(toy[0], lwq.Plan(loaded.bits, loaded.layout, text))
     experiment.quantizer("my_scorers.py:Rounding")
     plain = lwq.allocate(scores, toy[0], bits=(4, 2), moved=2, quantizer="rtn(group_size=32)")
@@ -135,45 +183,84 @@ class Here(RTN):
 
 
 def test_an_object_of_your_own_goes_into_a_plan_and_back(toy):
-    plan = lwq.allocate(lwq.score(toy[0], "zd"), toy[0], bits=(4, 2), moved=2, quantizer=Here(group_size=32))
+    plan = lwq.allocate(
+        lwq.score(toy[0], "zd"), toy[0], bits=(4, 2), moved=2, quantizer=Here(group_size=32)
+    )
     assert re.match(r"test_strategies#\w{8}:Here\(group_size=32", plan.quantizer)
     assert max(lwq.quantize_(toy[0], plan).values()) > 0
 
 
 def test_an_experiment_takes_it_and_tells_two_states_of_the_file_apart(folder):
     texts = experiment.texts("toy", "toy", 2, 32, 2, 32)
-    study = experiment.Experiment("own", "toy", "my_scorers.py:Rounding", *texts, lwq.Results(folder / "r"))
-    scores = study.orderings("my_scorers.py:Mine(k=2, note='a,b'), reversed(my_scorers.py:Mine), lim")
+    study = experiment.Experiment(
+        "own", "toy", "my_scorers.py:Rounding", *texts, lwq.Results(folder / "r")
+    )
+    scores = study.orderings(
+        "my_scorers.py:Mine(k=2, note='a,b'), reversed(my_scorers.py:Mine), lim"
+    )
     assert list(scores["my_scorers.py:Mine(k=2, note='a,b')"].values()) == [0, 1, 4, 9]
     assert list(scores["reversed(my_scorers.py:Mine)"].values()) == [3, 2, 1, 0]
-    assert study.orderings(["reversed(my_scorers.py:Mine)"])["reversed(my_scorers.py:Mine)"].order() == list(scores["lim"])[::-1]
+    assert (
+        study.orderings(["reversed(my_scorers.py:Mine)"])["reversed(my_scorers.py:Mine)"].order()
+        == list(scores["lim"])[::-1]
+    )
     table = study.sweep(scores, 4, 2, 2)
     assert table["quantizer"].str.match(r"my_scorers.py#\w{8}:Rounding\(").all()
     assert (
-        table.loc[table["ordering"].str.startswith("reversed"), "scorer"].str.contains(r"scorer=my_scorers.py#\w{8}:Mine").all()
+        table.loc[table["ordering"].str.startswith("reversed"), "scorer"]
+        .str.contains(r"scorer=my_scorers.py#\w{8}:Mine")
+        .all()
     )
     (folder / "my_scorers.py").write_text(FILE.replace("i**self.k", "-i + 9"))
-    again = experiment.Experiment("own", "toy", "my_scorers.py:Rounding", *texts, lwq.Results(folder / "r"))
-    with pytest.raises(lwq.InputError, match=r"holds rows of \[.my_scorers.py#\w{8}:Mine.*; choose another results_dir"):
+    again = experiment.Experiment(
+        "own", "toy", "my_scorers.py:Rounding", *texts, lwq.Results(folder / "r")
+    )
+    with pytest.raises(
+        lwq.InputError,
+        match=r"holds rows of \[.my_scorers.py#\w{8}:Mine.*; "
+        r"choose another results_dir",
+    ):
         again.orderings(["my_scorers.py:Mine(k=2, note='a,b')"])
     again.results = lwq.Results(folder / "other")
-    assert list(again.orderings(["my_scorers.py:Mine"])["my_scorers.py:Mine"].values()) == [9, 8, 7, 6]
+    assert list(again.orderings(["my_scorers.py:Mine"])["my_scorers.py:Mine"].values()) == [
+        9,
+        8,
+        7,
+        6,
+    ]
 
 
 def test_the_shell_takes_it_from_scores_to_a_study(folder):
     from test_cli import SMALL, call
 
-    arguments = ("--bits", "4,2", "--moved", "2", "--quantizer", "my_scorers.py:Rounding", "--allocator", "my_scorers.py:First")
+    arguments = (
+        "--bits",
+        "4,2",
+        "--moved",
+        "2",
+        "--quantizer",
+        "my_scorers.py:Rounding",
+        "--allocator",
+        "my_scorers.py:First",
+    )
     call("score", "toy", "--scorer", "my_scorers.py:Mine(k=2)", "--out", "s.json", *SMALL)
     call("plan", "s.json", *arguments, "--out", "p.json")
     assert list(lwq.Plan.load("p.json").bits.values()) == [2, 2, 4, 4]
     user_code._known.clear()
     with pytest.raises(lwq.InputError, match="files run no code"):
         call("quantize", "toy", "p.json", "--out", "out", *SMALL)
-    assert "relative error" in call("quantize", "toy", "p.json", "--quantizer", "my_scorers.py:Rounding", "--out", "out", *SMALL)
+    assert "relative error" in call(
+        "quantize", "toy", "p.json", "--quantizer", "my_scorers.py:Rounding", "--out", "out", *SMALL
+    )
     orderings = yaml.safe_load("[my_scorers.py:Mine, reversed(my_scorers.py:Mine)]")
-    assert orderings == ["my_scorers.py:Mine", "reversed(my_scorers.py:Mine)"]  # `-p orderings=[…]` needs no quotes
-    changes = {"orderings": orderings, "steps": 2, "ablations": False, "results_dir": str(folder / "results")}
+    # `-p orderings=[…]` needs no quotes
+    assert orderings == ["my_scorers.py:Mine", "reversed(my_scorers.py:Mine)"]
+    changes = {
+        "orderings": orderings,
+        "steps": 2,
+        "ablations": False,
+        "results_dir": str(folder / "results"),
+    }
     (point,) = grid.points("orderings", "smoke", changes)
     grid.run(point)  # in a kernel whose folder is not this one
     table = lwq.Results(folder / "results").table()

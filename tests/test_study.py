@@ -1,4 +1,6 @@
-"""A study from measurement to page: resume, tables, figures, report, papermill, and what goes wrong."""
+"""A study from measurement to page: resume, tables, figures, report, papermill, and what goes
+wrong.
+"""
 
 import hashlib
 import json
@@ -41,11 +43,20 @@ def test_rows_say_everything(done):
     _, table = done
     assert set(table["metric"]) == {"perplexity", "kl", "top1"}
     assert table.groupby("ordering")["moved"].unique()["lim"].tolist() == [0, 2, 4]
-    assert set(table["ordering"]) >= {"original", "uniform", "lim", "random(seed=0)", "random(seed=1)"}
+    assert set(table["ordering"]) >= {
+        "original",
+        "uniform",
+        "lim",
+        "random(seed=0)",
+        "random(seed=1)",
+    }
     original = table[table["ordering"] == "original"].set_index("metric")["value"]
     assert original["kl"] == 0 and original["top1"] == 1
     assert (table["true_bits"] >= table["avg_bits"]).all() and (table["n"] == 6).all()
-    assert table["scorer"][table["ordering"] == "lim"].iloc[0] == "lim(average='tokens', final_norm=False)"
+    assert (
+        table["scorer"][table["ordering"] == "lim"].iloc[0]
+        == "lim(average='tokens', final_norm=False)"
+    )
 
 
 def test_a_second_run_measures_nothing_and_writes_the_same_bytes(done, monkeypatch):
@@ -55,7 +66,9 @@ def test_a_second_run_measures_nothing_and_writes_the_same_bytes(done, monkeypat
     monkeypatch.setattr(experiment, "Bank", lambda *a: pytest.fail("quantized again"))
     _, again = run(folder)
     pd.testing.assert_frame_equal(table, again)
-    assert before == {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.glob("*.*")}
+    assert before == {
+        p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.glob("*.*")
+    }
 
 
 def test_two_fresh_runs_give_the_same_tables(done, tmp_path):
@@ -86,9 +99,13 @@ def test_an_interrupted_study_keeps_what_it_measured(tmp_path, monkeypatch):
         run(tmp_path)
     kept = sorted((tmp_path / "runs").iterdir())
     records = [json.loads(p.read_text())["row"] for p in kept]
-    assert len({row["plan"] for row in records}) == 2 and [row["id"] for row in records] == [p.stem for p in kept]
+    assert len({row["plan"] for row in records}) == 2 and [row["id"] for row in records] == [
+        p.stem for p in kept
+    ]
     run(tmp_path)
-    assert len(calls) == 3 + (len({r["row"]["plan"] for r in lwq.Results(tmp_path).found.values()}) - 2)
+    assert len(calls) == 3 + (
+        len({r["row"]["plan"] for r in lwq.Results(tmp_path).found.values()}) - 2
+    )
 
 
 def test_what_another_process_is_writing_is_not_read(done, tmp_path):
@@ -109,8 +126,15 @@ def test_equal_plans_share_one_measurement(tmp_path, monkeypatch):
 
 
 def test_another_dtype_stands_beside_its_deviation(tmp_path):
-    lwq.Experiment("orderings", "toy", "rtn", *TEXTS, lwq.Results(tmp_path / "r"), dtype="bfloat16").sweep(
-        lwq.Experiment("orderings", "toy", "rtn", *TEXTS, lwq.Results(tmp_path / "r"), "bfloat16").orderings("zd"), 4, 3, 3
+    lwq.Experiment(
+        "orderings", "toy", "rtn", *TEXTS, lwq.Results(tmp_path / "r"), dtype="bfloat16"
+    ).sweep(
+        lwq.Experiment(
+            "orderings", "toy", "rtn", *TEXTS, lwq.Results(tmp_path / "r"), "bfloat16"
+        ).orderings("zd"),
+        4,
+        3,
+        3,
     )
     table, _ = measurements.load(tmp_path / "r")
     found = {entry["what"]: entry["deviation"] for entry in rankings.deviations(table)}
@@ -124,9 +148,13 @@ def test_another_dtype_stands_beside_its_deviation(tmp_path):
 
 
 def test_plans_are_quantized_in_one_dtype_and_judged_in_another(tmp_path):
-    study = lwq.Experiment("orderings", "toy", "gptq", *TEXTS, lwq.Results(tmp_path / "r"), "float32", "bfloat16")
+    study = lwq.Experiment(
+        "orderings", "toy", "gptq", *TEXTS, lwq.Results(tmp_path / "r"), "float32", "bfloat16"
+    )
     table = study.sweep(study.orderings("zd"), 4, 2, 3)
-    assert set(table["dtype"]) == {"bfloat16 from float32"} and set(table["fingerprint"]) == {study.fingerprint}
+    assert set(table["dtype"]) == {"bfloat16 from float32"} and set(table["fingerprint"]) == {
+        study.fingerprint
+    }
     exact, judged = lwq.load("toy")[0], study.judged
     (plan,) = [c.plan for c in candidates.uniform(study.bank.layout, study.quantizer, [2])]
     lwq.quantize_(exact, plan, study.calibration)  # the same result, rounded once
@@ -137,7 +165,9 @@ def test_plans_are_quantized_in_one_dtype_and_judged_in_another(tmp_path):
     assert {entry["dtype"] for entry in rankings.deviations(found)} == {"bfloat16 from float32"}
     assert next(study.loaded[0].parameters()).dtype == torch.float32
     with pytest.raises(lwq.InputError, match="judge_dtype"):
-        lwq.Experiment("orderings", "toy", "gptq", *TEXTS, lwq.Results(tmp_path / "r"), judge_dtype="int8")
+        lwq.Experiment(
+            "orderings", "toy", "gptq", *TEXTS, lwq.Results(tmp_path / "r"), judge_dtype="int8"
+        )
 
 
 def test_damage_is_named(done, tmp_path):
@@ -149,11 +179,19 @@ def test_damage_is_named(done, tmp_path):
     with pytest.raises(lwq.InputError, match="no table.csv and windows.parquet"):
         measurements.load(tmp_path)
     windows = pd.read_parquet(tmp_path / "r" / measurements.WINDOWS)
-    windows[windows["id"] != windows["id"].iloc[0]].to_parquet(tmp_path / "r" / measurements.WINDOWS)
+    windows[windows["id"] != windows["id"].iloc[0]].to_parquet(
+        tmp_path / "r" / measurements.WINDOWS
+    )
     with pytest.raises(lwq.InputError, match="do not belong together"):
         measurements.load(tmp_path / "r")
-    pd.read_csv(done[0] / measurements.TABLE).drop(columns="environment").to_csv(tmp_path / "r" / measurements.TABLE)
-    with pytest.raises(lwq.InputError, match=r"columns of another version of lwq \(\['Unnamed: 0', 'environment'\]\)"):
+    pd.read_csv(done[0] / measurements.TABLE).drop(columns="environment").to_csv(
+        tmp_path / "r" / measurements.TABLE
+    )
+    with pytest.raises(
+        lwq.InputError,
+        match=r"columns of another version of lwq \(\['Unnamed: "
+        r"0', 'environment'\]\)",
+    ):
         measurements.load(tmp_path / "r")
     (tmp_path / "r" / measurements.TABLE).unlink()
     record = json.loads((done[0] / "runs" / victim.name).read_text())
@@ -167,7 +205,9 @@ def test_the_same_text_for_both_is_refused(tmp_path):
     with pytest.raises(lwq.InputError, match="same split"):
         experiment.Experiment("x", "toy", "rtn", TEXTS[0], TEXTS[0], lwq.Results(tmp_path))
     with pytest.raises(lwq.InputError, match="would look lossless; use 64"):
-        experiment.Experiment("x", "smollm2-135m", "rtn(group_size=32)", *TEXTS, lwq.Results(tmp_path))
+        experiment.Experiment(
+            "x", "smollm2-135m", "rtn(group_size=32)", *TEXTS, lwq.Results(tmp_path)
+        )
     with pytest.raises(lwq.InputError, match="steps=1"):
         candidates.counts_moved(4, 1)
     assert candidates.counts_moved(30, 8) == [0, 4, 9, 13, 17, 21, 26, 30]
@@ -194,22 +234,36 @@ def test_every_figure_draws_and_labels_its_axes(done):
 
 def test_the_report_is_built_from_the_tables_alone(done, tmp_path):
     code = (
-        f"import sys; from lwq.report import page; page.build({str(done[0])!r}, {str(tmp_path)!r})\n"
-        "assert not {'torch', 'transformers'} & set(sys.modules), 'right of results nothing needs torch'"
+        f"import sys; from lwq.report import page; page.build({str(done[0])!r}, "
+        f"{str(tmp_path)!r})\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules), 'right of results nothing needs "
+        "torch'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=paths.WORK)
     text, html = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
     table = pd.read_csv(done[0] / measurements.TABLE)
-    original = table.loc[(table["ordering"] == "original") & (table["metric"] == "perplexity"), "value"].iloc[0]
+    original = table.loc[
+        (table["ordering"] == "original") & (table["metric"] == "perplexity"), "value"
+    ].iloc[0]
     assert f"{original:.2f}" in text and "25-50 %" in text
-    assert "data:image/png;base64," in html and "<img" in html and "http-equiv" not in html and 'src="figures' not in html
-    assert page.built_from(tmp_path / "report.md") == hashlib.sha256((done[0] / measurements.TABLE).read_bytes()).hexdigest()
+    assert (
+        "data:image/png;base64," in html
+        and "<img" in html
+        and "http-equiv" not in html
+        and 'src="figures' not in html
+    )
+    assert (
+        page.built_from(tmp_path / "report.md")
+        == hashlib.sha256((done[0] / measurements.TABLE).read_bytes()).hexdigest()
+    )
     first = {p: p.read_bytes() for p in tmp_path.rglob("*.*")}
     stale = tmp_path / "figures" / "of-another-table.png"
     stale.write_bytes(b"")
     page.build(done[0], tmp_path)
     assert not stale.exists()
-    assert all(p.read_bytes() == content for p, content in first.items()), "the same tables give the same bytes"
+    assert all(p.read_bytes() == content for p, content in first.items()), (
+        "the same tables give the same bytes"
+    )
     assert not any(np.isnan(v) for v in table["value"])
 
 
@@ -223,7 +277,9 @@ def test_every_claim_has_its_settings_in_a_section():
 def test_a_report_can_be_built_while_a_study_runs(study, tmp_path):
     """Whatever was measured first: the ends alone, or some plans of some orderings."""
     table, windows = measurements.load(paths.RESULTS)
-    rows = table[(table["study"] == study) & table["model"].isin(["smollm2-135m", "ladder-2", "ladder-4"])]
+    rows = table[
+        (table["study"] == study) & table["model"].isin(["smollm2-135m", "ladder-2", "ladder-4"])
+    ]
     ends = rows["ordering"].isin(intervals.ENDS)
     for i, count in enumerate((0, 3, 25)):
         some = rows.loc[~ends, "id"].drop_duplicates().sample(count, random_state=i)
@@ -239,7 +295,10 @@ def test_the_tracked_report_was_built_from_the_tracked_table():
     if not tracked.is_file():
         assert not (paths.REPORTS / "report.md").exists(), "a report without its table"
         return
-    assert page.built_from(paths.REPORTS / "report.md") == hashlib.sha256(tracked.read_bytes()).hexdigest()
+    assert (
+        page.built_from(paths.REPORTS / "report.md")
+        == hashlib.sha256(tracked.read_bytes()).hexdigest()
+    )
     readme = (paths.WORK / "README.md").read_text()
     assert page.MARKS[0] + "\n" + page.verdict_table(paths.REPORTS) + page.MARKS[1] in readme
 
@@ -252,7 +311,9 @@ def test_the_verdicts_go_between_their_marks(done, tmp_path):
     page.put_into_readme(readme, tmp_path / "out")
     text = readme.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "stale" not in text
-    assert text.count("| claim | toy |") == 1 and any(word in text for word in ("holds", "does not hold", "undecided"))
+    assert text.count("| claim | toy |") == 1 and any(
+        word in text for word in ("holds", "does not hold", "undecided")
+    )
     readme.write_text("nothing")
     page.put_into_readme(readme, tmp_path / "out")
     assert readme.read_text() == "nothing"
@@ -290,7 +351,11 @@ def test_parameters_are_checked_before_anything_runs(tmp_path):
         grid.points("model_scale", "smoke", {"models": "toy"})
     with pytest.raises(lwq.InputError, match="rates=.*unknown layer rates 'unifrm'"):
         grid.points("pruning", "smoke", {"rates": ["unifrm"]})
-    grid.points("dynamic_methods", "smoke", {"extra": 1, "model": "owner/name", "judge_dtype": "bfloat16", "seeds": 0})
+    grid.points(
+        "dynamic_methods",
+        "smoke",
+        {"extra": 1, "model": "owner/name", "judge_dtype": "bfloat16", "seeds": 0},
+    )
     (tmp_path / "file").write_text("")
     with pytest.raises(lwq.InputError, match="cannot write into .*file.*results_dir"):
         grid.points("orderings", "smoke", {"results_dir": str(tmp_path / "file")})
@@ -302,9 +367,16 @@ def test_paths_of_ones_own_start_at_the_current_folder(tmp_path, monkeypatch):
         (tmp_path / folder).mkdir()
     (tmp_path / "mine.txt").write_text("")
     texts = {"text": "mine.txt", "judge": "toy", "other_texts": ["mine.txt", "c4"]}
-    (point,) = grid.points("orderings", "smoke", {"model": "mine", **texts, "results_dir": "results/smoke"})
+    (point,) = grid.points(
+        "orderings", "smoke", {"model": "mine", **texts, "results_dir": "results/smoke"}
+    )
     text = str(tmp_path / "mine.txt")
-    expected = {"model": str(tmp_path / "mine"), "text": text, "judge": "toy", "other_texts": [text, "c4"]}
+    expected = {
+        "model": str(tmp_path / "mine"),
+        "text": text,
+        "judge": "toy",
+        "other_texts": [text, "c4"],
+    }
     assert point.parameters == {**expected, "results_dir": "results/smoke"}
     (point,) = grid.points("model_scale", "smoke", {"models": ["toy", "mine"]})
     assert point.parameters["models"] == ["toy", str(tmp_path / "mine")]
@@ -328,7 +400,8 @@ def test_an_estimate_counts_what_a_study_measures(done, tmp_path, monkeypatch):
         "avg_bits": [],
     }
     found = forecast.of_point("orderings", asked, {"toy": {"blocks": 4, "parameters": 180_000}})
-    assert table["plan"].nunique() <= found.plans <= table["plan"].nunique() + 3  # orders of four blocks share plans
+    # orders of four blocks share plans
+    assert table["plan"].nunique() <= found.plans <= table["plan"].nunique() + 3
     twice = forecast.of_point("orderings", {**asked, "windows": 2 * asked["windows"]}, {})
     assert twice.tokens > 1.2 * found.tokens and twice.memory > found.memory
     assert found.seconds(1e9) == pytest.approx(2 * found.seconds(2e9))
@@ -350,14 +423,29 @@ def test_paper_size_is_checked_without_a_hub(study):
 
 
 def small_point(tmp_path, **overrides):
-    parameters = {"orderings": ["lim", "random"], "seeds": 1, "steps": 2, "results_dir": str(tmp_path / "r"), **overrides}
-    return grid.Point("orderings", paths.NOTEBOOKS / "10_orderings.ipynb", parameters, tmp_path / "out" / "run.ipynb")
+    parameters = {
+        "orderings": ["lim", "random"],
+        "seeds": 1,
+        "steps": 2,
+        "results_dir": str(tmp_path / "r"),
+        **overrides,
+    }
+    return grid.Point(
+        "orderings",
+        paths.NOTEBOOKS / "10_orderings.ipynb",
+        parameters,
+        tmp_path / "out" / "run.ipynb",
+    )
 
 
 def test_a_study_runs_through_papermill_and_leaves_no_times_behind(tmp_path):
     output = grid.run(small_point(tmp_path))
     text = output.read_text()
-    assert "image/png" in text and "stderr" not in text and "papermill" not in json.loads(text)["metadata"]
+    assert (
+        "image/png" in text
+        and "stderr" not in text
+        and "papermill" not in json.loads(text)["metadata"]
+    )
     assert (tmp_path / "r" / measurements.TABLE).is_file()
     assert sorted(p.name for p in output.parent.iterdir()) == ["run.ipynb", "run.lock"]
 
@@ -382,8 +470,19 @@ def test_a_failed_study_is_never_taken_for_a_result(tmp_path):
 
 
 def test_plain_papermill_works_from_any_folder(tmp_path):
-    command = [sys.executable, "-m", "papermill", str(paths.NOTEBOOKS / "template.ipynb"), str(tmp_path / "out.ipynb")]
-    subprocess.run([*command, "-p", "results_dir", str(tmp_path / "r")], check=True, cwd=tmp_path, capture_output=True)
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(paths.NOTEBOOKS / "template.ipynb"),
+        str(tmp_path / "out.ipynb"),
+    ]
+    subprocess.run(
+        [*command, "-p", "results_dir", str(tmp_path / "r")],
+        check=True,
+        cwd=tmp_path,
+        capture_output=True,
+    )
     assert (tmp_path / "r" / measurements.TABLE).is_file()
     assert Path(tmp_path / "out.ipynb").is_file()
 
@@ -402,7 +501,11 @@ def test_a_text_that_changed_under_its_name_is_measured_again(tmp_path):
 def test_experiments_made_by_using_share_the_model_and_the_reference(tmp_path):
     study = experiment.Experiment("orderings", "toy", "gptq", *TEXTS, lwq.Results(tmp_path))
     other = study.using(experiment.quantizer("rtn"), TEXTS[0].on(n=2))
-    assert other.loaded is study.loaded and other.judged is study.judged and other.reference is study.reference
+    assert (
+        other.loaded is study.loaded
+        and other.judged is study.judged
+        and other.reference is study.reference
+    )
     assert other.bank is not study.bank and other.bank.quantizer != study.bank.quantizer
     study.release()
     assert other.loaded is study.loaded

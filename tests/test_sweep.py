@@ -1,4 +1,6 @@
-"""A sweep gives the losses of full forward passes, to the last bit, and runs no block twice that it need not."""
+"""A sweep gives the losses of full forward passes, to the last bit, and runs no block twice that it
+need not.
+"""
 
 import architectures
 import numpy as np
@@ -18,7 +20,17 @@ from lwq.quantizers.gptq import GPTQ
 from lwq.quantizers.rtn import RTN
 
 NAMES = list(architectures.CONFIGS)
-MIXES = [(4, 2, 4), (16, 16, 16), (2, 4, 4), (4, 0, 2), (4, 2, 0), (0, 4, 4), (4, 2, 4), (3, 3, 3), (0, 0, 0)]
+MIXES = [
+    (4, 2, 4),
+    (16, 16, 16),
+    (2, 4, 4),
+    (4, 0, 2),
+    (4, 2, 0),
+    (0, 4, 4),
+    (4, 2, 4),
+    (3, 3, 3),
+    (0, 0, 0),
+]
 
 
 def same(a, b):
@@ -26,7 +38,9 @@ def same(a, b):
 
 
 def slow_twin(make, plans, windows, quantizer, truth):
-    """What a reader would write: a fresh model, quantized and run from end to end, for each plan."""
+    """What a reader would write: a fresh model, quantized and run from end to end, for each
+    plan.
+    """
     for plan in plans:
         model = make()
         lwq.quantize_(model, plan, windows)
@@ -36,7 +50,11 @@ def slow_twin(make, plans, windows, quantizer, truth):
 @pytest.mark.parametrize("memory", [1 << 30, 30_000, 0], ids=["all boundaries", "some", "none"])
 @pytest.mark.parametrize("name", NAMES)
 def test_equals_full_forward_passes(name, memory):
-    model, windows, judge = architectures.make(name), architectures.tokens(6), architectures.tokens(5, 24).flip(0)
+    model, windows, judge = (
+        architectures.make(name),
+        architectures.tokens(6),
+        architectures.tokens(5, 24).flip(0),
+    )
     truth = reference(model, judge)
     plans = [plan_for(model, mix, "gptq()") for mix in MIXES]
     sweep = Sweep(model, judge, Bank(model, GPTQ(), windows), truth, memory)
@@ -44,7 +62,11 @@ def test_equals_full_forward_passes(name, memory):
     found = list(sweep.measure(plans))
     assert len(found) == len(plans)
     for (_, losses), slow in zip(
-        found, slow_twin(lambda: architectures.make(name), [plan for plan, _ in found], windows, "gptq()", truth), strict=True
+        found,
+        slow_twin(
+            lambda: architectures.make(name), [plan for plan, _ in found], windows, "gptq()", truth
+        ),
+        strict=True,
     ):
         assert same(losses, slow)
 
@@ -83,12 +105,16 @@ def test_a_streamed_model_gives_the_same(tmp_path):
 
 
 def streamed_sweeps(tmp_path):
-    """Sweeps of one model in memory and streamed, without results in memory; plans, and the losses of the first sweep."""
+    """Sweeps of one model in memory and streamed, without results in memory; plans, and the losses
+    of the first sweep.
+    """
     folder, whole = saved(tmp_path, "llama")
     streamed, _ = lwq.load(folder, stream=True)
     judge, store = architectures.tokens(5), Store()
     plans = [plan_for(whole, mix) for mix in MIXES]
-    expected = dict_of(Sweep(whole, judge, Bank(whole, RTN()), reference(whole, judge)).measure(plans))
+    expected = dict_of(
+        Sweep(whole, judge, Bank(whole, RTN()), reference(whole, judge)).measure(plans)
+    )
     bank = Bank(streamed, RTN(), store=store, memory=0)
     bank.prepare(plans)
     return Sweep(streamed, judge, bank, reference(streamed, judge)), plans, expected
@@ -96,25 +122,37 @@ def streamed_sweeps(tmp_path):
 
 def require_whole(sweep, plans, expected):
     found = dict_of(sweep.measure(plans))
-    assert found.keys() == expected.keys() and all(same(found[key], expected[key]) for key in expected)
+    assert found.keys() == expected.keys() and all(
+        same(found[key], expected[key]) for key in expected
+    )
     assert not any(sweep.model._offload._held.values())
     assert all(p.is_meta for p in sweep.model.parameters())
 
 
 def test_a_streamed_sweep_makes_damaged_files_again(tmp_path):
     sweep, plans, expected = streamed_sweeps(tmp_path)
-    for name, width in (("model.layers.0.mlp.up_proj", 2), ("model.layers.2.mlp.up_proj", 4), ("model.layers.2.mlp.up_proj", 2)):
+    for name, width in (
+        ("model.layers.0.mlp.up_proj", 2),
+        ("model.layers.2.mlp.up_proj", 4),
+        ("model.layers.2.mlp.up_proj", 2),
+    ):
         path = sweep.bank.store._path(sweep.bank._key(name, width))
         path.write_bytes(path.read_bytes()[:40])
     require_whole(sweep, plans, expected)
 
 
-def test_a_file_that_goes_while_a_streamed_model_runs_ends_the_sweep_and_the_next_one_is_whole(tmp_path, monkeypatch):
+def test_a_file_that_goes_while_a_streamed_model_runs_ends_the_sweep_and_the_next_one_is_whole(
+    tmp_path, monkeypatch
+):
     sweep, plans, expected = streamed_sweeps(tmp_path)
     path = sweep.bank.store._path(sweep.bank._key("model.layers.1.mlp.up_proj", 4))
     real = sweep.bank.apply_
-    monkeypatch.setattr(sweep.bank, "apply_", lambda plan: (real(plan), path.unlink(missing_ok=True)))
-    with pytest.raises(lwq.InputError, match="model.layers.1.mlp.up_proj at 4 bits did not stay in the bank"):
+    monkeypatch.setattr(
+        sweep.bank, "apply_", lambda plan: (real(plan), path.unlink(missing_ok=True))
+    )
+    with pytest.raises(
+        lwq.InputError, match="model.layers.1.mlp.up_proj at 4 bits did not stay in the bank"
+    ):
         dict_of(sweep.measure(plans))
     monkeypatch.undo()
     require_whole(sweep, plans, expected)
@@ -141,7 +179,9 @@ class Scaled(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.scale = torch.nn.Parameter(torch.linspace(0.5, 1.5, architectures.WIDTH), requires_grad=False)
+        self.scale = torch.nn.Parameter(
+            torch.linspace(0.5, 1.5, architectures.WIDTH), requires_grad=False
+        )
 
     def forward(self, hidden, *_, **__):
         return hidden * self.scale
@@ -156,10 +196,16 @@ def test_a_block_without_matrices_runs_unless_it_is_dropped(granularity):
 
     model, judge = make(), architectures.tokens(4)
     truth = reference(model, judge)
-    mixes = [(4, 4, 4), (4, 0, 4), (16, 16, 16), (4, 2, 4)] if granularity == "block" else [(4,), (16,), (4, 2)]
+    mixes = (
+        [(4, 4, 4), (4, 0, 4), (16, 16, 16), (4, 2, 4)]
+        if granularity == "block"
+        else [(4,), (16,), (4, 2)]
+    )
     plans = [plan_for(model, mix, granularity=granularity) for mix in mixes]
     found = list(Sweep(model, judge, Bank(model, RTN()), truth).measure(plans))
-    for (_, losses), slow in zip(found, slow_twin(make, [plan for plan, _ in found], judge, "rtn()", truth), strict=True):
+    for (_, losses), slow in zip(
+        found, slow_twin(make, [plan for plan, _ in found], judge, "rtn()", truth), strict=True
+    ):
         assert same(losses, slow)
 
 
@@ -180,11 +226,14 @@ def test_a_nested_sweep_and_a_scan_run_half_of_the_blocks(toy, judge):
         assert sweep.blocks_run <= n + n * (n + 1) // 2, order
     layout = models.layout(model)
     scan = [
-        Plan({**dict.fromkeys(layout.units, 8), unit: bits}, layout, "rtn()") for unit in layout.units for bits in (2, 3, 4, 5)
+        Plan({**dict.fromkeys(layout.units, 8), unit: bits}, layout, "rtn()")
+        for unit in layout.units
+        for bits in (2, 3, 4, 5)
     ]
     sweep = Sweep(model, judge, Bank(model, RTN()))
     list(sweep.measure(scan))
-    assert sweep.blocks_run == 4 * n * (n + 1) // 2 + n - 1  # every block after the one that differs; the all-8 path once
+    # every block after the one that differs; the all-8 path once
+    assert sweep.blocks_run == 4 * n * (n + 1) // 2 + n - 1
 
 
 def test_a_plan_measured_again_costs_nothing_and_searches_go_on(toy, judge):

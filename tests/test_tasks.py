@@ -46,7 +46,12 @@ def slow_twin(model, tokenizer, requests):
             logits = model(torch.tensor([before + answer]), use_cache=False).logits[0].float()
         log_p = torch.log_softmax(logits, -1)[len(before) - 1 : -1]
         wanted = torch.tensor(answer)
-        found.append((float(log_p.gather(-1, wanted[:, None]).sum()), bool((log_p.argmax(-1) == wanted).all())))
+        found.append(
+            (
+                float(log_p.gather(-1, wanted[:, None]).sum()),
+                bool((log_p.argmax(-1) == wanted).all()),
+            )
+        )
     return found
 
 
@@ -69,9 +74,16 @@ def test_a_question_longer_than_the_sliding_window_goes_alone(monkeypatch):
     asked = [("a" * (window - 4), answer) for answer in ("bb", "cc", "d" * 30)]
     short = [("a" * 5, answer) for answer in ("bb", "cc")]
     rows, real = [], tasks._packed
-    monkeypatch.setattr(tasks, "_packed", lambda model, batch, encoded: rows.append(len(batch)) or real(model, batch, encoded))
+    monkeypatch.setattr(
+        tasks,
+        "_packed",
+        lambda model, batch, encoded: rows.append(len(batch)) or real(model, batch, encoded),
+    )
     tokenizer = Letters(models.vocabulary(model))
-    require_equal(tasks.loglikelihoods(model, tokenizer, [*short, *asked]), slow_twin(model, tokenizer, [*short, *asked]))
+    require_equal(
+        tasks.loglikelihoods(model, tokenizer, [*short, *asked]),
+        slow_twin(model, tokenizer, [*short, *asked]),
+    )
     assert rows == [1, 1], "the trial, and the short question"
 
 
@@ -91,7 +103,9 @@ def test_plans_with_dropped_blocks_answer_too(toy):
 def test_contexts_are_computed_once(toy, monkeypatch):
     model, tokenizer = toy
     seen, real = [], model.forward
-    monkeypatch.setattr(model, "forward", lambda ids, **more: seen.append(ids.numel()) or real(ids, **more))
+    monkeypatch.setattr(
+        model, "forward", lambda ids, **more: seen.append(ids.numel()) or real(ids, **more)
+    )
     tasks.loglikelihoods(model, tokenizer, ASKED)
     alone = sum(len("".join(request)) - 1 for request in ASKED)
     assert sum(seen[4:]) < 0.75 * alone, "the first passes try the packed row of three answers"
@@ -108,12 +122,17 @@ def test_encode_moves_spaces_and_refuses_what_is_too_long(toy):
 
 
 def test_errors_name_the_way_out():
-    with pytest.raises(lwq.InputError, match=r"unknown task 'hellaswagg' \(did you mean 'hellaswag'"):
+    with pytest.raises(
+        lwq.InputError,
+        match=r"unknown task 'hellaswagg' \(did you mean "
+        r"'hellaswag'",
+    ):
         tasks.evaluate_tasks(None, None, ["hellaswagg"])
 
 
 @pytest.mark.parametrize(
-    ("name", "dataset", "split"), [("hellaswag", "Rowan/hellaswag", "validation"), ("arc_easy", "allenai/ai2_arc", "test")]
+    ("name", "dataset", "split"),
+    [("hellaswag", "Rowan/hellaswag", "validation"), ("arc_easy", "allenai/ai2_arc", "test")],
 )
 def test_with_a_hub_the_stock_task_is_taken_as_it_is(name, dataset, split, monkeypatch):
     asked = []
@@ -134,7 +153,8 @@ def test_requests_are_those_of_the_stock_task(name, monkeypatch):
     from lm_eval.tasks._yaml_loader import load_yaml
 
     file = assets.fetch(name) / "validation" / "data.arrow"
-    rows = datasets.Dataset.from_list(datasets.Dataset.from_file(str(file)).to_list())  # in memory: no cache beside the asset
+    # in memory: no cache beside the asset
+    rows = datasets.Dataset.from_list(datasets.Dataset.from_file(str(file)).to_list())
     config = load_yaml(Path(lm_eval.__file__).parent / "tasks" / tasks.STOCK[name])
 
     def download(self, *args, **kwargs):
@@ -160,7 +180,11 @@ def test_every_task_asks_and_marks(name):
     for question in found:
         marks = []
         for right in range(len(question.requests)):
-            marks.append(question.correct([(0.0 if i == right else -1e6, False) for i in range(len(question.requests))]))
+            marks.append(
+                question.correct(
+                    [(0.0 if i == right else -1e6, False) for i in range(len(question.requests))]
+                )
+            )
         assert sorted(marks) == [0.0] * (len(marks) - 1) + [1.0], "exactly one answer is right"
     if name == "arc_easy":
         with pytest.raises(lwq.InputError, match="arc_easy has 570 items, not 571"):
@@ -188,5 +212,9 @@ def test_the_same_answers_as_lm_eval():
             doc=question.doc, ctx=question.requests[0][0], metadata=("hellaswag", 0, 1)
         )
     ]
-    theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4).loglikelihood(instances, disable_tqdm=True)
-    require_equal(tasks.loglikelihoods(model, tokenizer, asked), [(float(a), bool(b)) for a, b in theirs])
+    theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4).loglikelihood(
+        instances, disable_tqdm=True
+    )
+    require_equal(
+        tasks.loglikelihoods(model, tokenizer, asked), [(float(a), bool(b)) for a, b in theirs]
+    )

@@ -1,4 +1,6 @@
-"""optimum-quanto: quantize the whole model once; and the loop that quantizes and evaluates each plan of a sweep."""
+"""optimum-quanto: quantize the whole model once; and the loop that quantizes and evaluates each
+plan of a sweep.
+"""
 
 import copy
 import json
@@ -12,7 +14,9 @@ from transformers import AutoModelForCausalLM
 
 what, folder, data = sys.argv[1:4]
 windows = torch.from_numpy(np.load(f"{data}/judge.npy"))
-model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
+model = (
+    AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
+)
 blocks = len(model.model.layers)
 
 
@@ -33,7 +37,11 @@ def quantized(low):
     if inside:
         quantize(other, weights=qint4, include=inside)
     if len(low) < blocks:
-        quantize(other, weights=qint8, include=[f"model.layers.{i}.*" for i in range(blocks) if i not in low])
+        quantize(
+            other,
+            weights=qint8,
+            include=[f"model.layers.{i}.*" for i in range(blocks) if i not in low],
+        )
     freeze(other)
     return other
 

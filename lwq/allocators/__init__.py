@@ -17,7 +17,13 @@ from lwq.contracts import DROPPED, Budget, Costs, Layout, Plan, Scores, Width
 if TYPE_CHECKING:
     from torch import nn
 
-ALLOCATORS: dict[str, type] = {"uniform": Uniform, "topk": TopK, "levels": Levels, "rates": Rates, "knapsack": Knapsack}
+ALLOCATORS: dict[str, type] = {
+    "uniform": Uniform,
+    "topk": TopK,
+    "levels": Levels,
+    "rates": Rates,
+    "knapsack": Knapsack,
+}
 
 __all__ = ["ALLOCATORS", "allocate"]
 
@@ -37,20 +43,25 @@ def allocate(
     """Turn scores into a Plan under exactly one budget.
 
     Args:
-        scores: from `lwq.score`, or read from a file; for `knapsack` also Costs, such as `lwq.engine.costs.measured_costs` finds.
-        model: the model that was scored, to check that the scores are its own; None trusts the file.
+        scores: from `lwq.score`, or read from a file; for `knapsack` also Costs, such as
+            `lwq.engine.costs.measured_costs` finds.
+        model: the model that was scored, to check that the scores are its own; None trusts the
+            file.
         bits: the widths to choose from; 0 drops a block, 16 keeps it.
-        quantizer: what will pack the weights (a name, a call in text, an object): true bytes depend on it.
-        allocator: a name in ALLOCATORS, a call in text or an object; by default `topk` for two widths, `levels` for
-            more, `uniform` for one.
+        quantizer: what will pack the weights (a name, a call in text, an object): true bytes depend
+            on it.
+        allocator: a name in ALLOCATORS, a call in text or an object; by default `topk` for two
+            widths, `levels` for more, `uniform` for one.
         moved: this many units leave the highest width.
         avg_bits: nominal bits a weight, at most (the paper's convention).
         true_bits: stored bits a weight, scales and zeros counted, at most.
-        max_bytes: stored bytes of the whole model, embeddings and head at 16 bits included, at most.
+        max_bytes: stored bytes of the whole model, embeddings and head at 16 bits included, at
+            most.
 
     Raises:
-        InputError: for scores of another model, a width that the quantizer lacks, a shape that does not divide, a budget
-            below what the widths can reach (with their range), or 0 bits for a part of a block.
+        InputError: for scores of another model, a width that the quantizer lacks, a shape that does
+            not divide, a budget below what the widths can reach (with their range), or 0 bits for a
+            part of a block.
     """
     from lwq import models
     from lwq.quantizers import QUANTIZERS
@@ -71,7 +82,10 @@ def allocate(
     chooser = build(ALLOCATORS, "allocator", allocator or default)
     chosen = chooser(scores, budget)
     if not budget.holds(chosen):
-        raise InputError(f"{spec(ALLOCATORS, chooser)} broke the budget: {limit} is {budget.spent(chosen):g}, not {amount:g}")
+        raise InputError(
+            f"{spec(ALLOCATORS, chooser)} broke the budget: {limit} is "
+            f"{budget.spent(chosen):g}, not {amount:g}"
+        )
     _require_whole_drops(layout, chosen)
     provenance = {
         "scorer": scores.scorer,
@@ -84,12 +98,15 @@ def allocate(
 
 
 def _require_whole_drops(layout: Layout, bits: Mapping[str, Width]) -> None:
-    """Raise InputError where only some units of a block have 0 bits: half a block cannot be skipped."""
+    """Raise InputError where only some units of a block have 0 bits: half a block cannot be
+    skipped.
+    """
     drops: dict[str, set[bool]] = {}
     for unit, width in bits.items():
         drops.setdefault(layout.block_of(unit), set()).add(width == DROPPED)
     if torn := [block for block, found in drops.items() if len(found) > 1]:
         raise InputError(
-            f"0 bits for a part of {torn[:4]}: a block is dropped whole; score with granularity='block', take the allocator "
+            f"0 bits for a part of {torn[:4]}: a block is dropped whole; score with "
+            f"granularity='block', take the allocator "
             "'knapsack', which drops whole blocks, or leave 0 out of bits"
         )

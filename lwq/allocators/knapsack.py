@@ -20,16 +20,19 @@ class Knapsack:
 
         minimise Σ_u harm(u, b_u)  with  Σ_u size(u, b_u) ≤ budget
 
-    Costs bring the harm; for Scores it is importance(u) · distortion(b). A block is dropped whole: at a finer granularity all
-    of its units go to 0 bits or none does. `moved=k` moves exactly k units, each to the width that harms it least.
+    Costs bring the harm; for Scores it is importance(u) · distortion(b). A block is dropped whole:
+    at a finer granularity all of its units go to 0 bits or none does. `moved=k` moves exactly k
+    units, each to the width that harms it least.
 
-    Up to `exact` choices (units × widths) the optimum is found by branch and bound (HiGHS). Above that a price is put on size
-    and bisected until the budget holds, and what is left is spent on the moves that help most; the harm is then above the
-    optimum by at most what one unit (one block that could be dropped) loses between two widths, which is little among many.
+    Up to `exact` choices (units × widths) the optimum is found by branch and bound (HiGHS). Above
+    that a price is put on size and bisected until the budget holds, and what is left is spent on
+    the moves that help most; the harm is then above the optimum by at most what one unit (one block
+    that could be dropped) loses between two widths, which is little among many.
 
     Attributes:
-        distortion: bits -> relative squared error, for Scores; None takes 4^-bits: each bit halves the step, and 0 bits is 1.
-            For one that differs from unit to unit, hand over `lwq.allocators.expected.costs(scores, distortion)`.
+        distortion: bits -> relative squared error, for Scores; None takes 4^-bits: each bit halves
+            the step, and 0 bits is 1. For one that differs from unit to unit, hand over
+            `lwq.allocators.expected.costs(scores, distortion)`.
         exact: the most choices that branch and bound is used for.
 
     Source: Shoham and Gersho 1988 (bits by Lagrangian relaxation); 4^-bits: 6 dB a bit.
@@ -39,18 +42,32 @@ class Knapsack:
     exact: int = 2000
 
     def __call__(self, scores: Scores | Costs, budget: Budget) -> dict[str, Width]:
-        found = scores if isinstance(scores, Costs) else costs(scores, dict.fromkeys(scores, self._distortion(budget.widths)))
+        found = (
+            scores
+            if isinstance(scores, Costs)
+            else costs(scores, dict.fromkeys(scores, self._distortion(budget.widths)))
+        )
         table = table_of(found, budget)
         if budget.holds(highest := dict.fromkeys(budget.layout.units, budget.widths[0])):
             return highest  # harm never increases with bits; a unit that does none stays too
-        columns = table.optimum() if table.harm.size <= self.exact or budget.limit == "moved" else table.priced()
-        return {unit: budget.widths[column] for unit, column in zip(budget.layout.units, columns.tolist(), strict=True)}
+        columns = (
+            table.optimum()
+            if table.harm.size <= self.exact or budget.limit == "moved"
+            else table.priced()
+        )
+        return {
+            unit: budget.widths[column]
+            for unit, column in zip(budget.layout.units, columns.tolist(), strict=True)
+        }
 
     def _distortion(self, widths: tuple[Width, ...]) -> Mapping[Width, float]:
         if self.distortion is None:
             return {width: 4.0**-width for width in widths}
         if missing := sorted(set(widths) - self.distortion.keys()):
-            raise InputError(f"knapsack: distortion={self.distortion} lacks the widths {missing} of bits={widths}; add them")
+            raise InputError(
+                f"knapsack: distortion={self.distortion} lacks the widths {missing} "
+                f"of bits={widths}; add them"
+            )
         return dict(self.distortion)
 
 
@@ -79,8 +96,12 @@ class Table:
         cells = np.arange(units * widths).reshape(units, widths)
         one = _ones(np.repeat(np.arange(units), widths), cells.ravel(), (units, cells.size))
         total = coo_array(self.size.reshape(1, -1))
-        constraints = [LinearConstraint(one, 1, 1), LinearConstraint(total, self.room if self.full else -np.inf, self.room)]
-        head = np.unique(self.block, return_index=True)[1][self.block]  # the first unit of each unit's block
+        constraints = [
+            LinearConstraint(one, 1, 1),
+            LinearConstraint(total, self.room if self.full else -np.inf, self.room),
+        ]
+        # the first unit of each unit's block
+        head = np.unique(self.block, return_index=True)[1][self.block]
         tied = np.flatnonzero(head != np.arange(units))
         if self.drops and len(tied):
             rows, shape = np.arange(len(tied)), (len(tied), cells.size)
@@ -104,7 +125,9 @@ class Table:
             high *= 4
         for _ in range(HALVINGS):
             middle = (low + high) / 2
-            low, high = (middle, high) if self._weight(self._at(middle)) > self.room else (low, middle)
+            low, high = (
+                (middle, high) if self._weight(self._at(middle)) > self.room else (low, middle)
+            )
         return self._filled(self._at(high))
 
     def _at(self, price: float) -> np.ndarray:
@@ -120,7 +143,9 @@ class Table:
         return float(np.take_along_axis(self.size, columns[:, None], 1).sum())
 
     def _filled(self, columns: np.ndarray) -> np.ndarray:
-        """Spend what is left on the units that gain most; dropped blocks stay dropped, and no other one is."""
+        """Spend what is left on the units that gain most; dropped blocks stay dropped, and no other
+        one is.
+        """
         columns, units = columns.copy(), np.arange(len(columns))
         left = self.room - self._weight(columns)
         gain = self.harm[units, columns][:, None] - self.harm
@@ -140,7 +165,10 @@ def table_of(found: Costs, budget: Budget) -> Table:
     widths, layout = budget.widths, budget.layout
     for unit in layout.units:
         if missing := sorted(set(widths) - found[unit].keys()):
-            raise InputError(f"knapsack: the costs of {unit} lack the widths {missing} of bits={widths}; measure them")
+            raise InputError(
+                f"knapsack: the costs of {unit} lack the widths {missing} of "
+                f"bits={widths}; measure them"
+            )
     harm = np.array([[found[unit][width] for width in widths] for unit in layout.units])
     drops = widths[-1] == DROPPED
     names = [layout.block_of(unit) for unit in layout.units] if drops else list(layout.units)
@@ -162,10 +190,18 @@ def _sizes(budget: Budget) -> np.ndarray:
     if budget.limit == "moved":
         return np.tile([float(width != widths[0]) for width in widths], (len(layout.units), 1))
     if budget.limit == "avg_bits":
-        return np.array([[layout.weights(unit) * width for width in widths] for unit in layout.units], dtype=float)
+        return np.array(
+            [[layout.weights(unit) * width for width in widths] for unit in layout.units],
+            dtype=float,
+        )
     shapes = {shape for matrices in layout.units.values() for shape in matrices.values()}
-    weighed = {shape: np.array([matrix_bytes(shape, width, budget.quantizer) for width in widths], float) for shape in shapes}
-    return np.array([sum(weighed[shape] for shape in matrices.values()) for matrices in layout.units.values()])
+    weighed = {
+        shape: np.array([matrix_bytes(shape, width, budget.quantizer) for width in widths], float)
+        for shape in shapes
+    }
+    return np.array(
+        [sum(weighed[shape] for shape in matrices.values()) for matrices in layout.units.values()]
+    )
 
 
 def _ones(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> coo_array:

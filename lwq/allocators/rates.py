@@ -12,12 +12,15 @@ HALVINGS = 40  # of the range of means
 class Rates:
     """A width for each unit, linear in its score around a mean that the budget sets.
 
-        width(u) = mean + 2 · spread · 16 · (n(u) − mean n),    n(u) = (s(u) − min s) / (max s − min s)
+        width(u) = mean + 2 · spread · 16 · (n(u) − mean n),    n(u) = (s(u) − min s) / (max s − min
+        s)
 
-    Widths are rounded down to the quantizer's own; with those of a mask (1 + 16 · density) the densities are linear too.
+    Widths are rounded down to the quantizer's own; with those of a mask (1 + 16 · density) the
+    densities are linear too.
 
     Attributes:
-        spread: half of the range of densities: 0.08 in OWL, 0.15 in DLP; None where the scores are densities themselves (LAMP).
+        spread: half of the range of densities: 0.08 in OWL, 0.15 in DLP; None where the scores are
+            densities themselves (LAMP).
 
     Source: OWL, arXiv:2310.05175; DLP, arXiv:2505.23807.
     """
@@ -30,7 +33,8 @@ class Rates:
         def around(mean: float) -> dict[str, Width]:
             return {unit: _below(levels, mean + shifts[unit]) for unit in scores}
 
-        low, high = levels[0] - max(shifts.values()), levels[-1] - min(shifts.values())  # all at the lowest, all at the highest
+        # all at the lowest, all at the highest
+        low, high = levels[0] - max(shifts.values()), levels[-1] - min(shifts.values())
         if budget.holds(around(high)):
             return around(high)
         for _ in range(HALVINGS):
@@ -40,7 +44,9 @@ class Rates:
 
     def _shifts(self, scores: Scores) -> dict[str, float]:
         low, high = min(scores.values()), max(scores.values())
-        scale = 16.0 if self.spread is None else 32 * self.spread / (high - low) if high > low else 0.0
+        scale = (
+            16.0 if self.spread is None else 32 * self.spread / (high - low) if high > low else 0.0
+        )
         mean = sum(scores.values()) / len(scores)
         return {unit: scale * (value - mean) for unit, value in scores.items()}
 

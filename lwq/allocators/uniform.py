@@ -15,4 +15,7 @@ class Uniform:
             bits = dict.fromkeys(scores, width)
             if budget.holds(bits):
                 return bits
-        raise InputError(f"no single width of {budget.widths} meets {budget.limit}={budget.amount:g}; mix them with 'topk'")
+        raise InputError(
+            f"no single width of {budget.widths} meets "
+            f"{budget.limit}={budget.amount:g}; mix them with 'topk'"
+        )

@@ -21,7 +21,9 @@ def out_file(path: Path) -> Path:
 
 
 def plan_in(file: Path, quantizer: str | None) -> tuple[Any, Any]:
-    """A plan and its quantizer. `quantizer` names code that the plan may ask for; InputError where it is another quantizer."""
+    """A plan and its quantizer. `quantizer` names code that the plan may ask for; InputError where
+    it is another quantizer.
+    """
     from lwq.common.names import build, rebuild, spec
     from lwq.contracts import Plan
     from lwq.quantizers import QUANTIZERS
@@ -29,10 +31,13 @@ def plan_in(file: Path, quantizer: str | None) -> tuple[Any, Any]:
     plan = Plan.load(file)
     given = build(QUANTIZERS, "quantizer", quantizer)
     packer = rebuild(QUANTIZERS, "quantizer", plan.quantizer)
-    named = quantizer is None or (":" in quantizer and "(" not in quantizer and type(given) is type(packer))
+    named = quantizer is None or (
+        ":" in quantizer and "(" not in quantizer and type(given) is type(packer)
+    )
     if not named and given != packer:
         raise InputError(
-            f"--quantizer {spec(QUANTIZERS, given)} is not the plan's, {plan.quantizer}: sizes and widths of {file} are for that "
+            f"--quantizer {spec(QUANTIZERS, given)} is not the plan's, {plan.quantizer}: sizes "
+            f"and widths of {file} are for that "
             "one; make the plan with --quantizer"
         )
     return plan, packer
@@ -43,7 +48,9 @@ def widths(text: str) -> tuple[int | float, ...]:
     try:
         found = [float(part) for part in text.split(",")]
     except ValueError:
-        raise InputError(f"--bits {text!r}: numbers with commas are needed, such as 4,2 or 3.25,3") from None
+        raise InputError(
+            f"--bits {text!r}: numbers with commas are needed, such as 4,2 or 3.25,3"
+        ) from None
     return tuple(int(width) if width.is_integer() else width for width in found)
 
 
@@ -58,11 +65,16 @@ def pair(text: str) -> tuple[str, Any]:
         return name, _value(value.strip())
     except yaml.YAMLError as error:
         reason = getattr(error, "problem", None) or error
-        raise InputError(f"-p {text!r}: the value is not YAML ({reason}); close its brackets, or put it in quotes") from None
+        raise InputError(
+            f"-p {text!r}: the value is not YAML ({reason}); close its brackets, or "
+            f"put it in quotes"
+        ) from None
 
 
 def _value(text: str) -> Any:
-    """YAML, where a list may hold calls: `[lim, zd(two_sided=True, pool="matrix")]` has two items."""
+    """YAML, where a list may hold calls: `[lim, zd(two_sided=True, pool="matrix")]` has two
+    items.
+    """
     import yaml
 
     from lwq.common.names import split

@@ -1,4 +1,6 @@
-"""The same verbs in the shell. Heavy imports wait until a command runs, so that `lwq --help` answers at once."""
+"""The same verbs in the shell. Heavy imports wait until a command runs, so that `lwq --help`
+answers at once.
+"""
 
 import sys
 from pathlib import Path
@@ -17,23 +19,45 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 
-Model = Annotated[str, typer.Argument(help="toy, a name from `lwq list models`, a hub id or a folder")]
-Text = Annotated[str, typer.Option(help="a name from `lwq list texts`, or the path of a UTF-8 file", rich_help_panel="Data")]
+Model = Annotated[
+    str, typer.Argument(help="toy, a name from `lwq list models`, a hub id or a folder")
+]
+Text = Annotated[
+    str,
+    typer.Option(
+        help="a name from `lwq list texts`, or the path of a UTF-8 file", rich_help_panel="Data"
+    ),
+]
 Nsamples = Annotated[int, typer.Option(min=1, help="calibration windows", rich_help_panel="Data")]
-Seqlen = Annotated[int, typer.Option(min=2, help="tokens a calibration window", rich_help_panel="Data")]
+Seqlen = Annotated[
+    int, typer.Option(min=2, help="tokens a calibration window", rich_help_panel="Data")
+]
 Windows = Annotated[int, typer.Option(min=2, help="judging windows", rich_help_panel="Data")]
 Length = Annotated[int, typer.Option(min=2, help="tokens a judging window", rich_help_panel="Data")]
 Seed = Annotated[int, typer.Option(help="of the draw of windows", rich_help_panel="Data")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16", rich_help_panel="Performance")]
-Quantizer = Annotated[str | None, typer.Option(help="the plan's, where it is code of yours: a plan runs no code")]
-Stream = Annotated[bool, typer.Option(help="keep the weights on disk, one block in memory", rich_help_panel="Performance")]
-Remote = Annotated[bool, typer.Option(help="run code that a hub repository ships", rich_help_panel="Dangerous")]
+Dtype = Annotated[
+    str, typer.Option(help="float32, bfloat16 or float16", rich_help_panel="Performance")
+]
+Quantizer = Annotated[
+    str | None, typer.Option(help="the plan's, where it is code of yours: a plan runs no code")
+]
+Stream = Annotated[
+    bool,
+    typer.Option(
+        help="keep the weights on disk, one block in memory", rich_help_panel="Performance"
+    ),
+]
+Remote = Annotated[
+    bool, typer.Option(help="run code that a hub repository ships", rich_help_panel="Dangerous")
+]
 KINDS = ("scorers", "allocators", "quantizers", "models", "texts", "tasks", "studies")
 LONG = 1000  # hours of a study that nobody waits for
 
 
 def main() -> None:
-    """Entry point. Exit codes: 0 done, 1 failed, 2 bad input (nothing was started), 130 interrupted."""
+    """Entry point. Exit codes: 0 done, 1 failed, 2 bad input (nothing was started), 130
+    interrupted.
+    """
     try:
         app(standalone_mode=True)
     except InputError as error:
@@ -44,7 +68,10 @@ def main() -> None:
         sys.exit(1)
     except SystemExit as end:
         if end.code == 130:  # what typer makes of Ctrl-C
-            print("lwq: interrupted; run the same command again (a study goes on from here)", file=sys.stderr)
+            print(
+                "lwq: interrupted; run the same command again (a study goes on from here)",
+                file=sys.stderr,
+            )
         raise
 
 
@@ -67,12 +94,18 @@ def list_(kind: Annotated[str, typer.Argument(help=" | ".join(KINDS))]) -> None:
         "models": {
             "toy": "4 random blocks, made in code",
             **{name: entry.note for name, entry in assets.MODELS.items()},
-            **{name: f"llama of {ladder.depth(name)} blocks, trained here in minutes" for name in ladder.NAMES},
+            **{
+                name: f"llama of {ladder.depth(name)} blocks, trained here in minutes"
+                for name in ladder.NAMES
+            },
         },
         "texts": {
             "toy": "seeded grammar, made in code",
             **{name: entry.note for name, entry in assets.TEXTS.items()},
-            **{name: f"{path} (needs a hub and lwq's extra 'hub')" for name, (path, *_) in texts.HUB.items()},
+            **{
+                name: f"{path} (needs a hub and lwq's extra 'hub')"
+                for name, (path, *_) in texts.HUB.items()
+            },
         },
         "tasks": {name: assets.TASKS[name].note for name in questions.STOCK},
         "studies": grid.names(),
@@ -98,8 +131,12 @@ def fetch(
 @app.command()
 def score(
     model: Model,
-    out: Annotated[Path, typer.Option(help="where the scores go (JSON)", rich_help_panel="Output")] = Path("scores.json"),
-    scorer: Annotated[str, typer.Option(help="a name, a call such as 'zd(two_sided=True)', or yours: my.py:Mine")] = "lim",
+    out: Annotated[
+        Path, typer.Option(help="where the scores go (JSON)", rich_help_panel="Output")
+    ] = Path("scores.json"),
+    scorer: Annotated[
+        str, typer.Option(help="a name, a call such as 'zd(two_sided=True)', or yours: my.py:Mine")
+    ] = "lim",
     text: Text = "c4",
     nsamples: Nsamples = 64,
     seqlen: Seqlen = 512,
@@ -117,32 +154,62 @@ def score(
     target = arguments.out_file(out)
     strategy = build(scorers.SCORERS, "scorer", scorer)
     checks.require_text(text)
-    loaded, tokenizer = models.load(model, dtype, trust_remote_code=trust_remote_code, stream=stream)
+    loaded, tokenizer = models.load(
+        model, dtype, trust_remote_code=trust_remote_code, stream=stream
+    )
     spec = WindowSpec(text, "calibrate", nsamples, seqlen, seed)
     windows = spec.draw(tokenizer) if getattr(strategy, "needs", ()) else None
     scores = scorers.score(loaded, strategy, windows, data=str(spec) if windows is not None else "")
     scores.save(target)
     place = {unit: rank for rank, unit in enumerate(scores.order(), start=1)}
     rows = [[unit, scores[unit], scores.stderr.get(unit, ""), place[unit]] for unit in scores]
-    show(f"{scores.scorer} on {model}", ["unit", "importance", "standard error", "moved as number"], rows)
+    show(
+        f"{scores.scorer} on {model}",
+        ["unit", "importance", "standard error", "moved as number"],
+        rows,
+    )
     print(f"{scores.cost['seconds']} s; written to {target}")
 
 
 @app.command()
 def plan(
     scores: Annotated[Path, typer.Argument(help="from `lwq score`, or saved lwq.Costs")],
-    bits: Annotated[str, typer.Option(help="widths to choose from, such as 4,2 or 8,4,2 (0 drops, 16 keeps) or 3.25,3")] = "4,2",
-    avg_bits: Annotated[float | None, typer.Option(help="nominal bits a weight, at most", rich_help_panel="Budget")] = None,
-    true_bits: Annotated[float | None, typer.Option(help="stored bits a weight, at most", rich_help_panel="Budget")] = None,
-    max_bytes: Annotated[int | None, typer.Option(help="bytes of the whole model, at most", rich_help_panel="Budget")] = None,
-    moved: Annotated[int | None, typer.Option(help="units that leave the highest width", rich_help_panel="Budget")] = None,
-    quantizer: Annotated[str, typer.Option(help="a name, a call such as 'gptq(group_size=128)', or yours: my.py:Mine")] = "gptq",
+    bits: Annotated[
+        str,
+        typer.Option(
+            help="widths to choose from, such as 4,2 or 8,4,2 (0 drops, 16 keeps) or 3.25,3"
+        ),
+    ] = "4,2",
+    avg_bits: Annotated[
+        float | None, typer.Option(help="nominal bits a weight, at most", rich_help_panel="Budget")
+    ] = None,
+    true_bits: Annotated[
+        float | None, typer.Option(help="stored bits a weight, at most", rich_help_panel="Budget")
+    ] = None,
+    max_bytes: Annotated[
+        int | None, typer.Option(help="bytes of the whole model, at most", rich_help_panel="Budget")
+    ] = None,
+    moved: Annotated[
+        int | None,
+        typer.Option(help="units that leave the highest width", rich_help_panel="Budget"),
+    ] = None,
+    quantizer: Annotated[
+        str,
+        typer.Option(help="a name, a call such as 'gptq(group_size=128)', or yours: my.py:Mine"),
+    ] = "gptq",
     allocator: Annotated[
         str | None,
-        typer.Option(help="uniform, topk, levels, rates, knapsack, or yours: my.py:Mine; else chosen by the number of widths"),
+        typer.Option(
+            help="uniform, topk, levels, rates, knapsack, or yours: my.py:Mine; else "
+            "chosen by the number of widths"
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="where the plan goes (JSON)", rich_help_panel="Output")] = Path("plan.json"),
-    dry_run: Annotated[bool, typer.Option(help="show the sizes, write nothing", rich_help_panel="Output")] = False,
+    out: Annotated[
+        Path, typer.Option(help="where the plan goes (JSON)", rich_help_panel="Output")
+    ] = Path("plan.json"),
+    dry_run: Annotated[
+        bool, typer.Option(help="show the sizes, write nothing", rich_help_panel="Output")
+    ] = False,
 ) -> None:
     """Turn scores into bits for each layer under a size budget; no model needed."""
     from collections import Counter
@@ -164,7 +231,11 @@ def plan(
         max_bytes=max_bytes,
     )
     packer = build(quantizers.QUANTIZERS, "quantizer", made.quantizer)
-    show("plan", ["bits", "units"], [[width, count] for width, count in sorted(Counter(made.bits.values()).items())])
+    show(
+        "plan",
+        ["bits", "units"],
+        [[width, count] for width, count in sorted(Counter(made.bits.values()).items())],
+    )
     show_size(made.size(packer))
     if target is None:
         print("dry run: nothing written")
@@ -180,7 +251,10 @@ def quantize(
     out: Annotated[Path, typer.Option(help="a new folder", rich_help_panel="Output")],
     quantizer: Quantizer = None,
     format: Annotated[
-        str, typer.Option(help="fake: dequantized safetensors that transformers loads", rich_help_panel="Output")
+        str,
+        typer.Option(
+            help="fake: dequantized safetensors that transformers loads", rich_help_panel="Output"
+        ),
     ] = "fake",
     text: Text = "c4",
     nsamples: Nsamples = 64,
@@ -198,10 +272,16 @@ def quantize(
     made, packer = arguments.plan_in(plan, quantizer)
     target = require_exportable(made, out.expanduser().absolute(), format)
     checks.require_text(text)
-    loaded, tokenizer = models.load(model, dtype, trust_remote_code=trust_remote_code, stream=stream)
+    loaded, tokenizer = models.load(
+        model, dtype, trust_remote_code=trust_remote_code, stream=stream
+    )
     calibration = _calibration(packer, tokenizer, text, nsamples, seqlen, seed)
     errors = export(loaded, made, target, tokenizer, calibration, format)
-    show("relative error ‖W − Ŵ‖ / ‖W‖", ["unit", "bits", "error"], [[unit, made.bits[unit], e] for unit, e in errors.items()])
+    show(
+        "relative error ‖W − Ŵ‖ / ‖W‖",
+        ["unit", "bits", "error"],
+        [[unit, made.bits[unit], e] for unit, e in errors.items()],
+    )
     show_size(made.size(packer))
     print(f"written to {target}")
 
@@ -210,15 +290,26 @@ def quantize(
 def eval(
     model: Model,
     text: Text = "wiki",
-    reference: Annotated[str | None, typer.Option(help="a second model; adds KL and top-1 agreement against it")] = None,
-    tasks: Annotated[str | None, typer.Option(help="multiple-choice tasks instead of a text: hellaswag,arc_easy")] = None,
-    items: Annotated[int, typer.Option(min=1, help="questions of each task, a seeded sample")] = 300,
-    hub: Annotated[bool, typer.Option(help="lm-eval's own questions, from a hub, in place of the carried ones")] = False,
+    reference: Annotated[
+        str | None, typer.Option(help="a second model; adds KL and top-1 agreement against it")
+    ] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="multiple-choice tasks instead of a text: hellaswag,arc_easy")
+    ] = None,
+    items: Annotated[
+        int, typer.Option(min=1, help="questions of each task, a seeded sample")
+    ] = 300,
+    hub: Annotated[
+        bool, typer.Option(help="lm-eval's own questions, from a hub, in place of the carried ones")
+    ] = False,
     plan: Annotated[
-        Path | None, typer.Option(help="applied first, in memory; it may drop blocks", rich_help_panel="Plan")
+        Path | None,
+        typer.Option(help="applied first, in memory; it may drop blocks", rich_help_panel="Plan"),
     ] = None,
     quantizer: Quantizer = None,
-    calibrate: Annotated[str, typer.Option(help="its calibration text, a name or a file", rich_help_panel="Plan")] = "c4",
+    calibrate: Annotated[
+        str, typer.Option(help="its calibration text, a name or a file", rich_help_panel="Plan")
+    ] = "c4",
     nsamples: Nsamples = 64,
     seqlen: Seqlen = 512,
     windows: Windows = 32,
@@ -228,7 +319,9 @@ def eval(
     stream: Stream = False,
     trust_remote_code: Remote = False,
 ) -> None:
-    """Perplexity on the judging split of a text, or accuracy on tasks, with 95 % intervals over windows or items."""
+    """Perplexity on the judging split of a text, or accuracy on tasks, with 95 % intervals over
+    windows or items.
+    """
     from functools import partial
 
     from lwq import models
@@ -240,7 +333,10 @@ def eval(
     if quantizer and not plan:
         raise InputError("--quantizer: eval quantizes by a plan; name it with --plan")
     if tasks and reference:
-        raise InputError("--tasks and --reference: answers are not compared with a second model; leave out one of the two")
+        raise InputError(
+            "--tasks and --reference: answers are not compared with a second model; "
+            "leave out one of the two"
+        )
     if reference:
         checks.require_model(reference)
     for name in (text, calibrate):
@@ -253,24 +349,32 @@ def eval(
     judging = None if drawn else texts.windows(text, tokenizer, windows, length, "judge", seed)
     truth = _truth(load(reference), judging, (loaded, tokenizer)) if reference else None
     if made is not None:
-        apply.quantize_(loaded, made, _calibration(packer, tokenizer, calibrate, nsamples, seqlen, seed))
+        apply.quantize_(
+            loaded, made, _calibration(packer, tokenizer, calibrate, nsamples, seqlen, seed)
+        )
     title = f"{model} with {plan}" if plan else model
     if judging is None:
-        show_answers(f"{title}, {items} items of each task", multiple_choice.ask(loaded, tokenizer, drawn))
+        show_answers(
+            f"{title}, {items} items of each task", multiple_choice.ask(loaded, tokenizer, drawn)
+        )
     else:
         show_losses(f"{title} on {text}/judge, {windows} x {length} tokens", loaded, judging, truth)
 
 
 def _truth(other: tuple[Any, Any], judging: Any, judged: tuple[Any, Any]) -> Any:
-    """The reference's answers; InputError where it reads other tokens than the model that is judged."""
+    """The reference's answers; InputError where it reads other tokens than the model that is
+    judged.
+    """
     from lwq import models
     from lwq.engine.evaluate import reference
 
     sizes = [models.vocabulary(model) for model, _ in (other, judged)]
     if sizes[0] != sizes[1] or other[1].get_vocab() != judged[1].get_vocab():
         raise InputError(
-            f"--reference {models.name(other[0])!r} has a vocabulary of {sizes[0]:,} tokens that is not the {sizes[1]:,} of "
-            f"{models.name(judged[0])!r}; KL compares models with the same one, such as the model that this one was made from"
+            f"--reference {models.name(other[0])!r} has a vocabulary of {sizes[0]:,} tokens that "
+            f"is not the {sizes[1]:,} of "
+            f"{models.name(judged[0])!r}; KL compares models with the same one, such as the model "
+            f"that this one was made from"
         )
     return reference(other[0], judging)
 
@@ -283,19 +387,32 @@ def study(
         list[str],
         typer.Option(
             "-p",
-            help="notebook parameter as name=value, the value in YAML; results_dir starts at the clone, other paths here",
+            help="notebook parameter as name=value, the value in YAML; results_dir starts at the "
+            "clone, other paths here",
         ),
     ] = [],  # noqa: B006
-    dry_run: Annotated[bool, typer.Option(help="check the parameters and print the points, run nothing")] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="check the parameters and print the points, run nothing")
+    ] = False,
     tflops: Annotated[
-        float | None, typer.Option(help="speed that the estimate assumes, 1e12 operations a second; measured if not given")
+        float | None,
+        typer.Option(
+            help="speed that the estimate assumes, 1e12 operations a second; measured if not given"
+        ),
     ] = None,
     jobs: Annotated[
         int,
-        typer.Option(help="points at once in processes that share the cores; 0: one for 4 cores", rich_help_panel="Performance"),
+        typer.Option(
+            help="points at once in processes that share the cores; 0: one for 4 cores",
+            rich_help_panel="Performance",
+        ),
     ] = 0,
     dask: Annotated[
-        str | None, typer.Option(help="address of a Dask scheduler, such as tcp://host:8786", rich_help_panel="Performance")
+        str | None,
+        typer.Option(
+            help="address of a Dask scheduler, such as tcp://host:8786",
+            rich_help_panel="Performance",
+        ),
     ] = None,
 ) -> None:
     """Run a study's notebook through papermill; what is measured already is not measured again."""
@@ -303,12 +420,17 @@ def study(
     from lwq.studies import grid, pool
 
     if tflops is not None and not tflops > 0:
-        raise InputError(f"--tflops {tflops:g}: a speed above 0 is needed, such as 0.1 for a few cores or 100 for a large GPU")
+        raise InputError(
+            f"--tflops {tflops:g}: a speed above 0 is needed, such as 0.1 for a few "
+            f"cores or 100 for a large GPU"
+        )
     points = grid.points(name, size, dict(arguments.pair(text) for text in parameter))
     count = pool.jobs(len(points), jobs)
     _show_estimate(name, points, tflops)
     for number, point in enumerate(points, start=1):
-        shown = ", ".join(f"{key}={value}" for key, value in point.parameters.items() if key != "results_dir")
+        shown = ", ".join(
+            f"{key}={value}" for key, value in point.parameters.items() if key != "results_dir"
+        )
         print(f"[{number}/{len(points)}] {name}: {shown or 'defaults of the notebook'}", flush=True)
         if not (dry_run or dask or count > 1):
             print(f"      executed copy: {grid.run(point)}", flush=True)
@@ -318,7 +440,10 @@ def study(
     if dask or count > 1:
         for copy in pool.on_cluster(points, dask) if dask else pool.in_processes(points, count):
             print(f"      executed copy: {copy}", flush=True)
-    tables = {str(Results(folder).write()) for folder in {point.parameters["results_dir"] for point in points}}
+    tables = {
+        str(Results(folder).write())
+        for folder in {point.parameters["results_dir"] for point in points}
+    }
     print(f"rows: {', '.join(sorted(tables))}")
 
 
@@ -338,16 +463,32 @@ def _show_estimate(name: str, points: list[Any], tflops: float | None) -> None:
         hours, memory = hours + took, max(memory, found.memory)
         who = parameters.get("models") or [parameters["model"]]
         names = ", ".join(one if one in known else f"{one} (as if 7B)" for one in who)
-        rows.append([number, names, found.plans, f"{took:.2f}", f"{found.memory / forecast.GIB:.1f}"])
-    show(f"{name}: {hours:.1f} hours if nothing is measured yet", ["point", "model", "plans", "hours", "GiB"], rows)
+        rows.append(
+            [number, names, found.plans, f"{took:.2f}", f"{found.memory / forecast.GIB:.1f}"]
+        )
+    show(
+        f"{name}: {hours:.1f} hours if nothing is measured yet",
+        ["point", "model", "plans", "hours", "GiB"],
+        rows,
+    )
     if memory > (free := forecast.free()):
-        print(f"memory: a point needs {memory / forecast.GIB:.1f} GiB, and {free / forecast.GIB:.1f} GiB are free here")
+        print(
+            f"memory: a point needs {memory / forecast.GIB:.1f} GiB, and "
+            f"{free / forecast.GIB:.1f} GiB are free here"
+        )
     if hours > LONG:
-        print(f"time: more than {LONG:,} hours at this speed; this size is meant for a GPU, or for -p dtype=bfloat16")
+        print(
+            f"time: more than {LONG:,} hours at this speed; this size is meant for a GPU, or "
+            f"for -p dtype=bfloat16"
+        )
 
 
 @app.command()
-def report(size: Annotated[str, typer.Option(help="whose results: smoke, quick, laptop or paper")] = "laptop") -> None:
+def report(
+    size: Annotated[
+        str, typer.Option(help="whose results: smoke, quick, laptop or paper")
+    ] = "laptop",
+) -> None:
     """Build report.md, report.html and the figures from the results tables; needs no model."""
     from lwq.common import paths
     from lwq.report import page as builder
@@ -359,7 +500,9 @@ def report(size: Annotated[str, typer.Option(help="whose results: smoke, quick, 
         builder.put_into_readme(paths.WORK / "README.md", reports)
 
 
-def _calibration(packer: Any, tokenizer: Any, text: str, nsamples: int, seqlen: int, seed: int) -> Any:
+def _calibration(
+    packer: Any, tokenizer: Any, text: str, nsamples: int, seqlen: int, seed: int
+) -> Any:
     """Calibration windows, where the quantizer needs them."""
     from lwq.inputs.texts import windows
 

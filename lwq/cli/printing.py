@@ -14,7 +14,14 @@ def show(title: str, columns: list[str], rows: list[list[Any]]) -> None:
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(
-            *(f"{cell:,.4g}" if isinstance(cell, float) else f"{cell:,}" if type(cell) is int else str(cell) for cell in row)
+            *(
+                f"{cell:,.4g}"
+                if isinstance(cell, float)
+                else f"{cell:,}"
+                if type(cell) is int
+                else str(cell)
+                for cell in row
+            )
         )
     console = Console()
     console.print(table) if console.is_terminal else Console(width=160).print(table)
@@ -24,8 +31,24 @@ def show_size(size: Any) -> None:
     """Every convention side by side: average bits are never printed alone."""
     show(
         "size",
-        ["nominal bits, mean of layers", "nominal bits", "true bits", "bits of the whole model", "plan bytes", "model bytes"],
-        [[size.layer_bits, size.avg_bits, size.true_bits, size.model_bits, size.plan_bytes, size.total_bytes]],
+        [
+            "nominal bits, mean of layers",
+            "nominal bits",
+            "true bits",
+            "bits of the whole model",
+            "plan bytes",
+            "model bytes",
+        ],
+        [
+            [
+                size.layer_bits,
+                size.avg_bits,
+                size.true_bits,
+                size.model_bits,
+                size.plan_bytes,
+                size.total_bytes,
+            ]
+        ],
     )
 
 
@@ -38,7 +61,9 @@ def show_answers(title: str, found: Any) -> None:
 
 
 def show_losses(title: str, model: Any, judging: Any, truth: Any) -> None:
-    """Evaluate `model` and show what it loses, beside the reference `truth` where there is one, with intervals over windows."""
+    """Evaluate `model` and show what it loses, beside the reference `truth` where there is one,
+    with intervals over windows.
+    """
     import numpy as np
 
     from lwq.engine.evaluate import evaluate

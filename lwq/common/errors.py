@@ -1,15 +1,19 @@
-"""Two exceptions: the input is wrong and nothing was started, or work that had begun broke and what is done is kept."""
+"""Two exceptions: the input is wrong and nothing was started, or work that had begun broke and what
+is done is kept.
+"""
 
 
 class InputError(ValueError):
-    """Raised before any expensive work; the message names the value, the limit, the place and the way out.
+    """Raised before any expensive work; the message names the value, the limit, the place and the
+    way out.
 
     The command line prints it without a traceback and leaves with exit code 2.
     """
 
 
 class RunError(RuntimeError):
-    """Raised where work broke on the way; what was measured until then is kept, and the same command goes on from there.
+    """Raised where work broke on the way; what was measured until then is kept, and the same
+    command goes on from there.
 
     The command line prints it without a traceback and leaves with exit code 1.
     """

@@ -17,13 +17,17 @@ HOME = Path(__file__).parents[1]  # the package; files outside it are digested, 
 
 def digest(value: Any) -> str:
     """12 hex digits that name a JSON value; key order does not matter."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()[
+        :12
+    ]
 
 
 def code_digest(code: type | ModuleType) -> str:
-    """64 hex digits over the file of a class or a module and over all of lwq that it imports, however far down.
+    """64 hex digits over the file of a class or a module and over all of lwq that it imports,
+    however far down.
 
-    Raises OSError or TypeError where the code cannot be read, as for a class that a notebook defines.
+    Raises OSError or TypeError where the code cannot be read, as for a class that a notebook
+    defines.
     """
     files = {Path(inspect.getfile(code)).resolve()}
     new = set(files)
@@ -50,7 +54,9 @@ def _imported(file: Path) -> Iterator[Path]:
 
 
 def imports(file: Path) -> list[tuple[str, str]]:
-    """(module, name) of each import of lwq in a file, wherever it stands; name is "" for `import module`."""
+    """(module, name) of each import of lwq in a file, wherever it stands; name is "" for `import
+    module`.
+    """
     found = []
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -63,8 +69,9 @@ def imports(file: Path) -> list[tuple[str, str]]:
 def _defining(module: str, name: str) -> Iterator[Path]:
     """The file that `name` of `module` comes from.
 
-    The `__init__` of a room is a door: a name goes through it to the file that defines it. What a door itself defines, such as a
-    dict of methods, is followed no further, else each method would stand on all its neighbours.
+    The `__init__` of a room is a door: a name goes through it to the file that defines it. What a
+    door itself defines, such as a dict of methods, is followed no further, else each method would
+    stand on all its neighbours.
     """
     if name and (submodule := _module_file(f"{module}.{name}")):
         yield submodule
@@ -83,7 +90,9 @@ def _defining(module: str, name: str) -> Iterator[Path]:
 
 
 def codes(strategy: Any, *more: ModuleType) -> list[str]:
-    """Digests of the code of a strategy, of the strategies in its fields, and of the modules that it is run by."""
+    """Digests of the code of a strategy, of the strategies in its fields, and of the modules that
+    it is run by.
+    """
     nested = [getattr(strategy, f.name) for f in fields(strategy)] if is_dataclass(strategy) else []
     inner = [found for value in nested if is_dataclass(value) for found in codes(value)]
     return [code_digest(type(strategy)), *inner, *(code_digest(module) for module in more)]

@@ -1,7 +1,8 @@
 """Text <-> strategy: `zd(two_sided=True)` builds a dataclass, and `spec` writes the same text back.
 
-One spelling serves the notebook parameter, the shell, the results row and the plan file. A class outside lwq is named by its
-place: `my_scorers.py:Mine(k=2)`, `reversed(package.module:Mine)`; see `lwq.common.user_code`.
+One spelling serves the notebook parameter, the shell, the results row and the plan file. A class
+outside lwq is named by its place: `my_scorers.py:Mine(k=2)`, `reversed(package.module:Mine)`; see
+`lwq.common.user_code`.
 """
 
 import ast
@@ -34,13 +35,15 @@ def pick(table: Mapping[str, Any], kind: str, name: str, more: str = "") -> Any:
 
 
 def build(table: Table, kind: str, strategy: Any, **settings: Any) -> Any:
-    """A strategy from its name (`"gptq"`), a call in text (`"gptq(group_size=128)"`), a class, or an object as it is.
+    """A strategy from its name (`"gptq"`), a call in text (`"gptq(group_size=128)"`), a class, or
+    an object as it is.
 
-    `settings` override those in the text. Arguments are literals or, nested, strategies of the same table. Text that names a
-    class of a file or a module runs its code; use `rebuild` for text that you did not write.
+    `settings` override those in the text. Arguments are literals or, nested, strategies of the same
+    table. Text that names a class of a file or a module runs its code; use `rebuild` for text that
+    you did not write.
 
-    Raises InputError for an unknown name, an unknown setting (with those that exist), text that is not a call, or a class of
-    one's own that does not load.
+    Raises InputError for an unknown name, an unknown setting (with those that exist), text that is
+    not a call, or a class of one's own that does not load.
     """
     if isinstance(strategy, type):
         return _make(strategy, strategy.__name__, (), settings)
@@ -50,15 +53,19 @@ def build(table: Table, kind: str, strategy: Any, **settings: Any) -> Any:
 
 
 def rebuild(table: Table, kind: str, text: str, **settings: Any) -> Any:
-    """`build` for text that a file brought, such as a plan's quantizer: it runs no code that the user has not named before.
+    """`build` for text that a file brought, such as a plan's quantizer: it runs no code that the
+    user has not named before.
 
-    Raises InputError as `build` does, and for a class of one's own that this process has not built or written down yet.
+    Raises InputError as `build` does, and for a class of one's own that this process has not built
+    or written down yet.
     """
     try:
         python = user_code.replace(text.strip(), lambda name: f"own[{name!r}]")
         return _from_node(table, kind, ast.parse(python, mode="eval").body, settings)
     except SyntaxError:
-        raise InputError(f"{kind} {text!r} is not a name or a call such as name(setting=1)") from None
+        raise InputError(
+            f"{kind} {text!r} is not a name or a call such as name(setting=1)"
+        ) from None
 
 
 def _from_node(table: Table, kind: str, node: ast.AST, settings: dict[str, Any]) -> Any:
@@ -73,7 +80,9 @@ def _from_node(table: Table, kind: str, node: ast.AST, settings: dict[str, Any])
         case ast.Subscript(value=ast.Name(id="own"), slice=ast.Constant(value=str(name))):
             cls = user_code.find(name)
         case _:
-            raise InputError(f"{kind} {ast.unparse(node)!r} is not a name or a call such as name(setting=1)")
+            raise InputError(
+                f"{kind} {ast.unparse(node)!r} is not a name or a call such as name(setting=1)"
+            )
     return _make(cls, name, arguments, {**named, **settings})
 
 
@@ -95,8 +104,12 @@ def _make(cls: type, name: str, arguments: Any, settings: dict[str, Any]) -> Any
 
 
 def name_of(table: Table, strategy: Any) -> str:
-    """The key of a strategy's class in `table`, or the place of one that a user wrote (`lwq.common.user_code.name_of`)."""
-    return next((name for name, cls in table.items() if cls is type(strategy)), None) or user_code.name_of(type(strategy))
+    """The key of a strategy's class in `table`, or the place of one that a user wrote
+    (`lwq.common.user_code.name_of`).
+    """
+    return next(
+        (name for name, cls in table.items() if cls is type(strategy)), None
+    ) or user_code.name_of(type(strategy))
 
 
 def spec(table: Table, strategy: Any) -> str:
@@ -104,7 +117,10 @@ def spec(table: Table, strategy: Any) -> str:
     if not is_dataclass(strategy):
         return type(strategy).__name__
     values = ((f.name, getattr(strategy, f.name)) for f in fields(strategy))
-    inner = ", ".join(f"{key}={spec(table, value) if is_dataclass(value) else repr(value)}" for key, value in values)
+    inner = ", ".join(
+        f"{key}={spec(table, value) if is_dataclass(value) else repr(value)}"
+        for key, value in values
+    )
     return f"{name_of(table, strategy)}({inner})"
 
 
@@ -113,11 +129,19 @@ def split(names: str | Sequence[str]) -> list[str]:
     if not isinstance(names, str):
         return list(names)
     depths = list(accumulate((letter in "([") - (letter in ")]") for letter in names))
-    cuts = [-1, *(place for place, letter in enumerate(names) if letter == "," and depths[place] == 0), len(names)]
+    cuts = [
+        -1,
+        *(place for place, letter in enumerate(names) if letter == "," and depths[place] == 0),
+        len(names),
+    ]
     return [names[start + 1 : end].strip() for start, end in pairwise(cuts)]
 
 
 def nickname(text: str) -> str:
-    """What a reader calls the quantizer that `spec` wrote down: its name, and which of REMARKS are true of it."""
+    """What a reader calls the quantizer that `spec` wrote down: its name, and which of REMARKS are
+    true of it.
+    """
     said = [words for setting, words in REMARKS.items() if setting in text]
-    return re.sub(r"#\w+(?=:)", "", text.partition("(")[0]) + (f" ({', '.join(said)})" if said else "")
+    return re.sub(r"#\w+(?=:)", "", text.partition("(")[0]) + (
+        f" ({', '.join(said)})" if said else ""
+    )

@@ -1,6 +1,7 @@
 """Where things are: absolute paths, the same from a clone and from an installed wheel.
 
-A wheel carries `notebooks/`, `studies.yaml` and the report template under `lwq/_data/`; a clone has them at its root.
+A wheel carries `notebooks/`, `studies.yaml` and the report template under `lwq/_data/`; a clone has
+them at its root.
 """
 
 import os
@@ -25,20 +26,29 @@ REPORTS = WORK / "reports"
 
 
 def cache() -> Path:
-    """The cache folder: `$LWQ_CACHE`, or `lwq` in the user's cache folder. Read at each call, made when missing."""
-    folder = Path(os.environ.get("LWQ_CACHE") or platformdirs.user_cache_dir("lwq")).expanduser().absolute()
+    """The cache folder: `$LWQ_CACHE`, or `lwq` in the user's cache folder. Read at each call, made
+    when missing.
+    """
+    folder = (
+        Path(os.environ.get("LWQ_CACHE") or platformdirs.user_cache_dir("lwq"))
+        .expanduser()
+        .absolute()
+    )
     return writable(folder, "LWQ_CACHE")
 
 
 def resolve(folder: str | Path) -> Path:
-    """An absolute path; a relative one hangs under the clone (or the working folder), whatever the caller's folder is."""
+    """An absolute path; a relative one hangs under the clone (or the working folder), whatever the
+    caller's folder is.
+    """
     return (WORK / Path(folder).expanduser()).absolute()
 
 
 def writable(folder: str | Path, setting: str = "results_dir") -> Path:
     """Make `folder` if it is missing and prove that a file can be written there.
 
-    Raises InputError, naming `setting` as the way out, so that a long run never ends at its first save.
+    Raises InputError, naming `setting` as the way out, so that a long run never ends at its first
+    save.
     """
     folder = resolve(folder)
     try:
@@ -46,12 +56,15 @@ def writable(folder: str | Path, setting: str = "results_dir") -> Path:
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError as error:
-        raise InputError(f"cannot write into {folder}: {error.strerror}; choose another folder with {setting}") from None
+        raise InputError(
+            f"cannot write into {folder}: {error.strerror}; choose another folder with {setting}"
+        ) from None
 
 
 @contextmanager
 def replacing(path: Path):
-    """A temporary path beside `path` that becomes `path` when the block ends well, and vanishes otherwise.
+    """A temporary path beside `path` that becomes `path` when the block ends well, and vanishes
+    otherwise.
 
     Readers see the old file or the whole new one, never a part of it.
     """

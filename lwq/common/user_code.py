@@ -1,10 +1,11 @@
-"""Classes of a user's own, named in text: `my_scorers.py:Mine` (a file) or `package.module:Mine` (what Python can import).
+"""Classes of a user's own, named in text: `my_scorers.py:Mine` (a file) or `package.module:Mine`
+(what Python can import).
 
-Written back, the name is sealed with 8 hex digits of the file, `my_scorers.py#1f0c2a9b:Mine`, so that what was measured with
-other code is another measurement.
+Written back, the name is sealed with 8 hex digits of the file, `my_scorers.py#1f0c2a9b:Mine`, so
+that what was measured with other code is another measurement.
 
-`load` runs the code, because the user named it. Text that came with a file, such as a plan, runs nothing: it is looked up among
-the classes that this process has named before.
+`load` runs the code, because the user named it. Text that came with a file, such as a plan, runs
+nothing: it is looked up among the classes that this process has named before.
 """
 
 import hashlib
@@ -19,8 +20,12 @@ from types import ModuleType
 
 from lwq.common.errors import InputError
 
-FOLDER = "LWQ_FOLDER"  # variable with the folder that relative paths start from, where it is not the current one
-_NAME = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|(?P<own>[^\s()\[\]{},='"]+:[^\W\d]\w*)""")  # strings stay as they are
+# variable with the folder that relative paths start from, where it is not the current one
+FOLDER = "LWQ_FOLDER"
+# strings stay as they are
+_NAME = re.compile(
+    r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|(?P<own>[^\s()\[\]{},='"]+:[^\W\d]\w*)"""
+)
 
 _known: dict[str, type] = {}  # sealed name -> class
 
@@ -33,8 +38,8 @@ def replace(text: str, by: Callable[[str], str]) -> str:
 def load(name: str) -> str:
     """Import the class that `name` names; returns its sealed name, which `find` knows from here on.
 
-    Raises InputError where there is no such file, module or dataclass, where the code fails, or where it is not the code that
-    `name` was sealed with.
+    Raises InputError where there is no such file, module or dataclass, where the code fails, or
+    where it is not the code that `name` was sealed with.
     """
     place, _, cls = name.rpartition(":")
     place, _, seal = place.partition("#")
@@ -42,34 +47,49 @@ def load(name: str) -> str:
         module = _from_file(place) if place.endswith(".py") else import_module(place)
     except Exception as error:
         raise InputError(
-            f"{name!r} did not load: {type(error).__name__}: {error}; before the colon stands a .py file, its path relative to "
+            f"{name!r} did not load: {type(error).__name__}: {error}; before the colon stands a "
+            f".py file, its path relative to "
             f"{folder()}, or a module that Python can import"
         ) from error
-    classes = {key: value for key, value in vars(module).items() if isinstance(value, type) and is_dataclass(value)}
+    classes = {
+        key: value
+        for key, value in vars(module).items()
+        if isinstance(value, type) and is_dataclass(value)
+    }
     if cls not in classes:
         raise InputError(
-            f"{name!r}: {place} has no dataclass {cls!r}; it has {sorted(classes)} (write @dataclass(frozen=True) above yours)"
+            f"{name!r}: {place} has no dataclass {cls!r}; it has {sorted(classes)} (write "
+            f"@dataclass(frozen=True) above yours)"
         )
     now = _seal(module)
     if seal and seal != now:
-        raise InputError(f"{name!r}: {place} has changed since (now {now}); leave out #{seal} to take it as it is")
+        raise InputError(
+            f"{name!r}: {place} has changed since (now {now}); leave out #{seal} to "
+            f"take it as it is"
+        )
     _known.update({_sealed(place, now, key): value for key, value in classes.items()})
     return _sealed(place, now, cls)
 
 
 def find(name: str) -> type:
-    """The class with this sealed name, among those that this process has named; InputError for any other."""
+    """The class with this sealed name, among those that this process has named; InputError for any
+    other.
+    """
     if name not in _known:
         plain = re.sub(r"#\w+(?=:)", "", name)
         raise InputError(
-            f"{name!r} is code outside lwq, and files run no code: name it yourself first, with --quantizer '{plain}' in the "
-            f"shell or lwq.studies.experiment.quantizer({plain!r}) in Python (its file as it was then)"
+            f"{name!r} is code outside lwq, and files run no code: name it yourself first, with "
+            f"--quantizer '{plain}' in the "
+            f"shell or lwq.studies.experiment.quantizer({plain!r}) in Python (its file as it was "
+            f"then)"
         )
     return _known[name]
 
 
 def name_of(cls: type) -> str:
-    """The sealed name of a class, which `find` knows from here on; its bare name where it was made inside a function."""
+    """The sealed name of a class, which `find` knows from here on; its bare name where it was made
+    inside a function.
+    """
     if cls.__name__ != cls.__qualname__:
         return cls.__name__
     if found := [name for name, known in _known.items() if known is cls]:
@@ -87,7 +107,8 @@ def folder() -> Path:
 def _from_file(place: str) -> ModuleType:
     path = folder() / Path(place).expanduser()
     code = path.read_bytes()
-    name = f"{path.stem}_{hashlib.sha256(str(path).encode() + code).hexdigest()[:8]}"  # a file that changed is a new module
+    # a file that changed is a new module
+    name = f"{path.stem}_{hashlib.sha256(str(path).encode() + code).hexdigest()[:8]}"
     if name not in sys.modules:
         module = sys.modules[name] = ModuleType(name)
         module.__file__ = str(path)

@@ -3,7 +3,19 @@
 Everything here is data: no torch, no model. Bits and bytes are counted here and nowhere else.
 """
 
-from lwq.contracts.layout import DROPPED, GRANULARITIES, KEPT, Layout, Shape, Size, Sizer, Width, dropped, inside, matrix_bytes
+from lwq.contracts.layout import (
+    DROPPED,
+    GRANULARITIES,
+    KEPT,
+    Layout,
+    Shape,
+    Size,
+    Sizer,
+    Width,
+    dropped,
+    inside,
+    matrix_bytes,
+)
 from lwq.contracts.plan import Budget, Plan
 from lwq.contracts.results import Losses, Row, TaskScore
 from lwq.contracts.scores import Costs, Scores, load_scores

@@ -10,7 +10,11 @@ class Estimate(float):
 
     @classmethod
     def of(cls, values: np.ndarray) -> "Estimate":
-        """Mean and standard error of one value a window (windows,); the error of a single window is not estimable: None."""
+        """Mean and standard error of one value a window (windows,); the error of a single window is
+        not estimable: None.
+        """
         estimate = cls(values.mean())
-        estimate.stderr = float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
+        estimate.stderr = (
+            float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
+        )
         return estimate

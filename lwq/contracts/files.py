@@ -42,12 +42,17 @@ def read(path: str | Path, *kinds: str) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not JSON: {error}") from None
     if not isinstance(data, dict) or data.get("lwq") not in kinds:
-        raise InputError(f"{path} does not hold an lwq {kind}; `lwq score` writes scores and `lwq plan` writes plans")
+        raise InputError(
+            f"{path} does not hold an lwq {kind}; `lwq score` writes scores and `lwq "
+            f"plan` writes plans"
+        )
     return data
 
 
 def read_as(cls: type[T], path: str | Path, kind: str) -> T:
-    """The dataclass in a JSON file of this kind; InputError names the file, and the field that is missing, unknown or wrong."""
+    """The dataclass in a JSON file of this kind; InputError names the file, and the field that is
+    missing, unknown or wrong.
+    """
     data = read(path, kind)
     del data["lwq"]
     try:
@@ -57,7 +62,9 @@ def read_as(cls: type[T], path: str | Path, kind: str) -> T:
 
 
 def parsed(hint: Any, value: Any, place: str) -> Any:
-    """`value`, as JSON holds it, as the type `hint`; InputError names the `place` that does not hold one."""
+    """`value`, as JSON holds it, as the type `hint`; InputError names the `place` that does not
+    hold one.
+    """
     if hint is Any:
         return value
     outer, inner = get_origin(hint) or hint, get_args(hint)
@@ -67,20 +74,30 @@ def parsed(hint: Any, value: Any, place: str) -> Any:
     if is_dataclass(hint):
         return _filled(hint, value, place)
     if outer is Mapping:
-        return {_key(inner[0], key, place): parsed(inner[1], entry, f"{place}[{key!r}]") for key, entry in value.items()}
+        return {
+            _key(inner[0], key, place): parsed(inner[1], entry, f"{place}[{key!r}]")
+            for key, entry in value.items()
+        }
     if outer is tuple:
         return tuple(parsed(part, entry, place) for part, entry in zip(inner, value, strict=True))
     return value
 
 
 def _filled(cls: Any, data: dict[str, Any], place: str) -> Any:
-    known = {field.name: field.default is MISSING and field.default_factory is MISSING for field in fields(cls)}
+    known = {
+        field.name: field.default is MISSING and field.default_factory is MISSING
+        for field in fields(cls)
+    }
     if missing := [name for name, needed in known.items() if needed and name not in data]:
         raise InputError(f"{place} lacks the fields {missing}")
     if unknown := sorted(data.keys() - known):
-        raise InputError(f"{place} has the unknown fields {unknown}; the known ones are {list(known)}")
+        raise InputError(
+            f"{place} has the unknown fields {unknown}; the known ones are {list(known)}"
+        )
     hints = get_type_hints(cls)
-    return cls(**{name: parsed(hints[name], entry, f"{place}.{name}") for name, entry in data.items()})
+    return cls(
+        **{name: parsed(hints[name], entry, f"{place}.{name}") for name, entry in data.items()}
+    )
 
 
 def _key(hint: Any, text: str, place: str) -> Any:

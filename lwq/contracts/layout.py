@@ -8,9 +8,12 @@ from lwq.common.errors import InputError
 
 Shape: TypeAlias = tuple[int, int]
 Width: TypeAlias = int | float
-"""Bits a weight: 0 drops, 16 keeps; whole from 1 to 8; a fraction where a quantizer has such levels (its docstring says how)."""
+"""Bits a weight: 0 drops, 16 keeps; whole from 1 to 8; a fraction where a quantizer has such
+levels (its docstring says how).
+"""
 
-DROPPED, KEPT = 0, 16  # widths with a meaning of their own: the block is skipped; the weights stay as they are
+# widths with a meaning of their own: the block is skipped; the weights stay as they are
+DROPPED, KEPT = 0, 16
 GRANULARITIES = ("block", "group", "matrix")
 
 
@@ -30,9 +33,11 @@ class Layout:
         model: the name it was loaded by.
         fingerprint: sha256 of its weights, 16 hex digits; in another dtype they are other weights.
         granularity: "block", "group" (matrices of one parent fed by the same tensor) or "matrix".
-        units: unit -> matrix -> shape (out_features, in_features), in the order of the forward pass.
-        rest: block -> number of its weights that no plan reaches (norms, biases, routers); "" -> those outside blocks
-            (embeddings, final norm, lm_head; a tied head is counted once). They stay at 16 bits.
+        units: unit -> matrix -> shape (out_features, in_features), in the order of the forward
+            pass.
+        rest: block -> number of its weights that no plan reaches (norms, biases, routers); "" ->
+            those outside blocks (embeddings, final norm, lm_head; a tied head is counted once).
+            They stay at 16 bits.
     """
 
     model: str
@@ -61,8 +66,13 @@ class Layout:
         return next((place for place in _places(unit) if place in self.rest), unit)
 
     def require(self, other: "Layout", what: str) -> None:
-        """Raise InputError unless `other`, the layout of the model at hand, is the one that `what` was made for."""
-        missing, extra = self.units.keys() - other.units.keys(), other.units.keys() - self.units.keys()
+        """Raise InputError unless `other`, the layout of the model at hand, is the one that `what`
+        was made for.
+        """
+        missing, extra = (
+            self.units.keys() - other.units.keys(),
+            other.units.keys() - self.units.keys(),
+        )
         if missing or extra:
             raise InputError(
                 f"this {what} was made for {self.model!r} and does not fit {other.model!r}: "
@@ -71,8 +81,10 @@ class Layout:
             )
         if self.fingerprint != other.fingerprint:
             raise InputError(
-                f"this {what} was made for other weights of {self.model!r} (fingerprint {self.fingerprint}, the model at "
-                f"hand has {other.fingerprint}); another dtype counts as other weights (the same --dtype?): load the model "
+                f"this {what} was made for other weights of {self.model!r} (fingerprint "
+                f"{self.fingerprint}, the model at "
+                f"hand has {other.fingerprint}); another dtype counts as other weights (the same "
+                f"--dtype?): load the model "
                 f"afresh and in the same dtype, or make a new {what}"
             )
 
@@ -99,7 +111,9 @@ class Size:
 
     @classmethod
     def of(cls, layout: Layout, bits: Mapping[str, Width], quantizer: Sizer) -> "Size":
-        """Count `bits` (unit -> width) for the packed format of `quantizer`; equals the packed tensors to the byte."""
+        """Count `bits` (unit -> width) for the packed format of `quantizer`; equals the packed
+        tensors to the byte.
+        """
         weighed: dict[Any, int] = {}
         plan_bytes = 0
         for unit, matrices in layout.units.items():
@@ -134,7 +148,9 @@ def inside(unit: str, block: str) -> bool:
 
 
 def dropped(block: str, bits: Mapping[str, Width]) -> bool:
-    """Whether every unit of `block` has 0 bits, so that the block is skipped with all that it holds."""
+    """Whether every unit of `block` has 0 bits, so that the block is skipped with all that it
+    holds.
+    """
     widths = [width for unit, width in bits.items() if block and inside(unit, block)]
     return bool(widths) and not any(widths)
 
@@ -142,7 +158,12 @@ def dropped(block: str, bits: Mapping[str, Width]) -> bool:
 def _gone(bits: Mapping[str, Width]) -> set[str]:
     """The places in which every unit has 0 bits."""
     none = {place for unit, width in bits.items() if width == DROPPED for place in _places(unit)}
-    return none - {place for unit, width in bits.items() if none and width != DROPPED for place in _places(unit)}
+    return none - {
+        place
+        for unit, width in bits.items()
+        if none and width != DROPPED
+        for place in _places(unit)
+    }
 
 
 def _places(unit: str) -> Iterator[str]:

@@ -23,7 +23,8 @@ class Budget:
         layout: the units and their sizes.
         widths: the bit widths to choose from, highest first.
         quantizer: counts the bytes.
-        limit: "moved" (units below the highest width), "avg_bits", "true_bits" or "max_bytes" (the whole model).
+        limit: "moved" (units below the highest width), "avg_bits", "true_bits" or "max_bytes" (the
+            whole model).
         amount: the value of that limit.
     """
 
@@ -38,21 +39,37 @@ class Budget:
     def __post_init__(self) -> None:
         own = {width: width for width in sorted((DROPPED, *self.quantizer.levels, KEPT))}
         if bad := [width for width in self.widths if width not in own]:
-            raise InputError(f"bits={self.widths}: {bad} out of range; this quantizer offers {list(own)} (0 drops, 16 keeps)")
+            raise InputError(
+                f"bits={self.widths}: {bad} out of range; this quantizer offers "
+                f"{list(own)} (0 drops, 16 keeps)"
+            )
         if len(set(self.widths)) != len(self.widths) or not self.widths:
             raise InputError(f"bits={self.widths}: name each width once, at least one")
-        widths = sorted((own[width] for width in self.widths), reverse=True)  # 4.0 and numpy's 4 become the quantizer's 4
+        # 4.0 and numpy's 4 become the quantizer's 4
+        widths = sorted((own[width] for width in self.widths), reverse=True)
         object.__setattr__(self, "widths", tuple(widths))
         if not isinstance(self.amount, Real):
-            raise InputError(f"{self.limit}={self.amount!r} is no number; give one, such as {self.limit}=3")
-        object.__setattr__(self, "amount", int(self.amount) if isinstance(self.amount, Integral) else float(self.amount))
+            raise InputError(
+                f"{self.limit}={self.amount!r} is no number; give one, such as {self.limit}=3"
+            )
+        object.__setattr__(
+            self,
+            "amount",
+            int(self.amount) if isinstance(self.amount, Integral) else float(self.amount),
+        )
         self._require_reach()
 
     def _require_reach(self) -> None:
         low, high = self.range()
         exact = self.limit == "moved"
-        if not (math.isfinite(self.amount) and low <= self.amount and (not exact or self.amount <= high)):
-            advice = f"move {low} to {high} units" if exact else f"allow at least {low}, or offer fewer bits"
+        if not (
+            math.isfinite(self.amount) and low <= self.amount and (not exact or self.amount <= high)
+        ):
+            advice = (
+                f"move {low} to {high} units"
+                if exact
+                else f"allow at least {low}, or offer fewer bits"
+            )
             reach = f"bits={self.widths} span {low:g} to {high:g}"
             raise InputError(f"{self.limit}={self.amount:g} is out of reach: {reach}; {advice}")
         if exact and self.amount != int(self.amount):
@@ -67,7 +84,10 @@ class Budget:
 
     def range(self) -> tuple[float, float]:
         """The smallest and largest amounts that the widths can reach."""
-        ends = [self.spent(dict.fromkeys(self.layout.units, width)) for width in (self.widths[-1], self.widths[0])]
+        ends = [
+            self.spent(dict.fromkeys(self.layout.units, width))
+            for width in (self.widths[-1], self.widths[0])
+        ]
         return min(ends), max(ends)
 
     def holds(self, bits: Mapping[str, Width]) -> bool:
@@ -94,20 +114,35 @@ class Plan:
 
     def __post_init__(self) -> None:
         if wrong := sorted(self.bits.keys() ^ self.layout.units.keys()):
-            raise InputError(f"a plan has one width for each unit of {self.layout.model!r}; missing or unknown: {wrong[:6]}")
-        whole = all(width in WHOLE for width in self.bits.values())  # then 4.0 is 4; beside fractions, as in masks, it stays
-        bits = {unit: int(width) if whole or isinstance(width, Integral) else width for unit, width in self.bits.items()}
+            raise InputError(
+                f"a plan has one width for each unit of {self.layout.model!r}; "
+                f"missing or unknown: {wrong[:6]}"
+            )
+        # then 4.0 is 4; beside fractions, as in masks, it stays
+        whole = all(width in WHOLE for width in self.bits.values())
+        bits = {
+            unit: int(width) if whole or isinstance(width, Integral) else width
+            for unit, width in self.bits.items()
+        }
         object.__setattr__(self, "bits", bits)
         for unit, width in bits.items():
-            if not (isinstance(width, int) and width in WHOLE or isinstance(width, float) and DROPPED < width < KEPT):
+            if not (
+                isinstance(width, int)
+                and width in WHOLE
+                or isinstance(width, float)
+                and DROPPED < width < KEPT
+            ):
                 raise InputError(
-                    f"{unit}: a width of {width!r} bits; plans hold 0 (drop), 1 to 8, 16 (keep), or a quantizer's fraction"
+                    f"{unit}: a width of {width!r} bits; plans hold 0 (drop), 1 to 8, 16 (keep), "
+                    f"or a quantizer's fraction"
                 )
 
     @property
     def id(self) -> str:
         """12 hex digits that name what the plan does to its model (not how it was found)."""
-        return digest([self.layout.fingerprint, self.layout.granularity, self.quantizer, dict(self.bits)])
+        return digest(
+            [self.layout.fingerprint, self.layout.granularity, self.quantizer, dict(self.bits)]
+        )
 
     def size(self, quantizer: Sizer) -> Size:
         return Size.of(self.layout, self.bits, quantizer)

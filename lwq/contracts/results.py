@@ -14,7 +14,8 @@ class Losses:
     Attributes:
         nll: mean negative log-likelihood per token, nats.
         kl: mean KL(reference || model) per token, nats; None without a reference.
-        top1: share of positions where the model and the reference rank the same token first; None without a reference.
+        top1: share of positions where the model and the reference rank the same token first; None
+            without a reference.
         tokens: scored tokens a window; the first token of a window is not scored.
     """
 
@@ -36,7 +37,9 @@ class Losses:
         return float(self._measured(self.top1).mean())
 
     def summary(self) -> dict[str, float]:
-        """Metric -> value, as the results table has them; KL and agreement only where there was a reference."""
+        """Metric -> value, as the results table has them; KL and agreement only where there was a
+        reference.
+        """
         values = {"perplexity": self.perplexity}
         return values if self.kl is None else {**values, "kl": self.mean_kl, "top1": self.agreement}
 
@@ -48,13 +51,17 @@ class Losses:
     @staticmethod
     def _measured(values: np.ndarray | None) -> np.ndarray:
         if values is None:
-            raise InputError("KL and top-1 agreement need a reference; pass lwq.reference(model, windows) to evaluate")
+            raise InputError(
+                "KL and top-1 agreement need a reference; pass lwq.reference(model, "
+                "windows) to evaluate"
+            )
         return values
 
 
 @dataclass(frozen=True)
 class TaskScore:
-    """How a model does on a multiple-choice task; one value an item, so that differences can be paired.
+    """How a model does on a multiple-choice task; one value an item, so that differences can be
+    paired.
 
     Attributes:
         task: its name.
@@ -83,7 +90,8 @@ class TaskScore:
 class Row:
     """One measured number with everything needed to repeat it: one line of results/table.csv."""
 
-    id: str  # names the measurement; the arrays behind it stand under the same id in windows.parquet
+    # names the measurement; the arrays behind it stand under the same id in windows.parquet
+    id: str
     plan: str  # Plan.id; rows with one plan share one measurement
     study: str
     model: str
@@ -100,7 +108,9 @@ class Row:
     plan_bytes: int
     total_bytes: int
     calibration: str
-    judge: str  # text that losses were measured on, questions of a task, or the score that another is compared with
+    # text that losses were measured on, questions of a task, or the score that another is compared
+    # with
+    judge: str
     dtype: str
     version: str
     environment: str  # Python, libraries and processor that measured it

@@ -33,11 +33,14 @@ class Scores(Mapping[str, float]):
     def __post_init__(self) -> None:
         if self.importance.keys() != self.layout.units.keys():
             wrong = sorted(self.importance.keys() ^ self.layout.units.keys())
-            raise InputError(f"{self.scorer}: one score for each unit is needed; missing or unknown: {wrong[:6]}")
+            raise InputError(
+                f"{self.scorer}: one score for each unit is needed; missing or unknown: {wrong[:6]}"
+            )
         for unit, value in self.importance.items():
             if not math.isfinite(value) or value < 0:
                 raise InputError(
-                    f"{self.scorer}: the score of {unit} is {value}; scores are finite and at least 0 "
+                    f"{self.scorer}: the score of {unit} is {value}; scores are finite and at "
+                    f"least 0 "
                     "(look for NaN or Inf in the activations of that block)"
                 )
 
@@ -64,10 +67,12 @@ class Scores(Mapping[str, float]):
 
 @dataclass(frozen=True)
 class Costs(Mapping[str, Mapping[Width, float]]):
-    """Expected harm of each unit at each width: finite, **never increasing in bits**, and added up over units.
+    """Expected harm of each unit at each width: finite, **never increasing in bits**, and added up
+    over units.
 
     Attributes:
-        harm: unit -> bits -> harm, for each unit of `layout`; in nats a token where it was measured as loss.
+        harm: unit -> bits -> harm, for each unit of `layout`; in nats a token where it was measured
+            as loss.
         layout: the model that they are for.
         scorer: what found them, with its settings.
         data: the text behind them; "" for costs that need none.
@@ -82,12 +87,19 @@ class Costs(Mapping[str, Mapping[Width, float]]):
 
     def __post_init__(self) -> None:
         if wrong := sorted(self.harm.keys() ^ self.layout.units.keys()):
-            raise InputError(f"{self.scorer}: costs for each unit are needed; missing or unknown: {wrong[:6]}")
+            raise InputError(
+                f"{self.scorer}: costs for each unit are needed; missing or unknown: {wrong[:6]}"
+            )
         for unit, harm in self.harm.items():
             falling = [harm[width] for width in sorted(harm)]
-            if not harm or not all(map(math.isfinite, falling)) or falling != sorted(falling, reverse=True):
+            if (
+                not harm
+                or not all(map(math.isfinite, falling))
+                or falling != sorted(falling, reverse=True)
+            ):
                 raise InputError(
-                    f"{self.scorer}: the costs of {unit} are {dict(harm)}; they are finite and never increase with bits "
+                    f"{self.scorer}: the costs of {unit} are {dict(harm)}; they are finite and "
+                    f"never increase with bits "
                     "(where noise made them, take the running maximum from the highest width down)"
                 )
 
@@ -101,8 +113,13 @@ class Costs(Mapping[str, Mapping[Width, float]]):
         return len(self.harm)
 
     def order(self) -> list[str]:
-        """Units by what they lose from their highest width to their lowest, least first; ties keep the forward order."""
-        return sorted(self.harm, key=lambda unit: max(self.harm[unit].values()) - min(self.harm[unit].values()))
+        """Units by what they lose from their highest width to their lowest, least first; ties keep
+        the forward order.
+        """
+        return sorted(
+            self.harm,
+            key=lambda unit: max(self.harm[unit].values()) - min(self.harm[unit].values()),
+        )
 
     def save(self, path: str | Path) -> None:
         write(path, {"lwq": "costs", **asdict(self)})
@@ -114,4 +131,6 @@ class Costs(Mapping[str, Mapping[Width, float]]):
 
 def load_scores(path: str | Path) -> Scores | Costs:
     """Whichever of the two a file holds."""
-    return Costs.load(path) if read(path, "scores", "costs")["lwq"] == "costs" else Scores.load(path)
+    return (
+        Costs.load(path) if read(path, "scores", "costs")["lwq"] == "costs" else Scores.load(path)
+    )

@@ -20,10 +20,15 @@ from lwq.statistics.forward import BlockStats, MatrixStats, require_windows, str
 
 
 def require_fit(quantizer: Any, shapes: Mapping[str, Shape], widths: set[Width]) -> None:
-    """Raise InputError, naming the matrix, if a width is not the quantizer's or a shape does not suit it."""
+    """Raise InputError, naming the matrix, if a width is not the quantizer's or a shape does not
+    suit it.
+    """
     require_complete(quantizer)
     if bad := sorted(widths - {DROPPED, KEPT, *quantizer.levels}):
-        raise InputError(f"{type(quantizer).__name__} has no width {bad}; it offers {sorted(quantizer.levels)}, 0 and 16")
+        raise InputError(
+            f"{type(quantizer).__name__} has no width {bad}; it offers "
+            f"{sorted(quantizer.levels)}, 0 and 16"
+        )
     for name, shape in shapes.items():
         try:
             quantizer.nbytes(shape, quantizer.levels[0])
@@ -36,16 +41,19 @@ def quantize_(model: nn.Module, plan: Plan, windows: Tensor | None = None) -> di
 
     Args:
         model: the one that the plan was made for, untouched.
-        plan: bits for each unit; its quantizer is built from the text it holds. Where that names code outside lwq
-            (`my_quantizers.py:Mine`), the process must have named it before: a plan file runs no code.
-        windows: LongTensor (n, length) of calibration tokens; needed where the quantizer uses statistics.
+        plan: bits for each unit; its quantizer is built from the text it holds. Where that names
+            code outside lwq (`my_quantizers.py:Mine`), the process must have named it before: a
+            plan file runs no code.
+        windows: LongTensor (n, length) of calibration tokens; needed where the quantizer uses
+            statistics.
 
     Returns:
-        unit -> relative error ‖W − Ŵ‖ / ‖W‖ over its matrices; 0 where nothing changed, 1 where the block was dropped.
+        unit -> relative error ‖W − Ŵ‖ / ‖W‖ over its matrices; 0 where nothing changed, 1 where the
+        block was dropped.
 
     Raises:
-        InputError: before anything changes, for a plan of another model, a width or shape that the quantizer cannot do,
-            or missing windows.
+        InputError: before anything changes, for a plan of another model, a width or shape that the
+            quantizer cannot do, or missing windows.
     """
     plan.layout.require(models.layout(model, plan.layout.granularity), "plan")
     quantizer = rebuild(QUANTIZERS, "quantizer", plan.quantizer)
@@ -59,12 +67,17 @@ def quantize_(model: nn.Module, plan: Plan, windows: Tensor | None = None) -> di
         for name, packed in _to_write(model, quantizer, wanted, windows):
             squares[name] = replace_(matrices[name], packed)
     drop_blocks_(model, plan.bits)
-    return {unit: _relative_error(unit, names, plan, squares) for unit, names in plan.layout.units.items()}
+    return {
+        unit: _relative_error(unit, names, plan, squares)
+        for unit, names in plan.layout.units.items()
+    }
 
 
 def shapes(plan: Plan) -> dict[str, Shape]:
     """Shape of each matrix."""
-    return {name: shape for matrices in plan.layout.units.values() for name, shape in matrices.items()}
+    return {
+        name: shape for matrices in plan.layout.units.values() for name, shape in matrices.items()
+    }
 
 
 def matrix_bits(plan: Plan) -> dict[str, Width]:
@@ -88,7 +101,9 @@ def drop_blocks_(model: nn.Module, bits: Mapping[str, Width]) -> None:
 
 @contextmanager
 def _dropped_first(model: nn.Module, bits: Mapping[str, Width]) -> Iterator[None]:
-    """Inside, blocks are fitted to what reaches them without those that `bits` drops; a failure undoes it."""
+    """Inside, blocks are fitted to what reaches them without those that `bits` drops; a failure
+    undoes it.
+    """
     try:
         drop_blocks_(model, bits)
         yield
@@ -98,14 +113,20 @@ def _dropped_first(model: nn.Module, bits: Mapping[str, Width]) -> Iterator[None
 
 
 def require_whole_drops(blocks: Iterable[str], bits: Mapping[str, Width]) -> None:
-    """Raise InputError where only some units of a block have 0 bits: half a block cannot be skipped."""
+    """Raise InputError where only some units of a block have 0 bits: half a block cannot be
+    skipped.
+    """
     for block in blocks:
         partly = any(width == DROPPED and inside(unit, block) for unit, width in bits.items())
         if partly and not dropped(block, bits):
-            raise InputError(f"{block}: 0 bits for a part of a block; give 0 to all of its units or to none")
+            raise InputError(
+                f"{block}: 0 bits for a part of a block; give 0 to all of its units or to none"
+            )
 
 
-def _relative_error(unit: str, names: Mapping[str, Shape], plan: Plan, squares: Mapping[str, tuple[float, float]]) -> float:
+def _relative_error(
+    unit: str, names: Mapping[str, Shape], plan: Plan, squares: Mapping[str, tuple[float, float]]
+) -> float:
     if plan.bits[unit] in (DROPPED, KEPT) or not names:
         return float(plan.bits[unit] == DROPPED)
     error, norm = (sum(part) for part in zip(*(squares[name] for name in names), strict=True))
@@ -115,24 +136,36 @@ def _relative_error(unit: str, names: Mapping[str, Shape], plan: Plan, squares: 
 def _to_write(
     model: nn.Module, quantizer: Any, wanted: Mapping[str, set[Width]], windows: Tensor | None
 ) -> Iterator[tuple[str, Packed | Sparse]]:
-    """(matrix, Packed), at a moment when the consumer may write it into the model and it stays there."""
+    """(matrix, Packed), at a moment when the consumer may write it into the model and it stays
+    there.
+    """
     source = inputs(quantizer)
     if source == "uniform" and len({frozenset(widths) for widths in wanted.values()}) == 1:
-        source = "quantized"  # in a plan of one width the blocks before have that width: the same, in one pass
+        # in a plan of one width the blocks before have that width: the same, in one pass
+        source = "quantized"
     if source != "uniform":
-        yield from ((name, packed) for name, _, packed in _one_pass(model, quantizer, wanted, windows, source, save=True))
+        yield from (
+            (name, packed)
+            for name, _, packed in _one_pass(model, quantizer, wanted, windows, source, save=True)
+        )
         return
-    with TemporaryDirectory(dir=paths.cache(), prefix="plan-") as folder:  # not the system's, which may live in memory
+    # not the system's, which may live in memory
+    with TemporaryDirectory(dir=paths.cache(), prefix="plan-") as folder:
         aside = Store(folder)
-        for name, _, made in quantized(model, quantizer, wanted, windows):  # each width's pass needs the model as it was
+        # each width's pass needs the model as it was
+        for name, _, made in quantized(model, quantizer, wanted, windows):
             aside.put(name, made)
         for block, names in models.units(model, "block").items():
             with models.resident(model, block, save=True):
-                yield from ((name, packed) for name in names if (packed := aside.get(name)) is not None)
+                yield from (
+                    (name, packed) for name in names if (packed := aside.get(name)) is not None
+                )
 
 
 def inputs(quantizer: Any) -> str:
-    """Which prefix makes the inputs of a quantizer's statistics: "full", "quantized" or "uniform"; see `GPTQ`."""
+    """Which prefix makes the inputs of a quantizer's statistics: "full", "quantized" or "uniform";
+    see `GPTQ`.
+    """
     return getattr(quantizer, "inputs", "full")
 
 
@@ -145,17 +178,29 @@ def quantized(
     """
     if inputs(quantizer) == "uniform":
         for width in sorted(set().union(*wanted.values())):
-            yield from _behind_its_like(model, quantizer, width, [n for n, widths in wanted.items() if width in widths], windows)
+            yield from _behind_its_like(
+                model,
+                quantizer,
+                width,
+                [n for n, widths in wanted.items() if width in widths],
+                windows,
+            )
     else:
         yield from _one_pass(model, quantizer, wanted, windows, "full", save=False)
 
 
 def _one_pass(
-    model: nn.Module, quantizer: Any, wanted: Mapping[str, set[Width]], windows: Tensor | None, source: str, save: bool
+    model: nn.Module,
+    quantizer: Any,
+    wanted: Mapping[str, set[Width]],
+    windows: Tensor | None,
+    source: str,
+    save: bool,
 ) -> Iterator[tuple[str, Width, Packed | Sparse]]:
     """(matrix, bits, Packed); the consumer may write a result into the model at once.
 
-    With source "full" the block has run by then; with "quantized" it runs again, so that the next one sees what was written.
+    With source "full" the block has run by then; with "quantized" it runs again, so that the next
+    one sees what was written.
     """
     matrices, names_of = models.matrices(model), models.units(model, "block")
     wanted = {name: widths for name, widths in wanted.items() if widths}
@@ -166,7 +211,9 @@ def _one_pass(
         stats.matrices.clear()  # before the next block's are summed
 
 
-def _made(quantizer: Any, matrix: models.Matrix, width: Width, stats: BlockStats) -> Packed | Sparse:
+def _made(
+    quantizer: Any, matrix: models.Matrix, width: Width, stats: BlockStats
+) -> Packed | Sparse:
     """The matrix in `width` bits; an InputError of the quantizer names the matrix."""
     try:
         weight = matrix.view().float()
@@ -182,7 +229,8 @@ def _behind_its_like(
 ) -> Iterator[tuple[str, Width, Packed | Sparse]]:
     """(matrix, width, Packed) for each of `wanted`, from a pass in which every matrix has `width`.
 
-    A block holds its quantized weights until it has run, and then its own again: the model ends as it began.
+    A block holds its quantized weights until it has run, and then its own again: the model ends as
+        it began.
     """
     matrices, names_of = models.matrices(model), models.units(model, "block")
     last = max(i for i, names in enumerate(names_of.values()) if not set(names).isdisjoint(wanted))
@@ -198,8 +246,12 @@ def _behind_its_like(
         for stats in _pass(model, quantizer, prefix, windows, "quantized", save=False, width=width):
             put_back()
             for name in names_of[stats.name]:
-                weight, packed = matrices[name].view(), _made(quantizer, matrices[name], width, stats)
-                if models.streamed(model) is None:  # else the block leaves memory, and comes back from disk
+                weight, packed = (
+                    matrices[name].view(),
+                    _made(quantizer, matrices[name], width, stats),
+                )
+                # else the block leaves memory, and comes back from disk
+                if models.streamed(model) is None:
                     own[name] = weight.clone()
                 weight.copy_(packed.dequantize())
                 if name in wanted:
@@ -218,11 +270,17 @@ def _pass(
     save: bool,
     width: Width | None = None,
 ) -> Iterator[BlockStats]:
-    """Statistics block by block; `width`, where the pass is for one, stands beside its progress bar."""
+    """Statistics block by block; `width`, where the pass is for one, stands beside its progress
+    bar.
+    """
     needs = frozenset(quantizer.needs)
-    label = f"quantize ({type(quantizer).__name__.lower()}{'' if width is None else f', {width} bits'})"
+    label = (
+        f"quantize ({type(quantizer).__name__.lower()}{'' if width is None else f', {width} bits'})"
+    )
     if needs:
-        yield from stream(model, require_windows(windows, needs), needs, source, label, wanted, save=save)
+        yield from stream(
+            model, require_windows(windows, needs), needs, source, label, wanted, save=save
+        )
         return
     for block in track(list(models.blocks(model)), label):
         with models.resident(model, block, save):

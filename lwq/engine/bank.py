@@ -1,4 +1,6 @@
-"""Every matrix at every width that plans ask for: quantized once, kept packed in memory and on disk, swapped by a copy."""
+"""Every matrix at every width that plans ask for: quantized once, kept packed in memory and on
+disk, swapped by a copy.
+"""
 
 import contextlib
 import hashlib
@@ -17,7 +19,14 @@ from lwq.common.hashing import codes
 from lwq.common.names import rebuild, spec
 from lwq.contracts import DROPPED, KEPT, Plan, Width, inside
 from lwq.engine import apply
-from lwq.engine.apply import drop_blocks_, inputs, matrix_bits, quantized, require_fit, require_whole_drops
+from lwq.engine.apply import (
+    drop_blocks_,
+    inputs,
+    matrix_bits,
+    quantized,
+    require_fit,
+    require_whole_drops,
+)
 from lwq.engine.store import Store
 from lwq.quantizers import QUANTIZERS, Packed, Sparse
 
@@ -31,8 +40,10 @@ class _Lost(InputError):
 class Bank:
     """Puts a model into the state that a plan describes, again and again.
 
-    Memory: one copy of the blocks' weights (none for a model from `load(..., stream=True)`), and a byte a weight for each
-    width, up to `memory` bytes; what was used longest ago leaves first and is read from the store when it is needed again.
+    Memory: one copy of the blocks' weights (none for a model from `load(..., stream=True)`), and a
+        byte a weight for each
+    width, up to `memory` bytes; what was used longest ago leaves first and is read from the store
+    when it is needed again.
 
     Attributes:
         model: from `lwq.load`; between calls it holds the plan applied last.
@@ -40,8 +51,9 @@ class Bank:
         windows: calibration windows, LongTensor (n, length), where the quantizer needs statistics.
         store: where results outlive the process; None keeps them in memory only.
         memory: bytes of results kept in memory.
-        exact: the same model in a wider dtype, which is what gets quantized and what plans are made for; the results are
-            written into `model`, rounded to its dtype. Without it, `model` itself.
+        exact: the same model in a wider dtype, which is what gets quantized and what plans are made
+            for; the results are written into `model`, rounded to its dtype. Without it, `model`
+            itself.
     """
 
     def __init__(
@@ -55,8 +67,10 @@ class Bank:
     ):
         if inputs(quantizer) == "quantized":
             raise InputError(
-                f"{quantizer}: with inputs='quantized' a block's result depends on the widths of those before it and "
-                "cannot be reused; sweeps need inputs='uniform' or 'full' (quantize_ takes all three)"
+                f"{quantizer}: with inputs='quantized' a block's result depends on the widths of "
+                f"those before it and "
+                "cannot be reused; sweeps need inputs='uniform' or 'full' (quantize_ takes all "
+                "three)"
             )
         self.model, self.quantizer, self.windows = model, quantizer, windows
         self.exact = model if exact is None else exact
@@ -68,8 +82,11 @@ class Bank:
         self.packed: LRUCache[tuple[str, Width], Packed | Sparse] = LRUCache(
             memory, getsizeof=lambda packed: packed.resident_bytes
         )
-        self.source = source(quantizer, f"{self.layout.fingerprint}-{models.configuration(self.exact)}", windows)
-        self.store = store if self.source else None  # results of code that cannot be read stay in memory
+        self.source = source(
+            quantizer, f"{self.layout.fingerprint}-{models.configuration(self.exact)}", windows
+        )
+        # results of code that cannot be read stay in memory
+        self.store = store if self.source else None
         kept = models.streamed(model)
         self.original: dict[str, Tensor] = {}
         if kept:
@@ -78,12 +95,14 @@ class Bank:
             self.original = {name: matrix.view().clone() for name, matrix in self.matrices.items()}
 
     def prepare(self, plans: Iterable[Plan]) -> None:
-        """Quantize what `plans` need and the bank lacks, in as few passes as can be; the model is then in its original state.
+        """Quantize what `plans` need and the bank lacks, in as few passes as can be; the model is
+        then in its original state.
 
-        Nothing happens where the bank has everything. Killed, it goes on from the matrix that it had reached.
+        Nothing happens where the bank has everything. Killed, it goes on from the matrix that it
+        had reached.
 
-        Raises InputError, before the work starts, for a plan of another model or quantizer, a part of a block with 0 bits, or
-        a width or shape that the quantizer cannot do.
+        Raises InputError, before the work starts, for a plan of another model or quantizer, a part
+        of a block with 0 bits, or a width or shape that the quantizer cannot do.
         """
         plans = list(plans)
         wanted: dict[str, set[Width]] = {name: set() for name in self.matrices}
@@ -95,7 +114,11 @@ class Bank:
                 wanted[name].add(width)
         for text in {plan.quantizer for plan in plans if set(plan.bits.values()) - {DROPPED, KEPT}}:
             require_quantizer(text, self.quantizer)
-        require_fit(self.quantizer, {n: self.matrices[n].shape for n in wanted}, set().union(*wanted.values()))
+        require_fit(
+            self.quantizer,
+            {n: self.matrices[n].shape for n in wanted},
+            set().union(*wanted.values()),
+        )
         self._take()
         if not self._missing(wanted):
             return
@@ -107,13 +130,16 @@ class Bank:
         self.store.prune()
 
     def apply_(self, plan: Plan) -> None:
-        """Put the model into the state that `plan` describes, from whatever state it is in; only what differs is written."""
+        """Put the model into the state that `plan` describes, from whatever state it is in; only
+        what differs is written.
+        """
         self.prepare([plan])
         try:
             self._swap(plan)
         except _Lost:  # damaged files, or some that another process deleted meanwhile
             for name, width in matrix_bits(plan).items():
-                self._find(name, width)  # the store deletes what it cannot read, so that it is missing
+                # the store deletes what it cannot read, so that it is missing
+                self._find(name, width)
             self.prepare([plan])
             self._swap(plan)
         drop_blocks_(self.model, plan.bits)
@@ -131,7 +157,9 @@ class Bank:
             models.drop_(self.model, block, False)
 
     def _take(self) -> None:
-        """Let another bank of the same model put back what it changed: each believes that it alone writes."""
+        """Let another bank of the same model put back what it changed: each believes that it alone
+        writes.
+        """
         other = getattr(self.model, "_bank", None)
         if other not in (None, self):
             other._restore()
@@ -146,7 +174,8 @@ class Bank:
         if models.streamed(self.model) is None:
             self._write(name, width)
         elif width != KEPT:
-            self._get(name, width)  # blocks are written when they are loaded: too late to make again what is lost
+            # blocks are written when they are loaded: too late to make again what is lost
+            self._get(name, width)
         self.now[name] = width
 
     def _write_block(self, block: str) -> None:
@@ -162,8 +191,10 @@ class Bank:
         found = self._find(name, width)
         if found is None:
             raise _Lost(
-                f"{name} at {width} bits did not stay in the bank: its limits ({self.packed.maxsize:,} bytes of memory, "
-                f"{self.store.limit if self.store else 0:,} on disk) hold less than one plan needs; raise them"
+                f"{name} at {width} bits did not stay in the bank: its limits "
+                f"({self.packed.maxsize:,} bytes of memory, "
+                f"{self.store.limit if self.store else 0:,} on disk) hold less than one plan "
+                f"needs; raise them"
             )
         return found
 
@@ -181,9 +212,14 @@ class Bank:
 
     def _missing(self, wanted: Mapping[str, set[Width]]) -> dict[str, set[Width]]:
         def has(name: str, width: Width) -> bool:
-            return (name, width) in self.packed or (self.store is not None and self._key(name, width) in self.store)
+            return (name, width) in self.packed or (
+                self.store is not None and self._key(name, width) in self.store
+            )
 
-        left = {name: {w for w in widths - {DROPPED, KEPT} if not has(name, w)} for name, widths in wanted.items()}
+        left = {
+            name: {w for w in widths - {DROPPED, KEPT} if not has(name, w)}
+            for name, widths in wanted.items()
+        }
         return {name: widths for name, widths in left.items() if widths}
 
     @torch.no_grad()
@@ -209,22 +245,28 @@ def restore_(model: nn.Module) -> None:
 
 
 def require_quantizer(text: str, quantizer: Any) -> None:
-    """Raise InputError unless `text`, which a plan names its quantizer with, stands for `quantizer` with all its settings."""
+    """Raise InputError unless `text`, which a plan names its quantizer with, stands for `quantizer`
+    with all its settings.
+    """
     own, named = spec(QUANTIZERS, quantizer), text
     if text != own:
-        with contextlib.suppress(InputError):  # code that was not named before, in the words of the plan
+        # code that was not named before, in the words of the plan
+        with contextlib.suppress(InputError):
             named = spec(QUANTIZERS, rebuild(QUANTIZERS, "quantizer", text))
     if named != own:
         raise InputError(
-            f"the plan's quantizer is {named} and the bank's is {own}; make the plan with the bank's, or a Bank of the plan's"
+            f"the plan's quantizer is {named} and the bank's is {own}; make the plan with the "
+            f"bank's, or a Bank of the plan's"
         )
 
 
 def source(quantizer: Any, fingerprint: str, windows: Tensor | None) -> str:
-    """32 hex digits over all that decides what `quantizer` makes of a model, "" where its code cannot be read.
+    """32 hex digits over all that decides what `quantizer` makes of a model, "" where its code
+    cannot be read.
 
-    That is the weights and the model's settings (`fingerprint`), the statistics (they follow from the weights, the tokens of
-    `windows` and the code that sums them), the settings, the code, and the versions of torch and transformers.
+    That is the weights and the model's settings (`fingerprint`), the statistics (they follow from
+    the weights, the tokens of `windows` and the code that sums them), the settings, the code, and
+    the versions of torch and transformers.
     """
     try:
         code = codes(quantizer, apply)
@@ -233,7 +275,16 @@ def source(quantizer: Any, fingerprint: str, windows: Tensor | None) -> str:
     tokens = windows.numpy().tobytes() if windows is not None and quantizer.needs else b""
     shape = list(windows.shape) if tokens and windows is not None else []
     sums = [*code, hashlib.sha256(tokens).hexdigest()]
-    return _digest([fingerprint, spec(QUANTIZERS, quantizer), shape, *sums, torch.__version__, version("transformers")])
+    return _digest(
+        [
+            fingerprint,
+            spec(QUANTIZERS, quantizer),
+            shape,
+            *sums,
+            torch.__version__,
+            version("transformers"),
+        ]
+    )
 
 
 def _digest(value: Any) -> str:

@@ -14,10 +14,12 @@ from lwq.quantizers import QUANTIZERS
 def measured_costs(sweep: Sweep, widths: Iterable[int], base: int = KEPT, data: str = "") -> Costs:
     """Harm of each block at each width, measured with every other block at `base` bits.
 
-        harm(u, b) = max over b' ≥ b of (loss with u at b' − loss with all at base)        in nats a token
+        harm(u, b) = max over b' ≥ b of (loss with u at b' − loss with all at base)        in nats a
+        token
 
-    The loss is the mean KL to the sweep's reference, or the mean NLL where it has none; the maximum, over `widths`, takes out
-    noise that would let more bits do more harm. Of n blocks, each width runs about n (n + 1) / 2.
+    The loss is the mean KL to the sweep's reference, or the mean NLL where it has none; the
+    maximum, over `widths`, takes out noise that would let more bits do more harm. Of n blocks, each
+    width runs about n (n + 1) / 2.
 
     Args:
         sweep: on windows that no plan made from these costs is judged on.
@@ -32,15 +34,31 @@ def measured_costs(sweep: Sweep, widths: Iterable[int], base: int = KEPT, data: 
     def plan(unit: str, width: int) -> Plan:
         return Plan({**dict.fromkeys(layout.units, base), unit: width}, layout, quantizer)
 
-    plans = {made.id: made for unit in layout.units for made in (plan(unit, width) for width in [base, *ordered])}
-    found = {made.id: _loss(losses) for made, losses in sweep.measure(plans.values(), "measure costs")}
+    plans = {
+        made.id: made
+        for unit in layout.units
+        for made in (plan(unit, width) for width in [base, *ordered])
+    }
+    found = {
+        made.id: _loss(losses) for made, losses in sweep.measure(plans.values(), "measure costs")
+    }
     harm: dict[str, dict[Width, float]] = {}
     for unit in layout.units:
         rise = [found[plan(unit, width).id] - found[plan(unit, base).id] for width in ordered]
         harm[unit] = dict(zip(ordered, np.maximum.accumulate(rise).tolist(), strict=True))
-    took = {"seconds": round(time.monotonic() - start, 3), "blocks": sweep.blocks_run - before, "tokens": sweep.windows.numel()}
+    took = {
+        "seconds": round(time.monotonic() - start, 3),
+        "blocks": sweep.blocks_run - before,
+        "tokens": sweep.windows.numel(),
+    }
     metric = "nll" if sweep.reference is None else "kl"
-    return Costs(harm, layout, f"measured_costs(base={base}, metric={metric!r}, quantizer={quantizer!r})", data, took)
+    return Costs(
+        harm,
+        layout,
+        f"measured_costs(base={base}, metric={metric!r}, quantizer={quantizer!r})",
+        data,
+        took,
+    )
 
 
 def _loss(losses: Losses) -> float:

@@ -1,4 +1,6 @@
-"""How good is a model on text: perplexity, KL to a reference, top-1 agreement; one value a window."""
+"""How good is a model on text: perplexity, KL to a reference, top-1 agreement; one value a
+window.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +17,8 @@ from lwq.contracts import Losses
 from lwq.engine.store import checksum
 
 TOKENS = 1024  # tokens a forward pass; part of the arithmetic, so it is fixed
-NUMBERS = 1 << 19  # logits that are turned into losses at once: a few arrays of them stay in a processor's cache
+# logits that are turned into losses at once: a few arrays of them stay in a processor's cache
+NUMBERS = 1 << 19
 MEMORY = 2 << 30  # bytes of the reference's answers that are kept; above it only hidden states are
 
 
@@ -26,11 +29,13 @@ class Reference:
     Attributes:
         windows: the judging windows, LongTensor (n, length).
         losses: of the reference itself (KL 0, agreement 1).
-        log_probs: log-probabilities of each window, float32 (length − 1, vocabulary), of a float32 model.
+        log_probs: log-probabilities of each window, float32 (length − 1, vocabulary), of a float32
+            model.
         logits: the same of a model with 16 bits, as it gave them: half of the memory.
-        hidden: where those take too much memory, the last block's output of each forward pass (windows, length, width); the
-            head is run again.
-        head: checksum of the weights that make logits of those, which the evaluated model has to share; 0 without them.
+        hidden: where those take too much memory, the last block's output of each forward pass
+            (windows, length, width); the head is run again.
+        head: checksum of the weights that make logits of those, which the evaluated model has to
+            share; 0 without them.
     """
 
     windows: Tensor
@@ -54,10 +59,14 @@ def logits(model: nn.Module, windows: Tensor) -> Iterator[Tensor]:
 
 
 def head(model: nn.Module, windows: Tensor, hidden: Sequence[Tensor]) -> Iterator[Tensor]:
-    """`logits`, from the last block's outputs: everything that follows the blocks runs as it does always."""
+    """`logits`, from the last block's outputs: everything that follows the blocks runs as it does
+    always.
+    """
     last = list(models.blocks(model))[-1]
     for batch, states in zip(batches(windows), hidden, strict=True):
-        with models.replaced_blocks(model, lambda name, x, *_, kept=states: kept if name == last else x):
+        with models.replaced_blocks(
+            model, lambda name, x, *_, kept=states: kept if name == last else x
+        ):
             found = model(batch.to(states.device), use_cache=False).logits
         for window in found:
             yield window[:-1]
@@ -69,8 +78,9 @@ def reference(model: nn.Module, windows: Tensor, memory: int = MEMORY) -> Refere
 
     Args:
         windows: LongTensor (n, length).
-        memory: bytes of answers to keep (n · (length − 1) · vocabulary · 4, or · 2 for a model with 16 bits). Where that is not
-            enough the last hidden states are kept, and each evaluation runs the head once more.
+        memory: bytes of answers to keep (n · (length − 1) · vocabulary · 4, or · 2 for a model with
+            16 bits). Where that is not enough the last hidden states are kept, and each evaluation
+            runs the head once more.
     """
     require_windows_fit(model, windows)
     n, length = windows.shape
@@ -78,9 +88,15 @@ def reference(model: nn.Module, windows: Tensor, memory: int = MEMORY) -> Refere
     fits = n * (length - 1) * models.vocabulary(model) * wide.itemsize <= memory
     log_probs, answers, hidden, nll = [], [], [], []
     last = list(models.blocks(model).values())[-1]
-    hook = None if fits else last.register_forward_hook(lambda module, args, out: hidden.append(_states(out)))
+    hook = (
+        None
+        if fits
+        else last.register_forward_hook(lambda module, args, out: hidden.append(_states(out)))
+    )
     try:
-        for window, found in zip(windows, track(logits(model, windows), "reference", n), strict=True):
+        for window, found in zip(
+            windows, track(logits(model, windows), "reference", n), strict=True
+        ):
             log_p = torch.log_softmax(found.float(), dim=-1)
             nll.append(_nll(log_p, window))
             if fits and found.dtype == torch.float32:
@@ -91,30 +107,40 @@ def reference(model: nn.Module, windows: Tensor, memory: int = MEMORY) -> Refere
         if hook is not None:
             hook.remove()
     losses = Losses(np.array(nll), np.zeros(n), np.ones(n), length - 1)
-    return Reference(windows, losses, log_probs, answers, hidden, 0 if fits else _head_checksum(model))
+    return Reference(
+        windows, losses, log_probs, answers, hidden, 0 if fits else _head_checksum(model)
+    )
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, windows: Tensor, reference: Reference | None = None, label: str = "evaluate") -> Losses:
+def evaluate(
+    model: nn.Module, windows: Tensor, reference: Reference | None = None, label: str = "evaluate"
+) -> Losses:
     """Measure `model` on `windows`.
 
     Args:
         windows: LongTensor (n, length); the first token of each is not scored.
-        reference: from `lwq.reference` on the same windows; without it KL and agreement are not measured.
+        reference: from `lwq.reference` on the same windows; without it KL and agreement are not
+            measured.
         label: of the progress bar.
 
     Returns:
         Losses: per window, mean over its length − 1 scored tokens, in nats per token.
 
     Raises:
-        InputError: for windows longer than the context, ids outside the vocabulary, a reference on other windows, a model
-            that answers with NaN or Inf, or one with another final norm or head than a reference that kept hidden states.
+        InputError: for windows longer than the context, ids outside the vocabulary, a reference on
+            other windows, a model that answers with NaN or Inf, or one with another final norm or
+            head than a reference that kept hidden states.
     """
     require_windows_fit(model, windows, reference)
-    return measured(model, windows, track(logits(model, windows), label, len(windows), leave=False), reference)
+    return measured(
+        model, windows, track(logits(model, windows), label, len(windows), leave=False), reference
+    )
 
 
-def measured(model: nn.Module, windows: Tensor, found: Iterable[Tensor], reference: Reference | None) -> Losses:
+def measured(
+    model: nn.Module, windows: Tensor, found: Iterable[Tensor], reference: Reference | None
+) -> Losses:
     """Losses of logits, one tensor a window; the arguments and errors are those of `evaluate`."""
     truth = iter(_answers(model, reference)) if reference else None
     nll: list[float] = []
@@ -128,25 +154,41 @@ def measured(model: nn.Module, windows: Tensor, found: Iterable[Tensor], referen
         for values, mean in zip((nll, kl, top1), means, strict=True):
             values.append(mean)
     if not np.isfinite(nll).all():
-        raise InputError(f"{models.name(model)!r} answers with NaN or Inf on window {int(np.argmin(np.isfinite(nll)))}")
-    return Losses(np.array(nll), np.array(kl) if truth else None, np.array(top1) if truth else None, windows.shape[1] - 1)
+        raise InputError(
+            f"{models.name(model)!r} answers with NaN or Inf on window "
+            f"{int(np.argmin(np.isfinite(nll)))}"
+        )
+    return Losses(
+        np.array(nll),
+        np.array(kl) if truth else None,
+        np.array(top1) if truth else None,
+        windows.shape[1] - 1,
+    )
 
 
-def _against(truth: Tensor, raw: bool, answer: Tensor, window: Tensor) -> tuple[float, float, float]:
-    """Mean NLL, KL and top-1 agreement of one window, a few rows at a time: the arrays in between stay in the cache.
+def _against(
+    truth: Tensor, raw: bool, answer: Tensor, window: Tensor
+) -> tuple[float, float, float]:
+    """Mean NLL, KL and top-1 agreement of one window, a few rows at a time: the arrays in between
+    stay in the cache.
 
-    truth: of the reference (length − 1, vocabulary), log-probabilities or, where `raw`, logits; answer: logits, the same
+    truth: of the reference (length − 1, vocabulary), log-probabilities or, where `raw`, logits;
+        answer: logits, the same
     shape; window: (length,).
     """
     rows = max(1, NUMBERS // answer.shape[-1])
     nll, kl, top1 = [], [], []
-    for p, logits, token in zip(truth.split(rows), answer.split(rows), window[1:].to(answer.device).split(rows), strict=True):
+    for p, logits, token in zip(
+        truth.split(rows), answer.split(rows), window[1:].to(answer.device).split(rows), strict=True
+    ):
         p = torch.log_softmax(p.float(), dim=-1) if raw else p
         q = torch.log_softmax(logits.float(), dim=-1)
         nll.append(-q.gather(-1, token[:, None])[:, 0])
         top1.append(p.argmax(-1) == q.argmax(-1))
         kl.append(torch.sub(p, q, out=q).mul_(p.exp()).sum(-1))
-    mean_nll, mean_kl, mean_top1 = (float(torch.cat(values).double().mean()) for values in (nll, kl, top1))
+    mean_nll, mean_kl, mean_top1 = (
+        float(torch.cat(values).double().mean()) for values in (nll, kl, top1)
+    )
     return mean_nll, mean_kl, mean_top1
 
 
@@ -159,19 +201,29 @@ def _states(output: Tensor | tuple[Tensor, ...]) -> Tensor:
 
 
 def _answers(model: nn.Module, reference: Reference) -> Iterable[Tensor]:
-    """The kept log-probabilities, or the kept logits, or those that the head makes of the kept hidden states."""
+    """The kept log-probabilities, or the kept logits, or those that the head makes of the kept
+    hidden states.
+    """
     if reference.hidden and _head_checksum(model) != reference.head:
         raise InputError(
-            f"the final norm or the head of {models.name(model)!r} is not that of the reference, which kept hidden states only; "
+            f"the final norm or the head of {models.name(model)!r} is not that of the reference, "
+            f"which kept hidden states only; "
             "take it with memory= large enough for its logits, or on fewer windows"
         )
-    return reference.log_probs or reference.logits or head(model, reference.windows, reference.hidden)
+    return (
+        reference.log_probs or reference.logits or head(model, reference.windows, reference.hidden)
+    )
 
 
 def _head_checksum(model: Any) -> int:
-    """Of all weights outside the blocks but an input embedding that the head does not share; names and ties do not count."""
+    """Of all weights outside the blocks but an input embedding that the head does not share; names
+    and ties do not count.
+    """
     blocks = next(iter(models.blocks(model))).rpartition(".")[0] + "."
-    first, last = (getattr(part, "weight", None) for part in (model.get_input_embeddings(), model.get_output_embeddings()))
+    first, last = (
+        getattr(part, "weight", None)
+        for part in (model.get_input_embeddings(), model.get_output_embeddings())
+    )
     total = 0
     for key, weight in list(model.named_parameters()):
         if not key.startswith(blocks) and (weight is last or weight is not first):
@@ -180,14 +232,25 @@ def _head_checksum(model: Any) -> int:
     return total
 
 
-def require_windows_fit(model: nn.Module, windows: Tensor, reference: Reference | None = None) -> None:
-    """Raise InputError for windows that the model cannot read, or that `reference` was not taken on."""
+def require_windows_fit(
+    model: nn.Module, windows: Tensor, reference: Reference | None = None
+) -> None:
+    """Raise InputError for windows that the model cannot read, or that `reference` was not taken
+    on.
+    """
     if reference is not None and not torch.equal(reference.windows, windows):
         raise InputError("the reference was taken on other windows; take both on the same ones")
-    context = getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None)
+    context = getattr(model.config, "max_position_embeddings", None) or getattr(
+        model.config, "n_positions", None
+    )
     if context and windows.shape[1] > context:
-        raise InputError(f"windows of {windows.shape[1]} tokens are longer than the model's context of {context}")
+        raise InputError(
+            f"windows of {windows.shape[1]} tokens are longer than the model's context of {context}"
+        )
     if windows.shape[1] < 2:
         raise InputError("windows of one token leave nothing to score; two or more are needed")
     if (top := int(windows.max())) >= models.vocabulary(model):
-        raise InputError(f"token id {top} is outside the vocabulary of {models.vocabulary(model)}; use the model's tokenizer")
+        raise InputError(
+            f"token id {top} is outside the vocabulary of "
+            f"{models.vocabulary(model)}; use the model's tokenizer"
+        )

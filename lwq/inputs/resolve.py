@@ -1,4 +1,6 @@
-"""What a name stands for: a carried model, text or task, or a rung of the ladder, which is trained when first asked for."""
+"""What a name stands for: a carried model, text or task, or a rung of the ladder, which is trained
+when first asked for.
+"""
 
 from pathlib import Path
 
@@ -6,7 +8,9 @@ from lwq.inputs import assets
 
 
 def fetch(name: str) -> Path:
-    """The files of `name` as `lwq.inputs.assets.fetch` gives them; a rung of the ladder is trained where the cache lacks it."""
+    """The files of `name` as `lwq.inputs.assets.fetch` gives them; a rung of the ladder is trained
+    where the cache lacks it.
+    """
     if not is_rung(name):
         return assets.fetch(name)
     from lwq.inputs import ladder
@@ -15,7 +19,9 @@ def fetch(name: str) -> Path:
 
 
 def verify(name: str) -> Path:
-    """Hash the cached files of `name` again; returns what `fetch` does. Raises InputError as `lwq.inputs.assets.verify` does."""
+    """Hash the cached files of `name` again; returns what `fetch` does. Raises InputError as
+    `lwq.inputs.assets.verify` does.
+    """
     if not is_rung(name):
         return assets.verify(name)
     from lwq.inputs import ladder

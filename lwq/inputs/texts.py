@@ -1,4 +1,6 @@
-"""Token windows by text name, split by document so that calibration, tuning and judging never share one."""
+"""Token windows by text name, split by document so that calibration, tuning and judging never share
+one.
+"""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -13,7 +15,8 @@ from lwq.common.errors import InputError
 from lwq.common.names import pick
 from lwq.inputs import assets, toy
 
-SPLITS = {"calibrate": range(0, 50), "tune": range(50, 70), "judge": range(70, 100)}  # shares of documents, percent
+# shares of documents, percent
+SPLITS = {"calibrate": range(0, 50), "tune": range(50, 70), "judge": range(70, 100)}
 HUB = {
     "wikitext2": ("Salesforce/wikitext", "wikitext-2-raw-v1", "test"),
     "pg19": ("emozilla/pg19", None, "validation"),
@@ -43,43 +46,58 @@ class WindowSpec:
         return windows(self.text, tokenizer, self.n, self.length, self.split, self.seed)
 
 
-def windows(text: str, tokenizer: Any, n: int = 64, length: int = 512, split: str = "calibrate", seed: int = 0) -> Tensor:
+def windows(
+    text: str,
+    tokenizer: Any,
+    n: int = 64,
+    length: int = 512,
+    split: str = "calibrate",
+    seed: int = 0,
+) -> Tensor:
     """Token windows from the documents of one split, in a seeded random order.
 
     Args:
-        text: `toy`, a text of `lwq.inputs.assets`, a hub name (`wikitext2`, `pg19`, `c4-hub`; needs `datasets` and a hub), or the
-            path of a UTF-8 file (documents are separated by blank lines).
+        text: `toy`, a text of `lwq.inputs.assets`, a hub name (`wikitext2`, `pg19`, `c4-hub`; needs
+            `datasets` and a hub), or the path of a UTF-8 file (documents are separated by blank
+            lines).
         tokenizer: of the model that will read them.
         n: number of windows.
         length: tokens a window, with the BOS token where the model was trained with one.
-        split: "calibrate", "tune" or "judge"; a document belongs to exactly one of them, by the hash of its text.
+        split: "calibrate", "tune" or "judge"; a document belongs to exactly one of them, by the
+            hash of its text.
         seed: of the generator that orders the documents.
 
     Returns:
         LongTensor (n, length).
 
     Raises:
-        InputError: for an unknown name or split, an empty or non-UTF-8 file, windows longer than the model's context,
-            or a split with fewer tokens than asked for.
+        InputError: for an unknown name or split, an empty or non-UTF-8 file, windows longer than
+            the model's context, or a split with fewer tokens than asked for.
     """
     pick(SPLITS, "split", split)
     limit = int(getattr(tokenizer, "model_max_length", 0) or 0)
     if length < 2 or n < 1:
         raise InputError(f"n={n}, length={length}: at least one window of two tokens is needed")
     if 0 < limit < length:
-        raise InputError(f"length={length} is longer than the model's context of {limit} tokens; ask for {limit} or fewer")
+        raise InputError(
+            f"length={length} is longer than the model's context of {limit} tokens; "
+            f"ask for {limit} or fewer"
+        )
     chosen = split_documents(text, split)
     order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed)).tolist()
     bos = leading_bos(tokenizer)
     body = length - len(bos)
     tokens: list[int] = []
     for index in order:
-        tokens += tokenizer(chosen[index] + "\n\n", add_special_tokens=False, verbose=False).input_ids
+        tokens += tokenizer(
+            chosen[index] + "\n\n", add_special_tokens=False, verbose=False
+        ).input_ids
         if len(tokens) >= n * body:
             break
     if len(tokens) < n * body:
         raise InputError(
-            f"asked {n} windows of {length} tokens, the {split} split of {text!r} gives {len(tokens) // body}; ask for fewer "
+            f"asked {n} windows of {length} tokens, the {split} split of {text!r} gives "
+            f"{len(tokens) // body}; ask for fewer "
             "or shorter windows, or take a longer text"
         )
     cut = torch.tensor(tokens[: n * body]).reshape(n, body)
@@ -87,7 +105,9 @@ def windows(text: str, tokenizer: Any, n: int = 64, length: int = 512, split: st
 
 
 def leading_bos(tokenizer: Any) -> list[int]:
-    """[bos] where the tokenizer puts one before a text, which is how its model was trained; else []."""
+    """[bos] where the tokenizer puts one before a text, which is how its model was trained; else
+    [].
+    """
     bos = tokenizer.bos_token_id
     return [bos] if bos is not None and tokenizer("a").input_ids[:1] == [bos] else []
 
@@ -113,10 +133,14 @@ def documents(text: str) -> list[str]:
     elif Path(text).expanduser().is_file():
         found = paragraphs(read(Path(text).expanduser()))
     else:
-        raise InputError(f"unknown text {text!r}: not a file, and none of {['toy', *assets.TEXTS, *HUB]}")
+        raise InputError(
+            f"unknown text {text!r}: not a file, and none of {['toy', *assets.TEXTS, *HUB]}"
+        )
     unique = list(dict.fromkeys(document for document in found if document.strip()))
     if not unique:
-        raise InputError(f"the text {text!r} is empty; give a UTF-8 file with documents separated by blank lines")
+        raise InputError(
+            f"the text {text!r} is empty; give a UTF-8 file with documents separated by blank lines"
+        )
     return unique
 
 
@@ -125,7 +149,9 @@ def read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 at byte {error.start}; convert it (iconv -t utf-8)") from None
+        raise InputError(
+            f"{path} is not UTF-8 at byte {error.start}; convert it (iconv -t utf-8)"
+        ) from None
 
 
 def lines(text: str) -> list[str]:
@@ -140,7 +166,9 @@ def articles(text: str) -> list[str]:
 
 
 def paragraphs(text: str) -> list[str]:
-    """Runs of lines between blank lines, joined to pieces of about 2,000 characters that follow each other."""
+    """Runs of lines between blank lines, joined to pieces of about 2,000 characters that follow
+    each other.
+    """
     pieces: list[str] = []
     size = PIECE
     for paragraph in text.split("\n\n"):
@@ -169,11 +197,14 @@ def _from_hub(text: str) -> list[str]:
         from datasets import load_dataset
     except ImportError:
         raise InputError(
-            f"the text {text!r} comes from a hub and needs datasets; in a clone of lwq: pip install -e '.[hub]'; or use one of "
+            f"the text {text!r} comes from a hub and needs datasets; in a clone of lwq: pip "
+            f"install -e '.[hub]'; or use one of "
             f"{list(assets.TEXTS)}"
         ) from None
     try:
         return list(load_dataset(path, config, split=split)["text"])
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"cannot reach {path} for the text {text!r} ({reason}); use {list(assets.TEXTS)}") from None
+        raise InputError(
+            f"cannot reach {path} for the text {text!r} ({reason}); use {list(assets.TEXTS)}"
+        ) from None

@@ -1,4 +1,6 @@
-"""`toy`: a 4-block random llama, a byte tokenizer and grammar text, made in code, so that tests need no network."""
+"""`toy`: a 4-block random llama, a byte tokenizer and grammar text, made in code, so that tests
+need no network.
+"""
 
 import random
 from typing import Any
@@ -11,7 +13,9 @@ BLOCKS, WIDTH = 4, 64
 def depth(name: str) -> int | None:
     """Blocks of the model called `name`: 4 for "toy", N for "toy-N"; None for another name."""
     kind, _, blocks = name.partition("-")
-    return None if kind != "toy" or not (blocks.isdecimal() or name == kind) else int(blocks or BLOCKS)
+    return (
+        None if kind != "toy" or not (blocks.isdecimal() or name == kind) else int(blocks or BLOCKS)
+    )
 
 
 def model(seed: int = 0, blocks: int = BLOCKS) -> Any:
@@ -45,20 +49,40 @@ def tokenizer() -> Any:
     inner = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(alphabet)}, merges=[]))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|end|>", model_max_length=512)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, eos_token="<|end|>", model_max_length=512
+    )
 
 
-SUBJECTS = ("the layer", "a small model", "the first block", "one matrix", "the last block", "every head")
+SUBJECTS = (
+    "the layer",
+    "a small model",
+    "the first block",
+    "one matrix",
+    "the last block",
+    "every head",
+)
 VERBS = ("keeps", "loses", "moves", "rounds", "scores", "ranks")
-OBJECTS = ("four bits", "its weights", "two bits", "the residual stream", "a scale", "its importance", "some tokens")
+OBJECTS = (
+    "four bits",
+    "its weights",
+    "two bits",
+    "the residual stream",
+    "a scale",
+    "its importance",
+    "some tokens",
+)
 ENDINGS = (".", ", and nothing changes.", ", so the loss grows.", ", which is cheap.")
 
 
 def documents(n: int = 400, seed: int = 0) -> list[str]:
     """`n` short texts from a seeded grammar, each different from the others."""
     draw = random.Random(seed)
-    return [f"{i}: " + " ".join(_sentence(draw) for _ in range(draw.randint(4, 12))) for i in range(n)]
+    return [
+        f"{i}: " + " ".join(_sentence(draw) for _ in range(draw.randint(4, 12))) for i in range(n)
+    ]
 
 
 def _sentence(draw: random.Random) -> str:
-    return f"{draw.choice(SUBJECTS)} {draw.choice(VERBS)} {draw.choice(OBJECTS)}{draw.choice(ENDINGS)}".capitalize()
+    words = " ".join(draw.choice(part) for part in (SUBJECTS, VERBS, OBJECTS))
+    return f"{words}{draw.choice(ENDINGS)}".capitalize().capitalize()

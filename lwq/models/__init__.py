@@ -1,4 +1,6 @@
-"""Models: load a decoder, find its blocks, matrices and fused groups, run its blocks. The one room that knows architectures."""
+"""Models: load a decoder, find its blocks, matrices and fused groups, run its blocks. The one room
+that knows architectures.
+"""
 
 from lwq.models.load import DTYPES, cast, load, require_hub_id
 from lwq.models.structure import (

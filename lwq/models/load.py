@@ -1,4 +1,6 @@
-"""Load a decoder by name: carried, trained (ladder), toy, a folder or a hub id; whole or streamed from disk."""
+"""Load a decoder by name: carried, trained (ladder), toy, a folder or a hub id; whole or streamed
+from disk.
+"""
 
 import copy
 import re
@@ -21,40 +23,59 @@ from lwq.models.structure import blocks, matrices, require_finite
 NEEDED = {  # in the folder of a checkpoint -> how its files may be called
     "config.json": ("config.json",),
     "weights (*.safetensors)": ("*.safetensors",),
-    "a tokenizer (tokenizer.json or the like)": ("tokenizer*", "*vocab*", "*.model", "*.tiktoken", "tekken.json"),
+    "a tokenizer (tokenizer.json or the like)": (
+        "tokenizer*",
+        "*vocab*",
+        "*.model",
+        "*.tiktoken",
+        "tekken.json",
+    ),
 }
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def load(
-    name: str, dtype: str = "float32", device_map: str | None = None, trust_remote_code: bool = False, stream: bool = False
+    name: str,
+    dtype: str = "float32",
+    device_map: str | None = None,
+    trust_remote_code: bool = False,
+    stream: bool = False,
 ) -> tuple[Any, Any]:
     """A decoder in evaluation mode and its tokenizer.
 
     Args:
-        name: `toy` (`toy-8` has 8 blocks), a name in `lwq.inputs.assets`, `ladder-N` (trained when first asked for,
-            see `lwq.inputs.ladder`), a hub id or a folder (safetensors only).
+        name: `toy` (`toy-8` has 8 blocks), a name in `lwq.inputs.assets`, `ladder-N` (trained when
+            first asked for, see `lwq.inputs.ladder`), a hub id or a folder (safetensors only).
         dtype: "float32", "bfloat16" or "float16": of the weights and of all arithmetic.
         device_map: handed to transformers ("auto" spreads a large model; needs accelerate).
         trust_remote_code: run code that a hub repository ships; off unless asked for.
-        stream: keep the weights on disk: each block is read when it is called and let go after, so that memory holds one
-            block (and what was computed). The same interface, slower; weights are read inside `lwq.models.resident`.
-            With it, `device_map` is the one device that blocks go to.
+        stream: keep the weights on disk: each block is read when it is called and let go after, so
+            that memory holds one block (and what was computed). The same interface, slower; weights
+            are read inside `lwq.models.resident`. With it, `device_map` is the one device that
+            blocks go to.
 
     Raises:
-        InputError: for an unknown name, weights that are missing, damaged, NaN or Inf, or a model without blocks.
+        InputError: for an unknown name, weights that are missing, damaged, NaN or Inf, or a model
+            without blocks.
     """
     torch_dtype = pick(DTYPES, "dtype", dtype)
     if (depth := toy.depth(name)) is not None:
         if stream:
-            raise InputError(f"the model {name!r} is made in memory; stream=True needs a checkpoint (a folder or a hub id)")
+            raise InputError(
+                f"the model {name!r} is made in memory; stream=True needs a "
+                f"checkpoint (a folder or a hub id)"
+            )
         model, tokenizer = _cast_(toy.model(blocks=depth), torch_dtype), toy.tokenizer()
     elif stream:
         model, tokenizer = _streamed(name, torch_dtype, device_map or "cpu", trust_remote_code)
     else:
-        model, tokenizer = _pretrained(name, dtype=torch_dtype, device_map=device_map, trust_remote_code=trust_remote_code)
-    context = getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None)
+        model, tokenizer = _pretrained(
+            name, dtype=torch_dtype, device_map=device_map, trust_remote_code=trust_remote_code
+        )
+    context = getattr(model.config, "max_position_embeddings", None) or getattr(
+        model.config, "n_positions", None
+    )
     if context:
         tokenizer.model_max_length = min(tokenizer.model_max_length, context)
     model.config.name_or_path = name
@@ -66,12 +87,16 @@ def load(
 
 
 def cast(model: nn.Module, dtype: str) -> nn.Module:
-    """A copy of `model`, which is in memory, with all weights and arithmetic in `dtype`: what `load` gives in that dtype."""
+    """A copy of `model`, which is in memory, with all weights and arithmetic in `dtype`: what
+    `load` gives in that dtype.
+    """
     return _cast_(copy.deepcopy(model), pick(DTYPES, "dtype", dtype))
 
 
 def _cast_(model: Any, dtype: torch.dtype) -> Any:
-    """All that a checkpoint holds in `dtype`; what a model computes when it is made, such as RoPE's frequencies, as it is."""
+    """All that a checkpoint holds in `dtype`; what a model computes when it is made, such as RoPE's
+    frequencies, as it is.
+    """
     for tensor in model.state_dict(keep_vars=True).values():
         if tensor.is_floating_point():
             tensor.data = tensor.data.to(dtype)
@@ -83,11 +108,17 @@ def _pretrained(name: str, **options: Any) -> tuple[Any, Any]:
 
     source = _source(name)
     with _loading(name):
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=options["trust_remote_code"])
-        return AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, **options), tokenizer
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, trust_remote_code=options["trust_remote_code"]
+        )
+        return AutoModelForCausalLM.from_pretrained(
+            source, use_safetensors=True, **options
+        ), tokenizer
 
 
-def _streamed(name: str, dtype: torch.dtype, device: str, trust_remote_code: bool) -> tuple[Any, Any]:
+def _streamed(
+    name: str, dtype: torch.dtype, device: str, trust_remote_code: bool
+) -> tuple[Any, Any]:
     from transformers import AutoTokenizer
 
     with _loading(name):
@@ -99,7 +130,9 @@ def _streamed(name: str, dtype: torch.dtype, device: str, trust_remote_code: boo
 
 
 def _source(name: str) -> str | Path:
-    """The folder of a carried or trained model or of the user's own; another name, if a hub may have it, as it is."""
+    """The folder of a carried or trained model or of the user's own; another name, if a hub may
+    have it, as it is.
+    """
     if name in assets.MODELS or ladder.depth(name):
         return resolve.fetch(name)
     if (folder := Path(name).expanduser()).is_dir():
@@ -111,21 +144,29 @@ def _source(name: str) -> str | Path:
 
 def _require_checkpoint(name: str, folder: Path) -> None:
     """Raise InputError naming what the folder lacks; transformers would give another reason."""
-    if missing := [what for what, names in NEEDED.items() if not any(any(folder.glob(pattern)) for pattern in names)]:
+    if missing := [
+        what
+        for what, names in NEEDED.items()
+        if not any(any(folder.glob(pattern)) for pattern in names)
+    ]:
         raise InputError(
-            f"cannot load the model {name!r}: the folder lacks {' and '.join(missing)}; save_pretrained of the model and of "
+            f"cannot load the model {name!r}: the folder lacks {' and '.join(missing)}; "
+            f"save_pretrained of the model and of "
             "its tokenizer write all three (pickled weights are not read)"
         )
 
 
 def require_hub_id(name: str) -> None:
-    """Raise InputError for a path, or a name that is nearly one of ours: a hub would be asked for half a minute."""
+    """Raise InputError for a path, or a name that is nearly one of ours: a hub would be asked for
+    half a minute.
+    """
     known = ["toy", *assets.MODELS, *ladder.NAMES]
     if not HUB_ID.fullmatch(name):
         raise InputError(f"no such folder: {name!r}; names that need no folder and no hub: {known}")
     if "/" not in name and (near := get_close_matches(name, known, n=1)):
         raise InputError(
-            f"unknown model {name!r} (did you mean {near[0]!r}?); choose one of {known}, a folder, or a hub id with its owner "
+            f"unknown model {name!r} (did you mean {near[0]!r}?); choose one of {known}, a "
+            f"folder, or a hub id with its owner "
             f"(OWNER/{name})"
         )
 

@@ -1,4 +1,6 @@
-"""Models larger than memory: the weights of each part come from disk when it is called, and go again after."""
+"""Models larger than memory: the weights of each part come from disk when it is called, and go
+again after.
+"""
 
 import contextlib
 import ctypes
@@ -27,10 +29,11 @@ INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 class Offload:
     """The weights of a model on the meta device, part by part.
 
-    A part is a decoder block, or what holds weights outside the blocks (embeddings, final norm, head). It is in memory while
-    it computes and inside `resident`; otherwise its parameters are on the meta device. What was changed inside
-    `resident(..., save=True)` is written to a scratch folder that lives as long as this object, and is read from there
-    afterwards; the checkpoint itself is never written to.
+    A part is a decoder block, or what holds weights outside the blocks (embeddings, final norm,
+    head). It is in memory while it computes and inside `resident`; otherwise its parameters are on
+    the meta device. What was changed inside `resident(..., save=True)` is written to a scratch
+    folder that lives as long as this object, and is read from there afterwards; the checkpoint
+    itself is never written to.
 
     Memory: the parts that are in use; tied modules are one part.
 
@@ -41,11 +44,14 @@ class Offload:
         after_load: called with a part's name once its weights are in memory.
     """
 
-    def __init__(self, model: Any, folder: Path, blocks: Mapping[str, nn.Module], device: str = "cpu"):
+    def __init__(
+        self, model: Any, folder: Path, blocks: Mapping[str, nn.Module], device: str = "cpu"
+    ):
         self.model, self.device = model, torch.device(device)
         self.after_load: list[Callable[[str], None]] = []
         self._first = _first_names(model)
-        self.slots: dict[str, list[tuple[nn.Module, str]]] = {}  # first name -> the places that share the tensor
+        # first name -> the places that share the tensor
+        self.slots: dict[str, list[tuple[nn.Module, str]]] = {}
         for key, first in self._first.items():
             owner, _, name = key.rpartition(".")
             self.slots.setdefault(first, []).append((model.get_submodule(owner), name))
@@ -56,7 +62,8 @@ class Offload:
         self._scratch: Path | None = None
         self._changed: dict[str, Path] = {}
         self._held: Counter[str] = Counter()  # part -> how many `resident` it is inside of
-        needed: dict[str, dict[str, None]] = {}  # module -> the parts that it computes with; a tied head needs another's
+        # module -> the parts that it computes with; a tied head needs another's
+        needed: dict[str, dict[str, None]] = {}
         for key, first in self._first.items():
             needed.setdefault(_owner(key, blocks), {})[self._part_of[first]] = None
         for name, parts in needed.items():
@@ -66,10 +73,14 @@ class Offload:
 
     @contextmanager
     def resident(self, name: str, save: bool = False) -> Iterator[None]:
-        """Inside, the weights of the part that `name` is, or is inside of, are in memory; `save` keeps what was changed."""
+        """Inside, the weights of the part that `name` is, or is inside of, are in memory; `save`
+        keeps what was changed.
+        """
         part = next((part for part in self.parts if _inside(name, part)), None)
         if part is None:
-            raise InputError(f"{name!r} is not a part of this model; its parts are {self.parts[:4]} …")
+            raise InputError(
+                f"{name!r} is not a part of this model; its parts are {self.parts[:4]} …"
+            )
         self._held[part] += 1
         try:
             if self._held[part] == 1:
@@ -83,7 +94,9 @@ class Offload:
                 self._unload(part)
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
-        """(key, tensor) of the whole state dict, keys in sorted order; one part at a time is in memory."""
+        """(key, tensor) of the whole state dict, keys in sorted order; one part at a time is in
+        memory.
+        """
         current, stack = None, ExitStack()
         with stack:
             for key in sorted(self.model.state_dict()):
@@ -97,7 +110,9 @@ class Offload:
                 yield key, self.model.get_buffer(key) if first is None else self._tensor(first)
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write the weights as they are now, one shard a part, with an index and the configuration."""
+        """Write the weights as they are now, one shard a part, with an index and the
+        configuration.
+        """
         from transformers.core_model_loading import revert_weight_conversion
 
         self.model.config.architectures = [type(self.model).__name__]
@@ -110,8 +125,14 @@ class Offload:
         for number, part in enumerate(track(self.parts, "write", len(self.parts)), start=1):
             shard = f"model-{number:05d}-of-{len(self.parts):05d}.safetensors"
             with self.resident(part):
-                state = revert_weight_conversion(self.model, {key: t.data for key, t in self._own(part).items()})
-                save_file({key: t.contiguous() for key, t in state.items()}, folder / shard, metadata={"format": "pt"})
+                state = revert_weight_conversion(
+                    self.model, {key: t.data for key, t in self._own(part).items()}
+                )
+                save_file(
+                    {key: t.contiguous() for key, t in state.items()},
+                    folder / shard,
+                    metadata={"format": "pt"},
+                )
                 weights |= dict.fromkeys(state, shard)
                 total += sum(t.nbytes for t in state.values())
         index = {"metadata": {"total_size": total}, "weight_map": weights}
@@ -128,14 +149,20 @@ class Offload:
 
     def _find(self, files: dict[str, Path]) -> dict[str, dict[str, Path]]:
         """Part -> its keys in the checkpoint, and the file that holds each."""
-        from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+        from transformers.core_model_loading import (
+            WeightConverter,
+            WeightRenaming,
+            rename_source_key,
+        )
 
         renamings = [entry for entry in self._mapping if isinstance(entry, WeightRenaming)]
         converters = [entry for entry in self._mapping if isinstance(entry, WeightConverter)]
         state = self.model.state_dict()
         found: dict[str, dict[str, Path]] = {part: {} for part in self.parts}
         for key, file in files.items():
-            target, _ = rename_source_key(key, renamings, converters, self.model.base_model_prefix, state)
+            target, _ = rename_source_key(
+                key, renamings, converters, self.model.base_model_prefix, state
+            )
             part = self._part_of.get(target) or self._part_of.get(key)
             if part is not None:
                 found[part][key] = file
@@ -144,11 +171,13 @@ class Offload:
     def _around(self, act: Callable[[str], None], parts: list[str]) -> Callable[..., None]:
         """A hook before or after a module that computes with `parts`.
 
-        It counts nothing: torch runs no hook after a call that the user interrupted, and the next call has to load anew.
+        It counts nothing: torch runs no hook after a call that the user interrupted, and the next
+            call has to load anew.
         """
 
         def hook(module: nn.Module, *_: Any) -> None:
-            if "forward" not in module.__dict__:  # a block whose forward was replaced (recorded, dropped) does not compute
+            # a block whose forward was replaced (recorded, dropped) does not compute
+            if "forward" not in module.__dict__:
                 for part in parts:
                     if not self._held[part]:
                         act(part)
@@ -169,25 +198,41 @@ class Offload:
         for key in self._own(part):
             self._set(key, self._tensor(key))  # in the modules tied to the first one too
         if missing := [key for key, tensor in self._own(part).items() if tensor.is_meta]:
-            raise InputError(f"the checkpoint of {self.model.config.name_or_path!r} lacks {missing[:4]}; download it again")
+            raise InputError(
+                f"the checkpoint of {self.model.config.name_or_path!r} lacks "
+                f"{missing[:4]}; download it again"
+            )
         for act in self.after_load:
             act(part)
 
     def _convert(self, part: str) -> None:
-        """From the checkpoint's names, layout and dtype to the model's, by transformers' own rules."""
+        """From the checkpoint's names, layout and dtype to the model's, by transformers' own
+        rules.
+        """
         from transformers.core_model_loading import convert_and_load_state_dict_in_model
         from transformers.modeling_utils import LoadStateDictConfig
 
         with quiet_transformers(), ExitStack() as stack:
-            handles = {f: stack.enter_context(safe_open(f, framework="pt")) for f in set(self._sources[part].values())}
-            slices = {key: handles[file].get_slice(key) for key, file in self._sources[part].items()}
+            handles = {
+                f: stack.enter_context(safe_open(f, framework="pt"))
+                for f in set(self._sources[part].values())
+            }
+            slices = {
+                key: handles[file].get_slice(key) for key, file in self._sources[part].items()
+            }
             config = LoadStateDictConfig(
-                dtype=self.model.dtype, device_map={"": self.device}, weight_mapping=self._mapping, use_safetensors=True
+                dtype=self.model.dtype,
+                device_map={"": self.device},
+                weight_mapping=self._mapping,
+                use_safetensors=True,
             )
             info, _ = convert_and_load_state_dict_in_model(self.model, slices, config)
         self.model._weight_conversions = [entry for entry in self._mapping if entry.was_used()]
         if info.mismatched_keys or info.conversion_errors:
-            raise InputError(f"the checkpoint does not fit the model: {[*info.mismatched_keys, *info.conversion_errors][:3]}")
+            raise InputError(
+                f"the checkpoint does not fit the model: "
+                f"{[*info.mismatched_keys, *info.conversion_errors][:3]}"
+            )
         for tensor in self._own(part).values():
             tensor.requires_grad_(False)
 
@@ -197,10 +242,14 @@ class Offload:
             self._scratch = Path(tempfile.mkdtemp(dir=paths.cache(), prefix="offload-"))
             weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
         self._changed[part] = self._scratch / f"{part}.safetensors"
-        save_file({key: t.data.contiguous() for key, t in self._own(part).items()}, self._changed[part])
+        save_file(
+            {key: t.data.contiguous() for key, t in self._own(part).items()}, self._changed[part]
+        )
 
     def _set(self, key: str, tensor: Tensor | None) -> None:
-        """Put `tensor` into every place that shares the parameter `key`; None stands for the meta device."""
+        """Put `tensor` into every place that shares the parameter `key`; None stands for the meta
+        device.
+        """
         new = torch.empty_like(self._tensor(key), device="meta") if tensor is None else tensor
         new = new if isinstance(new, nn.Parameter) else nn.Parameter(new, requires_grad=False)
         for owner, name in self.slots[key]:
@@ -208,30 +257,42 @@ class Offload:
 
 
 def _give_back() -> None:
-    """Let the C library return freed memory to the system; glibc would keep most of a block, and more with each block."""
+    """Let the C library return freed memory to the system; glibc would keep most of a block, and
+    more with each block.
+    """
     with contextlib.suppress(AttributeError, OSError, TypeError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def skeleton(folder: str | Path, dtype: torch.dtype, trust_remote_code: bool) -> Any:
-    """The model of a checkpoint with its parameters on the meta device; nothing but the configuration is read."""
+    """The model of a checkpoint with its parameters on the meta device; nothing but the
+    configuration is read.
+    """
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, trust_remote_code=trust_remote_code
+        )
     model.tie_weights()
     return model
 
 
 def local(name: str | Path) -> Path:
-    """The folder of a checkpoint: `name` itself, or what a hub delivers for it (safetensors and JSON only)."""
+    """The folder of a checkpoint: `name` itself, or what a hub delivers for it (safetensors and
+    JSON only).
+    """
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser()
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(str(name), allow_patterns=["*.safetensors", "*.json", "*.model", "*.txt", "*.py"]))
+    return Path(
+        snapshot_download(
+            str(name), allow_patterns=["*.safetensors", "*.json", "*.model", "*.txt", "*.py"]
+        )
+    )
 
 
 def _checkpoint(folder: Path) -> dict[str, Path]:
@@ -243,7 +304,9 @@ def _checkpoint(folder: Path) -> dict[str, Path]:
         with safe_open(folder / SINGLE, framework="pt") as file:
             return dict.fromkeys(file.keys(), folder / SINGLE)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise InputError(f"stream=True reads safetensors, and {folder} has none that can be read ({error})") from None
+        raise InputError(
+            f"stream=True reads safetensors, and {folder} has none that can be read ({error})"
+        ) from None
 
 
 def _conversions(model: Any) -> list[Any]:
@@ -258,9 +321,14 @@ def _owner(key: str, blocks: Mapping[str, nn.Module]) -> str:
 
 
 def _first_names(model: nn.Module) -> dict[str, str]:
-    """Name of each parameter -> the first name of the tensor behind it; they differ where tensors are tied."""
+    """Name of each parameter -> the first name of the tensor behind it; they differ where tensors
+    are tied.
+    """
     first: dict[int, str] = {}
-    return {key: first.setdefault(id(tensor), key) for key, tensor in model.named_parameters(remove_duplicate=False)}
+    return {
+        key: first.setdefault(id(tensor), key)
+        for key, tensor in model.named_parameters(remove_duplicate=False)
+    }
 
 
 def _inside(name: str, part: str) -> bool:

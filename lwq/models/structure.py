@@ -1,7 +1,8 @@
 """Find a decoder's blocks, matrices and fused groups from structure.
 
-Blocks are the items of the module list that holds most weights. Matrices are the weights of `Linear` and `Conv1D`
-modules inside blocks, and the slices of 3-D expert parameters. Routers, norms and biases stay as they are.
+Blocks are the items of the module list that holds most weights. Matrices are the weights of
+`Linear` and `Conv1D` modules inside blocks, and the slices of 3-D expert parameters. Routers, norms
+and biases stay as they are.
 """
 
 import hashlib
@@ -25,17 +26,28 @@ from lwq.models import streaming
 
 MIN_COVERAGE = 0.95
 IDLE = (  # how the names of settings begin that decide no number
-    *("_", "transformers_version", "architectures", "dtype", "torch_dtype", "name_or_path", "use_cache", "return_dict"),
+    *(
+        "_",
+        "transformers_version",
+        "architectures",
+        "dtype",
+        "torch_dtype",
+        "name_or_path",
+        "use_cache",
+        "return_dict",
+    ),
     *("output_", "id2label", "label2id", "initializer_range"),
 )
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """A handle on one weight matrix inside a block; it reads and writes (out_features, in_features) in every layout.
+    """A handle on one weight matrix inside a block; it reads and writes (out_features, in_features)
+    in every layout.
 
     Attributes:
-        name: full name, such as `model.layers.3.mlp.down_proj`, or `….experts.down_proj.7` for slice 7 of a 3-D parameter.
+        name: full name, such as `model.layers.3.mlp.down_proj`, or `….experts.down_proj.7` for
+            slice 7 of a 3-D parameter.
         module: the module that owns the parameter.
         parameter: its name there.
         expert: which slice of a 3-D parameter, or None.
@@ -51,11 +63,15 @@ class Matrix:
     def view(self) -> Tensor:
         """The live weights as (out, in); writing into the view writes into the model.
 
-        Raises InputError where the model was loaded with `stream=True` and the block is not in memory.
+        Raises InputError where the model was loaded with `stream=True` and the block is not in
+        memory.
         """
         weight = self._oriented()
         if weight.is_meta:
-            raise InputError(f"{self.name} is on disk (stream=True); read it inside `with lwq.models.resident(model, block):`")
+            raise InputError(
+                f"{self.name} is on disk (stream=True); read it inside `with "
+                f"lwq.models.resident(model, block):`"
+            )
         return weight
 
     @property
@@ -71,7 +87,9 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Structure:
-    """What one short forward pass tells: how blocks return, and which matrices eat the same tensor."""
+    """What one short forward pass tells: how blocks return, and which matrices eat the same
+    tensor.
+    """
 
     returns_tuple: dict[str, bool]
     groups: dict[str, list[str]]  # unit of granularity "group" -> names of its matrices
@@ -102,7 +120,8 @@ def vocabulary(model: Any) -> int:
 
 
 def resident(model: nn.Module, name: str, save: bool = False) -> AbstractContextManager[None]:
-    """Inside, the weights of the block that `name` is, or is inside of, are in memory; `save` keeps what was changed.
+    """Inside, the weights of the block that `name` is, or is inside of, are in memory; `save` keeps
+    what was changed.
 
     Only a model from `load(..., stream=True)` needs it; any other is in memory anyway.
     """
@@ -128,18 +147,29 @@ def free_memory(model: nn.Module) -> int:
 
 def free_bytes(place: torch.device) -> int:
     """Bytes that are free on a GPU, or in this machine."""
-    return torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else psutil.virtual_memory().available
+    return (
+        torch.cuda.mem_get_info(place)[0]
+        if place.type == "cuda"
+        else psutil.virtual_memory().available
+    )
 
 
 def require_finite(model: nn.Module) -> None:
     """Raise InputError naming the first tensor that holds NaN or Inf, how many, and where."""
     kept = streamed(model)
-    tensors = track(kept.state(), "check weights", len(model.state_dict())) if kept else model.named_parameters()
+    tensors = (
+        track(kept.state(), "check weights", len(model.state_dict()))
+        if kept
+        else model.named_parameters()
+    )
     for key, tensor in tensors:
         if tensor.is_meta or bool(torch.isfinite(tensor).all()):
             continue
         bad = (~torch.isfinite(tensor)).nonzero()
-        raise InputError(f"{key} holds {len(bad)} NaN or Inf values, the first at {bad[0].tolist()}; repair or download it again")
+        raise InputError(
+            f"{key} holds {len(bad)} NaN or Inf values, the first at "
+            f"{bad[0].tolist()}; repair or download it again"
+        )
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -153,14 +183,20 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def configuration(model: Any) -> str:
-    """8 hex digits over the settings that decide what the weights compute: rope, eps, windows, heads."""
+    """8 hex digits over the settings that decide what the weights compute: rope, eps, windows,
+    heads.
+    """
     return digest(_computing(model.config.to_dict()))[:8] if hasattr(model, "config") else ""
 
 
 def _computing(settings: Any) -> Any:
     """`settings` at any depth without names, labels, versions and types."""
     if isinstance(settings, dict):
-        return {key: _computing(value) for key, value in settings.items() if not str(key).startswith(IDLE)}
+        return {
+            key: _computing(value)
+            for key, value in settings.items()
+            if not str(key).startswith(IDLE)
+        }
     return settings if isinstance(settings, str | int | float | list | None) else str(settings)
 
 
@@ -168,19 +204,25 @@ def blocks(model: nn.Module) -> dict[str, nn.Module]:
     """Name -> decoder block, in the order of the forward pass.
 
     Raises:
-        InputError: when the model is an encoder-decoder, or has no module list that holds most of its weights.
+        InputError: when the model is an encoder-decoder, or has no module list that holds most of
+            its weights.
     """
     if getattr(model.config, "is_encoder_decoder", False):
-        raise InputError(f"{name(model)!r} is an encoder-decoder; lwq works on decoders with one list of blocks")
+        raise InputError(
+            f"{name(model)!r} is an encoder-decoder; lwq works on decoders with one list of blocks"
+        )
     lists = {
         path: module
         for path, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) and any(True for _ in _weights(module))
     }
-    outer = {p: m for p, m in lists.items() if not any(p.startswith(other + ".") for other in lists)}
+    outer = {
+        p: m for p, m in lists.items() if not any(p.startswith(other + ".") for other in lists)
+    }
     if not outer:
         raise InputError(
-            f"no decoder blocks found in {type(model).__name__}: looked for a torch.nn.ModuleList whose items hold Linear, "
+            f"no decoder blocks found in {type(model).__name__}: looked for a torch.nn.ModuleList "
+            f"whose items hold Linear, "
             f"Conv1D or 3-D expert weights; module lists seen: {sorted(lists) or 'none'}"
         )
     path, found = max(outer.items(), key=lambda item: sum(p.numel() for p in item[1].parameters()))
@@ -188,7 +230,9 @@ def blocks(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _weights(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
-    """(path, owner, parameter name, tensor) of everything in `module` that multiplies activations as a matrix."""
+    """(path, owner, parameter name, tensor) of everything in `module` that multiplies activations
+    as a matrix.
+    """
     from transformers.pytorch_utils import Conv1D
 
     for path, owner in module.named_modules():
@@ -204,7 +248,8 @@ def matrices(model: nn.Module) -> dict[str, Matrix]:
     """Name -> handle on every matrix that a plan can reach, in the order of the modules.
 
     Raises:
-        InputError: when they are less than 95 % of the blocks' weights (the count says what was missed).
+        InputError: when they are less than 95 % of the blocks' weights (the count says what was
+            missed).
     """
     found: dict[str, Matrix] = {}
     for block_name, block in blocks(model).items():
@@ -213,23 +258,35 @@ def matrices(model: nn.Module) -> dict[str, Matrix]:
     reached = sum(m.shape[0] * m.shape[1] for m in found.values())
     if reached < MIN_COVERAGE * inside:
         raise InputError(
-            f"a plan would reach {reached:,} of {inside:,} block weights ({reached / inside:.1%}) of {name(model)!r}, less "
-            f"than {MIN_COVERAGE:.0%}; its matrices are neither Linear, Conv1D nor 3-D expert parameters"
+            f"a plan would reach {reached:,} of {inside:,} block weights ({reached / inside:.1%}) "
+            f"of {name(model)!r}, less "
+            f"than {MIN_COVERAGE:.0%}; its matrices are neither Linear, Conv1D nor 3-D expert "
+            f"parameters"
         )
     return found
 
 
 def _matrices_of(block_name: str, block: nn.Module) -> Iterator[tuple[str, Matrix]]:
     weights = list(_weights(block))
-    experts = {path.rpartition(".")[0]: tensor.shape[0] for path, _, _, tensor in weights if tensor.ndim == 3}
+    experts = {
+        path.rpartition(".")[0]: tensor.shape[0]
+        for path, _, _, tensor in weights
+        if tensor.ndim == 3
+    }
     for path, owner, parameter, tensor in weights:
         full = f"{block_name}.{path}" if path else block_name
         if tensor.ndim == 3:
             if not hasattr(owner, "_apply_gate"):
-                raise InputError(f"{full}.{parameter}: a 3-D parameter of {type(owner).__name__}, an unknown expert layout")
+                raise InputError(
+                    f"{full}.{parameter}: a 3-D parameter of {type(owner).__name__}, "
+                    f"an unknown expert layout"
+                )
             for expert in range(tensor.shape[0]):
                 key = f"{full}.{parameter}.{expert}"
-                yield key, Matrix(key, owner, parameter, expert, transposed=bool(owner.is_transposed))
+                yield (
+                    key,
+                    Matrix(key, owner, parameter, expert, transposed=bool(owner.is_transposed)),
+                )
         elif not _is_router(path, tensor, experts):
             yield full, Matrix(full, owner, transposed=not isinstance(owner, nn.Linear))
 
@@ -240,7 +297,9 @@ def _is_router(path: str, weight: Tensor, experts: dict[str, int]) -> bool:
 
 
 def units(model: nn.Module, granularity: str = "block") -> dict[str, list[str]]:
-    """Unit -> names of its matrices. Granularity "block", "group" or "matrix"; see `lwq.contracts.Layout`."""
+    """Unit -> names of its matrices. Granularity "block", "group" or "matrix"; see
+    `lwq.contracts.Layout`.
+    """
     pick(dict.fromkeys(GRANULARITIES), "granularity", granularity)
     if granularity == "matrix":
         return {key: [key] for key in matrices(model)}
@@ -257,12 +316,17 @@ def layout(model: nn.Module, granularity: str = "block") -> Layout:
     table = matrices(model)
     rest = {
         block_name: sum(p.numel() for p in block.parameters())
-        - sum(m.shape[0] * m.shape[1] for key, m in table.items() if key.startswith(block_name + "."))
+        - sum(
+            m.shape[0] * m.shape[1] for key, m in table.items() if key.startswith(block_name + ".")
+        )
         for block_name, block in blocks(model).items()
     }
     in_blocks = sum(p.numel() for block in blocks(model).values() for p in block.parameters())
     rest[""] = sum(p.numel() for p in model.parameters()) - in_blocks
-    shapes = {unit: {key: table[key].shape for key in keys} for unit, keys in units(model, granularity).items()}
+    shapes = {
+        unit: {key: table[key].shape for key in keys}
+        for unit, keys in units(model, granularity).items()
+    }
     return Layout(name(model), fingerprint(model), granularity, shapes, rest)
 
 
@@ -288,7 +352,10 @@ def _trace(model: nn.Module) -> Structure:
 
     table = matrices(model)
     hooks = [block.register_forward_hook(note_output(key)) for key, block in blocks(model).items()]
-    hooks += [m.register_forward_pre_hook(note_input) for m in dict.fromkeys(m.module for m in table.values())]
+    hooks += [
+        m.register_forward_pre_hook(note_input)
+        for m in dict.fromkeys(m.module for m in table.values())
+    ]
     try:
         model(torch.zeros(1, 2, dtype=torch.long, device=device(model)), use_cache=False)
     finally:
@@ -301,12 +368,16 @@ def _groups(table: dict[str, Matrix], source: dict[nn.Module, int]) -> dict[str,
     together: dict[Any, list[str]] = {}
     for key, matrix in table.items():
         alone = matrix.expert is not None or matrix.module not in source
-        together.setdefault(key if alone else (key.rpartition(".")[0], source[matrix.module]), []).append(key)
+        together.setdefault(
+            key if alone else (key.rpartition(".")[0], source[matrix.module]), []
+        ).append(key)
     return {_group_name(keys): keys for keys in together.values()}
 
 
 def _group_name(keys: list[str]) -> str:
-    """`….q_proj`, `….k_proj`, `….v_proj` -> `….qkv`; `….gate_proj`, `….up_proj` -> `….gate_up`; one alone keeps its name."""
+    """`….q_proj`, `….k_proj`, `….v_proj` -> `….qkv`; `….gate_proj`, `….up_proj` -> `….gate_up`; one
+    alone keeps its name.
+    """
     if len(keys) == 1:
         return keys[0]
     parent = keys[0].rpartition(".")[0]
@@ -320,7 +391,8 @@ Recorder = Callable[[str, Tensor, tuple[Any, ...], dict[str, Any]], Tensor]
 
 @contextmanager
 def replaced_blocks(model: nn.Module, act: Recorder) -> Iterator[None]:
-    """Inside, each block calls `act(name, hidden, other args, kwargs) -> hidden` instead of computing.
+    """Inside, each block calls `act(name, hidden, other args, kwargs) -> hidden` instead of
+    computing.
 
     The rest of the model (embeddings, masks, positions, final norm, head) runs as it does always.
     """
@@ -347,7 +419,9 @@ def replaced_blocks(model: nn.Module, act: Recorder) -> Iterator[None]:
 
 
 def drop_(model: nn.Module, block_name: str, dropped: bool = True) -> None:
-    """Make a block pass its input through, in place (its position in the list, and its attention type, stay); or undo it."""
+    """Make a block pass its input through, in place (its position in the list, and its attention
+    type, stay); or undo it.
+    """
     block = blocks(model)[block_name]
     returns_tuple = traced(model).returns_tuple[block_name]
     block.__dict__.pop("forward", None)
@@ -356,8 +430,16 @@ def drop_(model: nn.Module, block_name: str, dropped: bool = True) -> None:
 
 
 def final_norm(model: Any) -> nn.Module | None:
-    """The norm between the last block and the head, or None: the last module that runs outside blocks before the head."""
+    """The norm between the last block and the head, or None: the last module that runs outside
+    blocks before the head.
+    """
     head = model.get_output_embeddings()
-    owner = model.get_submodule(next(iter(blocks(model))).rpartition(".")[0].rpartition(".")[0] or "")
-    norms = [child for child in owner.children() if "norm" in type(child).__name__.lower() and child is not head]
+    owner = model.get_submodule(
+        next(iter(blocks(model))).rpartition(".")[0].rpartition(".")[0] or ""
+    )
+    norms = [
+        child
+        for child in owner.children()
+        if "norm" in type(child).__name__.lower() and child is not head
+    ]
     return norms[-1] if norms else None

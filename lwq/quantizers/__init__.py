@@ -1,7 +1,7 @@
 """Quantizers: one matrix to codes on a grid. One dict, one line a method.
 
-A quantizer is a frozen dataclass with `needs` (statistics), `levels` (widths) and `nbytes(shape, bits)`, called as
-`quantizer(weight, bits, stats)`; it returns a Packed, or a Sparse.
+A quantizer is a frozen dataclass with `needs` (statistics), `levels` (widths) and `nbytes(shape,
+bits)`, called as `quantizer(weight, bits, stats)`; it returns a Packed, or a Sparse.
 """
 
 from lwq.quantizers.baq import BAQ

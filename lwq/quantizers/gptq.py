@@ -23,24 +23,30 @@ class GPTQ:
     """Minimizes ‖(W − Ŵ) X‖² greedily, column by column.
 
         H = (2/n) Σ x xᵀ + λ I,   λ = damp_percent · mean diag H,   U = upper Cholesky factor of H⁻¹
-        for each column i:   ŵ_i = Q(w_i),   e = (w_i − ŵ_i) / U_ii,   w_j ← w_j − e U_ij   for j > i
+        for each column i:   ŵ_i = Q(w_i),   e = (w_i − ŵ_i) / U_ii,   w_j ← w_j − e U_ij   for j >
+            i
 
     Attributes:
         group_size: input columns that share a scale; −1 for a whole row.
-        sym: symmetric grid, s = 2 max|w| / (2^b − 1), z = 2^(b−1); otherwise min-max with zero included.
-        act_order: quantize the columns with the largest H_ii first (better wherever it was measured, LOG.md). The groups keep
-            the original order and their grids are fitted beforehand ("static groups"): no permutation has to be stored.
-            False: the first column first, each group's grid fitted when it is reached.
+        sym: symmetric grid, s = 2 max|w| / (2^b − 1), z = 2^(b−1); otherwise min-max with zero
+            included.
+        act_order: quantize the columns with the largest H_ii first (better wherever it was
+            measured, LOG.md). The groups keep the original order and their grids are fitted
+            beforehand ("static groups"): no permutation has to be stored. False: the first column
+            first, each group's grid fitted when it is reached.
         damp_percent: λ above, as a share of the mean diagonal.
-        inputs: which prefix makes X. "uniform": blocks quantized to the width at hand. A plan with one width then has
-            the authors' inputs, and in any other a block's result does not depend on the widths of the others, so that sweeps can
-            reuse it, for one pass a width. "quantized": blocks as the plan quantizes them, as the authors do; nothing can be
-            reused. "full": untouched blocks; all widths come from one pass, and 3 bits are worse than rounding (LOG.md).
+        inputs: which prefix makes X. "uniform": blocks quantized to the width at hand. A plan with
+            one width then has the authors' inputs, and in any other a block's result does not
+            depend on the widths of the others, so that sweeps can reuse it, for one pass a width.
+            "quantized": blocks as the plan quantizes them, as the authors do; nothing can be
+            reused. "full": untouched blocks; all widths come from one pass, and 3 bits are worse
+            than rounding (LOG.md).
         scale_dtype: of the stored scales.
 
-    Departures from the authors' code, all on purpose: two defaults, the order and static groups; without them, a later group
-    inside a 128-column block is fitted to weights that carry the compensation so far (theirs are stale); a column that no
-    input reaches is rounded to nearest (theirs becomes zero).
+    Departures from the authors' code, all on purpose: two defaults, the order and static groups;
+    without them, a later group inside a 128-column block is fitted to weights that carry the
+    compensation so far (theirs are stale); a column that no input reaches is rounded to nearest
+    (theirs becomes zero).
 
     Source: Frantar et al. 2022, arXiv:2210.17323; code IST-DASLab/gptq (Apache-2.0).
     """
@@ -59,7 +65,10 @@ class GPTQ:
         pick(FLOATS, "scale_dtype", self.scale_dtype)
         pick(dict.fromkeys(SOURCES), "inputs", self.inputs)
         if not 0 < self.damp_percent < 10:
-            raise InputError(f"gptq: damp_percent={self.damp_percent}; it is a share of the mean diagonal, such as 0.01")
+            raise InputError(
+                f"gptq: damp_percent={self.damp_percent}; it is a share of the mean "
+                f"diagonal, such as 0.01"
+            )
 
     def __call__(self, weight: Tensor, bits: int, stats: MatrixStats) -> Packed:
         rows, columns = finite(weight).shape
@@ -75,7 +84,9 @@ class GPTQ:
             codes[order] = with_grids(w, factor, 2**bits - 1, Grids(scales, zeros, order // size))
         else:
             w = columns_first(weight)
-            codes, scales, zeros = fitting_grid(w, inverse_factor(stats, self.damp_percent), bits, size, fit)
+            codes, scales, zeros = fitting_grid(
+                w, inverse_factor(stats, self.damp_percent), bits, size, fit
+            )
             codes = codes.byte()
         return Packed(
             codes=codes.T.contiguous(),
@@ -88,16 +99,23 @@ class GPTQ:
         return grid.grid_bytes(shape, bits, self.group_size, self.sym, self.scale_dtype)
 
     def _fit(self, groups: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-        return grid.fit(groups, bits, (2**bits - 1) / 2 if self.sym else None, FLOATS[self.scale_dtype])
+        return grid.fit(
+            groups, bits, (2**bits - 1) / 2 if self.sym else None, FLOATS[self.scale_dtype]
+        )
 
 
 def columns_first(weight: Tensor) -> Tensor:
-    """A copy to work on, float32 (in, out): a column of W is a contiguous row of it. The weight may be a transposed view."""
+    """A copy to work on, float32 (in, out): a column of W is a contiguous row of it. The weight may
+    be a transposed view.
+    """
     return weight.T.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
 
 
-def inverse_factor(stats: MatrixStats, damp_percent: float, order: Tensor | None = None, key: str = "") -> Tensor:
-    """Upper Cholesky factor U of H⁻¹ = Uᵀ U, its columns in `order`; kept with the statistics under `key` and the damping.
+def inverse_factor(
+    stats: MatrixStats, damp_percent: float, order: Tensor | None = None, key: str = ""
+) -> Tensor:
+    """Upper Cholesky factor U of H⁻¹ = Uᵀ U, its columns in `order`; kept with the statistics under
+    `key` and the damping.
 
     `key` must tell orders apart that do not follow from the statistics.
 
@@ -117,7 +135,8 @@ def inverse_factor(stats: MatrixStats, damp_percent: float, order: Tensor | None
             torch.linalg.cholesky(gram, upper=True, out=gram)
         except torch.linalg.LinAlgError:
             raise InputError(
-                f"gptq: the inputs' second moment is singular with damp_percent={damp_percent}; raise it (0.1), or give more "
+                f"gptq: the inputs' second moment is singular with damp_percent={damp_percent}; "
+                f"raise it (0.1), or give more "
                 "windows"
             ) from None
         stats.derived[name] = gram
@@ -133,11 +152,18 @@ def _permuted(matrix: Tensor, order: Tensor) -> Tensor:
 
 
 def fitting_grid(
-    w: Tensor, factor: Tensor, bits: int, group: int, fit: Callable[[Tensor], tuple[Tensor, Tensor]], keep: Tensor | None = None
+    w: Tensor,
+    factor: Tensor,
+    bits: int,
+    group: int,
+    fit: Callable[[Tensor], tuple[Tensor, Tensor]],
+    keep: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes (in, out), scales and zeros (out, groups); `fit` sees a group's compensated weights when its first column is reached.
+    """Codes (in, out), scales and zeros (out, groups); `fit` sees a group's compensated weights
+    when its first column is reached.
 
-    w: (in, out), changed in place: each row holds the weights that were quantized. keep: (in, out), weights to leave as they are.
+    w: (in, out), changed in place: each row holds the weights that were quantized. keep: (in, out),
+        weights to leave as they are.
     """
     scales, zeros, codes = [], [], []
     size = group if group <= 256 else math.gcd(group, 128)
@@ -154,7 +180,8 @@ def fitting_grid(
 
 @dataclass(frozen=True)
 class Grids:
-    """Grids of columns that are known beforehand; `grids[a:b]` gives scales and zeros of those columns, each (columns, out).
+    """Grids of columns that are known beforehand; `grids[a:b]` gives scales and zeros of those
+    columns, each (columns, out).
 
     Attributes:
         scales, zeros: of each group (out, groups).
@@ -179,7 +206,8 @@ class Grids:
 
 
 def with_grids(w: Tensor, factor: Tensor, top: int | Tensor, grids: Grids) -> Tensor:
-    """Codes, uint8 (columns, out), of the first columns of `w`; those after them make up for the error.
+    """Codes, uint8 (columns, out), of the first columns of `w`; those after them make up for the
+    error.
 
     w: (in, out), changed in place; top: the largest code, of all or of each column (columns, 1).
     """
@@ -187,22 +215,38 @@ def with_grids(w: Tensor, factor: Tensor, top: int | Tensor, grids: Grids) -> Te
 
 
 def column_losses(w: Tensor, factor: Tensor, top: int, grids: Grids) -> Tensor:
-    """½ Σ (w − ŵ)² / U_jj² of each column (columns,), in float64; the arguments are those of `with_grids`."""
-    return torch.cat([errors.double().square().sum(1) / 2 for _, errors in _all_blocks(w, factor, top, grids)])
+    """½ Σ (w − ŵ)² / U_jj² of each column (columns,), in float64; the arguments are those of
+    `with_grids`.
+    """
+    return torch.cat(
+        [errors.double().square().sum(1) / 2 for _, errors in _all_blocks(w, factor, top, grids)]
+    )
 
 
-def _all_blocks(w: Tensor, factor: Tensor, top: int | Tensor, grids: Grids, size: int = 128) -> Iterator[tuple[Tensor, Tensor]]:
+def _all_blocks(
+    w: Tensor, factor: Tensor, top: int | Tensor, grids: Grids, size: int = 128
+) -> Iterator[tuple[Tensor, Tensor]]:
     for start in range(0, len(grids), size):
         part = slice(start, min(start + size, len(grids)))
-        yield _quantize_block(w, factor, top[part] if isinstance(top, Tensor) else top, start, *grids[part])
+        yield _quantize_block(
+            w, factor, top[part] if isinstance(top, Tensor) else top, start, *grids[part]
+        )
 
 
 def _quantize_block(
-    w: Tensor, factor: Tensor, top: int | Tensor, start: int, scales: Tensor, zeros: Tensor, keep: Tensor | None = None
+    w: Tensor,
+    factor: Tensor,
+    top: int | Tensor,
+    start: int,
+    scales: Tensor,
+    zeros: Tensor,
+    keep: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Quantize columns from `start` on, in place; the columns after them receive the error in one product.
+    """Quantize columns from `start` on, in place; the columns after them receive the error in one
+    product.
 
-    w: (in, out), the weights with all compensation so far; scales, zeros (whole numbers or not), keep: (columns, out).
+    w: (in, out), the weights with all compensation so far; scales, zeros (whole numbers or not),
+        keep: (columns, out).
     Returns the codes and (w − ŵ) / U_jj, both (columns, out).
     """
     end = start + len(scales)
@@ -212,7 +256,9 @@ def _quantize_block(
     tops = top[:, 0].tolist() if isinstance(top, Tensor) else [top] * len(scales)
     whole = zeros.floor()
     rest = zeros - whole if bool((zeros != whole).any()) else None
-    for i, (column, code, error, scale, zero) in enumerate(zip(columns, codes, errors, scales, zeros, strict=True)):
+    for i, (column, code, error, scale, zero) in enumerate(
+        zip(columns, codes, errors, scales, zeros, strict=True)
+    ):
         torch.div(column, scale, out=code)
         if rest is not None:
             code.add_(rest[i])

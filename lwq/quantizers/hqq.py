@@ -1,4 +1,6 @@
-"""Half-quadratic quantization: data-free, with zero points that make most weights exact rather than all nearly so."""
+"""Half-quadratic quantization: data-free, with zero points that make most weights exact rather than
+all nearly so.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -23,18 +25,20 @@ class HQQ:
         repeat:   e = shrink(w − ŵ),   z = mean over the group of q − (w − e) / s
         shrink(x) = sign(x) · max(|x| − |x|^(p−1) / β, 0)
 
-    It stops when the mean of |w − ŵ| over the matrix grows, with the zero point of that step, as its authors' default does.
+    It stops when the mean of |w − ŵ| over the matrix grows, with the zero point of that step, as
+    its authors' default does.
 
     Attributes:
         group_size: input columns that share a scale and a zero point; −1 for a whole row.
         iters: at most this many steps.
         lp_norm: p above.
         beta: β above.
-        scale_dtype: of the stored scales and of the zero points, which are numbers here, not codes. "float32" gives the
-            library's numbers with compute_dtype=float32 bit for bit.
+        scale_dtype: of the stored scales and of the zero points, which are numbers here, not codes.
+            "float32" gives the library's numbers with compute_dtype=float32 bit for bit.
 
-    A group that spans no more than 1e-4 keeps its smallest value (the library would let it drift). Source: Badri and Shaji
-    2023, Half-Quadratic Quantization; code mobiusml/hqq, `optimize_weights_proximal_legacy` (Apache-2.0).
+    A group that spans no more than 1e-4 keeps its smallest value (the library would let it drift).
+    Source: Badri and Shaji 2023, Half-Quadratic Quantization; code mobiusml/hqq,
+    `optimize_weights_proximal_legacy` (Apache-2.0).
     """
 
     group_size: int = 64
@@ -77,7 +81,11 @@ class HQQ:
             error = w - (codes - zero) / inverse
             size = error.abs()
             found = float(size.mean())
-            shrunk = size.sub_((1 / self.beta) * size.pow(self.lp_norm - 1)).clamp_min_(0).mul_(error.sign())
+            shrunk = (
+                size.sub_((1 / self.beta) * size.pow(self.lp_norm - 1))
+                .clamp_min_(0)
+                .mul_(error.sign())
+            )
             zero = torch.mean(codes - (w - shrunk) * inverse, dim=1, keepdim=True)
             if found >= best:
                 break
@@ -86,4 +94,6 @@ class HQQ:
 
     def nbytes(self, shape: tuple[int, int], bits: int) -> int:
         groups = shape[0] * grid.group_count(shape, self.group_size)
-        return packed_bytes(shape[0] * shape[1], bits) + 2 * groups * FLOATS[self.scale_dtype].itemsize
+        return (
+            packed_bytes(shape[0] * shape[1], bits) + 2 * groups * FLOATS[self.scale_dtype].itemsize
+        )

@@ -1,6 +1,8 @@
-"""Unstructured pruning in the place of a quantizer: single weights become zero, the others stay in 16 bits.
+"""Unstructured pruning in the place of a quantizer: single weights become zero, the others stay in
+16 bits.
 
-The stored encoding is a bitmap, one bit a weight, and 16 bits for each weight that is kept: a width of w bits a weight keeps the
+The stored encoding is a bitmap, one bit a weight, and 16 bits for each weight that is kept: a width
+    of w bits a weight keeps the
 share (w − 1) / 16. So a mask has a size like any plan, and is compared at the same bytes.
 """
 
@@ -26,7 +28,8 @@ def density_of(width: Width) -> float:
     return (width - 1) / 16
 
 
-LEVELS = tuple(width_of(percent / 100) for percent in range(1, 94))  # 94 % would weigh more than 16 bits
+# 94 % would weigh more than 16 bits
+LEVELS = tuple(width_of(percent / 100) for percent in range(1, 94))
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,8 @@ class Wanda:
 
         S_ij = |w_ij| · ‖x_j‖₂,    ‖x_j‖₂ over the calibration tokens
 
-    Of a matrix that no token reaches (an expert's), the largest |w_ij| of each row stay. A width is 1 + 16 · density bits a
-    weight. Source: Sun et al. 2023, arXiv:2306.11695, equation 1.
+    Of a matrix that no token reaches (an expert's), the largest |w_ij| of each row stay. A width is
+    1 + 16 · density bits a weight. Source: Sun et al. 2023, arXiv:2306.11695, equation 1.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"input_norms"})

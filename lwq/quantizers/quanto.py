@@ -15,17 +15,21 @@ from lwq.statistics.forward import MatrixStats
 class Quanto:
     """optimum-quanto's qint8, qint4 and qint2 weights with its default optimizers, bit for bit.
 
-        8 bits, per row:        s = max|w| / 127,              ŵ = clamp(round(w / s), −128, 127) · s
-        4 and 2 bits, grouped:  s = (max − min) / (2^b − 1),   ŵ = clamp(round((w − min) / s), 0, 2^b − 1) · s + min
+        8 bits, per row:        s = max|w| / 127,              ŵ = clamp(round(w / s), −128, 127) ·
+        s 4 and 2 bits, grouped:  s = (max − min) / (2^b − 1),   ŵ = clamp(round((w − min) / s), 0,
+            2^b − 1) · s + min
 
-    The group is 128 columns, or the first of 96, 64, 32 that divides the row; rows of 128 or fewer columns, and rows that
-    none divides, are one group. min is kept as a number (`shift`), not as a code.
+    The group is 128 columns, or the first of 96, 64, 32 that divides the row; rows of 128 or fewer
+    columns, and rows that none divides, are one group. min is kept as a number (`shift`), not as a
+    code.
 
     Attributes:
-        scale_dtype: the dtype that the arithmetic and the stored scales and shifts have. quanto takes the checkpoint's:
-            "float32" here equals quanto on a float32 model, "bfloat16" or "float16" on a 16-bit one.
+        scale_dtype: the dtype that the arithmetic and the stored scales and shifts have. quanto
+            takes the checkpoint's: "float32" here equals quanto on a float32 model, "bfloat16" or
+            "float16" on a 16-bit one.
 
-    Source: huggingface/optimum-quanto, `MaxOptimizer`, `AbsmaxOptimizer`, `QModuleMixin` (Apache-2.0).
+    Source: huggingface/optimum-quanto, `MaxOptimizer`, `AbsmaxOptimizer`, `QModuleMixin`
+    (Apache-2.0).
     """
 
     scale_dtype: str = "float32"

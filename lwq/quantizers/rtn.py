@@ -19,10 +19,12 @@ class RTN:
 
     Attributes:
         group_size: input columns that share a scale; −1 for a whole row (per channel).
-        sym: s = max|w| / (2^(b−1) − 1), z = 2^(b−1); otherwise s = (max − min) / (2^b − 1) over the group and 0.
+        sym: s = max|w| / (2^(b−1) − 1), z = 2^(b−1); otherwise s = (max − min) / (2^b − 1) over the
+            group and 0.
         scale_dtype: of the stored scales: "float16", "bfloat16" or "float32".
 
-    Rounds half to even. Storage: b bits a weight, one scale a group, and b bits for the zero point unless `sym`.
+    Rounds half to even. Storage: b bits a weight, one scale a group, and b bits for the zero point
+    unless `sym`.
     """
 
     group_size: int = 64
@@ -36,7 +38,10 @@ class RTN:
         pick(FLOATS, "scale_dtype", self.scale_dtype)
 
     def __call__(self, weight: Tensor, bits: int, stats: MatrixStats | None = None) -> Packed:
-        rows, groups = weight.shape[0], grid.group_count((weight.shape[0], weight.shape[1]), self.group_size)
+        rows, groups = (
+            weight.shape[0],
+            grid.group_count((weight.shape[0], weight.shape[1]), self.group_size),
+        )
         w = finite(weight).float().reshape(rows, groups, -1)
         half = 2 ** (bits - 1) - 1 if self.sym else None
         scale, zero = grid.fit(w, bits, half, FLOATS[self.scale_dtype])

@@ -1,4 +1,6 @@
-"""SpQR: small groups whose scales are quantized themselves, and single weights that stay in 16 bits."""
+"""SpQR: small groups whose scales are quantized themselves, and single weights that stay in 16
+bits.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -21,24 +23,28 @@ CHUNK = 1 << 24  # numbers that the search for outliers holds at once
 class SpQR:
     """GPTQ with groups of 16, bilevel scales and sparse outliers.
 
-        score_ij = Σ_k ((w_ik − Q(w_ik)) / U_kk)²  −  Σ_{k ≠ j} ((w_ik − Q'(w_ik)) / U_kk)²,    k in the group of j
+        score_ij = Σ_k ((w_ik − Q(w_ik)) / U_kk)²  −  Σ_{k ≠ j} ((w_ik − Q'(w_ik)) / U_kk)²,    k in
+        the group of j
 
-    Q' is fitted without w_ij: the score is what the group gains when that weight is left out. The `outliers` share of the
-    weights with the largest scores stays in 16 bits.
+    Q' is fitted without w_ij: the score is what the group gains when that weight is left out. The
+    `outliers` share of the weights with the largest scores stays in 16 bits.
 
-    A group's grid is fitted without its outliers. Its scale and its zero point are quantized in turn, asymmetrically, in
-    `stat_bits` bits over `stat_group` consecutive rows. Bits a weight, with 32-bit positions of outliers:
+    A group's grid is fitted without its outliers. Its scale and its zero point are quantized in
+    turn, asymmetrically, in `stat_bits` bits over `stat_group` consecutive rows. Bits a weight,
+    with 32-bit positions of outliers:
 
         b + 2 · stat_bits / group_size + 64 / (group_size · stat_group) + 48 · outliers
 
     Attributes:
         group_size: input columns that share a scale.
-        outliers: share of the weights; a fractional width b + r asks for r / 48 instead (3.48: 3 bits, and 1 % of outliers).
+        outliers: share of the weights; a fractional width b + r asks for r / 48 instead (3.48: 3
+            bits, and 1 % of outliers).
         stat_bits, stat_group: of the second level; the rows must be a multiple of `stat_group`.
         damp_percent: as in gptq; the authors take 1.0, far more than gptq.
 
-    The authors mark outliers by a threshold while they go; here their number is fixed beforehand, so that a plan's bytes are
-    known before it is made. Source: Dettmers et al. 2023, arXiv:2306.03078; code Vahe1994/SpQR (Apache-2.0).
+    The authors mark outliers by a threshold while they go; here their number is fixed beforehand,
+    so that a plan's bytes are known before it is made. Source: Dettmers et al. 2023,
+    arXiv:2306.03078; code Vahe1994/SpQR (Apache-2.0).
     """
 
     group_size: int = 16
@@ -68,9 +74,14 @@ class SpQR:
         def fit(group: Tensor) -> tuple[Tensor, Tensor]:
             start = next(fits)
             kept = keep[start : start + size].T
-            filled = torch.where(kept, (group * ~kept).sum(1, keepdim=True) / (~kept).sum(1, keepdim=True).clamp(min=1), group)
+            filled = torch.where(
+                kept,
+                (group * ~kept).sum(1, keepdim=True) / (~kept).sum(1, keepdim=True).clamp(min=1),
+                group,
+            )
             scale, zero = grid.fit(filled, bits, None, torch.float32)
-            scale = scale * (filled != 0).any(1)  # a group of zeros must not widen the range of scales
+            # a group of zeros must not widen the range of scales
+            scale = scale * (filled != 0).any(1)
             second.append((self._second_level(scale), self._second_level(zero)))
             scale, zero = (packed.dequantize()[0] for packed in second[-1])
             return scale.clamp(min=torch.finfo(torch.float16).tiny), zero
@@ -97,7 +108,11 @@ class SpQR:
         low, high = groups.amin(1), groups.amax(1)
         scale = stored(((high - low) / (2**self.stat_bits - 1)).clamp(min=1e-7), torch.float16)
         shift = stored(-low, torch.float16)
-        codes = ((groups + shift.float()[:, None]) / scale.float()[:, None]).round().clamp(0, 2**self.stat_bits - 1)
+        codes = (
+            ((groups + shift.float()[:, None]) / scale.float()[:, None])
+            .round()
+            .clamp(0, 2**self.stat_bits - 1)
+        )
         return Packed(codes.reshape(1, -1).byte(), scale[None], self.stat_bits, shifts=shift[None])
 
     def _count(self, shape: tuple[int, int], bits: Width) -> int:
@@ -106,25 +121,46 @@ class SpQR:
 
     def _require_shape(self, shape: tuple[int, int]) -> None:
         if shape[0] % self.stat_group:
-            raise InputError(f"spqr: stat_group={self.stat_group} does not divide {shape[0]} output rows; choose one that does")
+            raise InputError(
+                f"spqr: stat_group={self.stat_group} does not divide {shape[0]} "
+                f"output rows; choose one that does"
+            )
 
     def nbytes(self, shape: tuple[int, int], bits: Width) -> int:
         self._require_shape(shape)
         groups = grid.group_count(shape, self.group_size)
-        second = packed_bytes(groups * shape[0], self.stat_bits) + 4 * groups * shape[0] // self.stat_group
-        return packed_bytes(shape[0] * shape[1], int(bits)) + 2 * second + OUTLIER_BITS // 8 * self._count(shape, bits)
+        second = (
+            packed_bytes(groups * shape[0], self.stat_bits)
+            + 4 * groups * shape[0] // self.stat_group
+        )
+        return (
+            packed_bytes(shape[0] * shape[1], int(bits))
+            + 2 * second
+            + OUTLIER_BITS // 8 * self._count(shape, bits)
+        )
 
 
 def _gains(groups: Tensor, diagonal: Tensor, bits: int) -> Tensor:
-    """By how much the weighted error of each group falls when one weight is left out; all are (groups, size)."""
+    """By how much the weighted error of each group falls when one weight is left out; all are
+    (groups, size).
+    """
     size = groups.shape[1]
-    others = torch.tensor([[k for k in range(size) if k != left_out] for left_out in range(size)], device=groups.device)
-    return _errors(groups, diagonal, bits).unsqueeze(1) - _errors(groups[:, others], diagonal[:, others], bits)
+    others = torch.tensor(
+        [[k for k in range(size) if k != left_out] for left_out in range(size)],
+        device=groups.device,
+    )
+    return _errors(groups, diagonal, bits).unsqueeze(1) - _errors(
+        groups[:, others], diagonal[:, others], bits
+    )
 
 
 def _errors(groups: Tensor, diagonal: Tensor, bits: int) -> Tensor:
     scale, zero = (part.unsqueeze(-1) for part in grid.fit(groups, bits, None, torch.float32))
-    return ((groups - (grid.nearest(groups, scale, zero, bits) - zero) * scale) / diagonal).square().sum(-1)
+    return (
+        ((groups - (grid.nearest(groups, scale, zero, bits) - zero) * scale) / diagonal)
+        .square()
+        .sum(-1)
+    )
 
 
 def _stacked(parts: list[Packed]) -> Packed:

@@ -1,4 +1,6 @@
-"""Differences with intervals: paired bootstrap over windows, retained quality, how far an ordering goes."""
+"""Differences with intervals: paired bootstrap over windows, retained quality, how far an ordering
+goes.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -14,8 +16,20 @@ RESAMPLES = 9999
 CONFIDENCE = 0.95
 SEED = 0
 RUN = 4  # neighbouring windows that are taken together where their dependence is measured
-SWEEP = ["study", "model", "fingerprint", "units", "quantizer", "high", "low", "calibration", "judge", "dtype"]
-ANSWERED = [column for column in SWEEP if column != "judge"]  # of a sweep that answers several tasks
+SWEEP = [
+    "study",
+    "model",
+    "fingerprint",
+    "units",
+    "quantizer",
+    "high",
+    "low",
+    "calibration",
+    "judge",
+    "dtype",
+]
+# of a sweep that answers several tasks
+ANSWERED = [column for column in SWEEP if column != "judge"]
 ENDS = {"original", "uniform"}
 METRICS = ("perplexity", "kl", "top1")
 
@@ -29,7 +43,8 @@ class Interval(NamedTuple):
 
 
 def paired(statistic: Callable[..., np.ndarray], *arrays: np.ndarray) -> Interval:
-    """`statistic(*arrays, axis)` and its percentile bootstrap interval; windows are drawn together across arrays.
+    """`statistic(*arrays, axis)` and its percentile bootstrap interval; windows are drawn together
+    across arrays.
 
     Args:
         statistic: takes arrays with windows along `axis` and reduces that axis.
@@ -40,7 +55,10 @@ def paired(statistic: Callable[..., np.ndarray], *arrays: np.ndarray) -> Interva
     """
     lengths = {len(array) for array in arrays}
     if len(lengths) != 1 or lengths.pop() < 2:
-        raise InputError(f"paired values are needed, two windows or more: lengths {[len(array) for array in arrays]}")
+        raise InputError(
+            f"paired values are needed, two windows or more: lengths "
+            f"{[len(array) for array in arrays]}"
+        )
     value = float(statistic(*arrays, axis=-1))
     result = stats.bootstrap(
         arrays,
@@ -55,17 +73,21 @@ def paired(statistic: Callable[..., np.ndarray], *arrays: np.ndarray) -> Interva
     ends = result.confidence_interval
     if not np.isfinite([value, ends.low, ends.high]).all():
         raise InputError(
-            f"a statistic of {value:g} [{ends.low:g}, {ends.high:g}] cannot be estimated from {len(arrays[0])} values"
+            f"a statistic of {value:g} [{ends.low:g}, {ends.high:g}] cannot be estimated from "
+            f"{len(arrays[0])} values"
         )
     return Interval(value, float(ends.low), float(ends.high))
 
 
 def retained(reference_nll: np.ndarray, nll: np.ndarray) -> Interval:
-    """Retained quality: reference perplexity / perplexity, so that 0.95 means 5 % worse; 1 for equal losses.
+    """Retained quality: reference perplexity / perplexity, so that 0.95 means 5 % worse; 1 for
+    equal losses.
 
     Both arguments hold one mean NLL (nats per token) a window, on the same windows.
     """
-    return paired(lambda ref, new, axis: np.exp(ref.mean(axis) - new.mean(axis)), reference_nll, nll)
+    return paired(
+        lambda ref, new, axis: np.exp(ref.mean(axis) - new.mean(axis)), reference_nll, nll
+    )
 
 
 def mean(values: np.ndarray) -> Interval:
@@ -73,8 +95,11 @@ def mean(values: np.ndarray) -> Interval:
     return paired(lambda v, axis: v.mean(axis), values)
 
 
-def largest_fraction(fractions: np.ndarray, nll: np.ndarray, reference_nll: np.ndarray, threshold: float) -> Interval:
-    """The largest measured fraction moved up to which retained quality never falls below `threshold`.
+def largest_fraction(
+    fractions: np.ndarray, nll: np.ndarray, reference_nll: np.ndarray, threshold: float
+) -> Interval:
+    """The largest measured fraction moved up to which retained quality never falls below
+    `threshold`.
 
     Args:
         fractions: of units moved, ascending (points,).
@@ -83,15 +108,18 @@ def largest_fraction(fractions: np.ndarray, nll: np.ndarray, reference_nll: np.n
         threshold: of retained quality, such as 0.95.
 
     Returns:
-        The fraction with its paired-bootstrap interval. It is a measured point: the interval cannot be finer than the steps.
-        0 where the first point moved already falls below.
+        The fraction with its paired-bootstrap interval. It is a measured point: the interval cannot
+        be finer than the steps. 0 where the first point moved already falls below.
     """
     order = np.argsort(fractions)
     fractions, nll = np.asarray(fractions)[order], np.asarray(nll)[order]
 
     def statistic(index: np.ndarray, axis: int) -> np.ndarray:
         chosen = index.astype(int)
-        quality = np.exp(reference_nll[chosen].mean(axis) - nll[:, chosen].mean(axis=axis if axis < 0 else axis + 1))
+        quality = np.exp(
+            reference_nll[chosen].mean(axis)
+            - nll[:, chosen].mean(axis=axis if axis < 0 else axis + 1)
+        )
         kept = np.cumprod(quality >= threshold, axis=0).sum(axis=0)
         return np.where(kept > 0, fractions[np.maximum(kept - 1, 0)], 0.0)
 
@@ -101,7 +129,8 @@ def largest_fraction(fractions: np.ndarray, nll: np.ndarray, reference_nll: np.n
 def sweeps(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """The rows of each sweep: one study, model, quantizer, pair of widths, texts and arithmetic.
 
-    Unfinished ones are left out: those in which one ordering has more points than another, or none between its two ends (ends
+    Unfinished ones are left out: those in which one ordering has more points than another, or none
+        between its two ends (ends
     alone say how far another dtype is off).
     """
     for _, part in table[table["metric"].isin(METRICS)].groupby(SWEEP, sort=False):
@@ -111,12 +140,15 @@ def sweeps(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
 
 
 def setting(row: Any) -> str:
-    """What readers call the quantizer and the widths of a row, or of the sweep that it belongs to: "gptq, 4 to 3 bits"."""
+    """What readers call the quantizer and the widths of a row, or of the sweep that it belongs to:
+    "gptq, 4 to 3 bits".
+    """
     return f"{nickname(row['quantizer'])}, {row['high']} to {row['low']} bits"
 
 
 def area(fractions: np.ndarray, nll: np.ndarray, reference_nll: np.ndarray) -> Interval:
-    """Mean retained quality while units are moved: the area under the retained curve, by the trapezoid rule.
+    """Mean retained quality while units are moved: the area under the retained curve, by the
+    trapezoid rule.
 
     The arguments are those of `largest_fraction`; 1 where nothing is lost.
     """
@@ -125,24 +157,29 @@ def area(fractions: np.ndarray, nll: np.ndarray, reference_nll: np.ndarray) -> I
 
     def statistic(index: np.ndarray, axis: int) -> np.ndarray:
         chosen = index.astype(int)
-        quality = np.exp(reference_nll[chosen].mean(axis) - nll[:, chosen].mean(axis=axis if axis < 0 else axis + 1))
+        quality = np.exp(
+            reference_nll[chosen].mean(axis)
+            - nll[:, chosen].mean(axis=axis if axis < 0 else axis + 1)
+        )
         return np.trapezoid(quality, fractions, axis=0)
 
     return paired(statistic, np.arange(len(reference_nll)))
 
 
 def against_uniform(rows: pd.DataFrame, nll: Mapping[str, np.ndarray]) -> dict[str, Interval]:
-    """By how many nats per token each plan beats uniform bits of the same true size; below 0 it loses.
+    """By how many nats per token each plan beats uniform bits of the same true size; below 0 it
+    loses.
 
-    Uniform bits of a size between two widths are a straight line between the losses of the two, on each window; a size
-    below the lowest or above the highest width is left out.
+    Uniform bits of a size between two widths are a straight line between the losses of the two, on
+    each window; a size below the lowest or above the highest width is left out.
 
     Args:
         rows: those of one sweep, one a plan.
         nll: from `nll_by_id`.
 
     Returns:
-        id -> gain, for the plans that are not uniform themselves; empty where there are no two widths to draw a line through.
+        id -> gain, for the plans that are not uniform themselves; empty where there are no two
+        widths to draw a line through.
     """
     uniform = rows[rows["ordering"] == "uniform"].sort_values("true_bits")
     if len(uniform) < 2:
@@ -153,16 +190,24 @@ def against_uniform(rows: pd.DataFrame, nll: Mapping[str, np.ndarray]) -> dict[s
         above = int(np.searchsorted(sizes, row["true_bits"]))
         if 0 < above < len(sizes):
             share = (row["true_bits"] - sizes[above - 1]) / (sizes[above] - sizes[above - 1])
-            found[row["id"]] = mean((1 - share) * losses[above - 1] + share * losses[above] - nll[row["id"]])
+            found[row["id"]] = mean(
+                (1 - share) * losses[above - 1] + share * losses[above] - nll[row["id"]]
+            )
     return found
 
 
 def by_id(windows: pd.DataFrame, column: str) -> dict[str, np.ndarray]:
-    """id -> that column of windows.parquet in the order of its rows, without the rows that lack it."""
+    """id -> that column of windows.parquet in the order of its rows, without the rows that lack
+    it.
+    """
     kept = windows[windows[column].notna()]
     codes, ids = pd.factorize(kept["id"])
     values = kept[column].to_numpy()[np.argsort(codes, kind="stable")]
-    return dict(zip(map(str, ids), np.split(values, np.cumsum(np.bincount(codes))[:-1]), strict=True)) if len(ids) else {}
+    return (
+        dict(zip(map(str, ids), np.split(values, np.cumsum(np.bincount(codes))[:-1]), strict=True))
+        if len(ids)
+        else {}
+    )
 
 
 def nll_by_id(windows: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -170,8 +215,11 @@ def nll_by_id(windows: pd.DataFrame) -> dict[str, np.ndarray]:
     return by_id(windows, "nll")
 
 
-def limits(table: pd.DataFrame, windows: pd.DataFrame, thresholds: tuple[float, ...] = (0.95, 0.90)) -> pd.DataFrame:
-    """How far each ordering goes: the largest fraction moved that keeps each threshold of retained quality.
+def limits(
+    table: pd.DataFrame, windows: pd.DataFrame, thresholds: tuple[float, ...] = (0.95, 0.90)
+) -> pd.DataFrame:
+    """How far each ordering goes: the largest fraction moved that keeps each threshold of retained
+    quality.
 
     Args:
         table: rows of one study, model, quantizer and pair of widths.
@@ -179,14 +227,17 @@ def limits(table: pd.DataFrame, windows: pd.DataFrame, thresholds: tuple[float, 
         thresholds: of retained quality, relative to the all-high plan.
 
     Returns:
-        Columns ordering, threshold, value, low, high, step (the smallest share that was measured). The random orders stand as
-        one line each, and together as "random": their median, lowest and highest value.
+        Columns ordering, threshold, value, low, high, step (the smallest share that was measured).
+        The random orders stand as one line each, and together as "random": their median, lowest and
+        highest value.
     """
     rows = table[table["metric"] == "perplexity"]
     nll = nll_by_id(windows)
     truth = nll[rows[(rows["ordering"] == "uniform") & (rows["moved"] == 0)].iloc[0]["id"]]
     found = []
-    for ordering, points in rows[~rows["ordering"].isin(["original", "uniform"])].groupby("ordering", sort=False):
+    for ordering, points in rows[~rows["ordering"].isin(["original", "uniform"])].groupby(
+        "ordering", sort=False
+    ):
         fractions = (points["moved"] / points["units"]).to_numpy()
         losses = np.stack([nll[key] for key in points["id"]])
         for threshold in thresholds:
@@ -195,34 +246,47 @@ def limits(table: pd.DataFrame, windows: pd.DataFrame, thresholds: tuple[float, 
     frame = pd.DataFrame(found, columns=["ordering", "threshold", "value", "low", "high", "step"])
     randoms = frame[frame["ordering"].str.startswith("random")]
     if len(randoms):
-        together = randoms.groupby("threshold")["value"].agg(value="median", low="min", high="max").reset_index()
+        together = (
+            randoms.groupby("threshold")["value"]
+            .agg(value="median", low="min", high="max")
+            .reset_index()
+        )
         together = together.assign(step=randoms["step"].min())
         frame = pd.concat([frame, together.assign(ordering="random")], ignore_index=True)
-    return frame.sort_values(["threshold", "value"], ascending=False, kind="stable", ignore_index=True)
+    return frame.sort_values(
+        ["threshold", "value"], ascending=False, kind="stable", ignore_index=True
+    )
 
 
 def share(value: float, step: float) -> str:
-    """A share of blocks of `limits`, as text; nothing was measured between none and the first `step`."""
+    """A share of blocks of `limits`, as text; nothing was measured between none and the first
+    `step`.
+    """
     return f"{value:.0%}" if value else f"< {step:.0%}"
 
 
 def span(value: Interval, step: float, form: str) -> str:
-    """A share of `limits` with its ends in `form`, such as "[{}, {}]"; without them where all three are the same."""
+    """A share of `limits` with its ends in `form`, such as "[{}, {}]"; without them where all three
+    are the same.
+    """
     own, low, high = (share(number, step) for number in value)
     return own if low == own == high else f"{own} {form.format(low, high)}"
 
 
 def tasks(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
-    """Retained accuracy of each plan and task: (accuracy − chance) / (accuracy of the all-high plan − chance).
+    """Retained accuracy of each plan and task: (accuracy − chance) / (accuracy of the all-high plan
+    − chance).
 
-    A task is left out where the all-high plan itself is not clearly better than chance: nothing can be retained of that.
+    A task is left out where the all-high plan itself is not clearly better than chance: nothing can
+    be retained of that.
 
     Args:
         table: rows of one study, model, quantizer and pair of widths.
         windows: the arrays behind them.
 
     Returns:
-        Columns task, ordering, moved, units, accuracy, value, low, high, id; the interval is paired over items.
+        Columns task, ordering, moved, units, accuracy, value, low, high, id; the interval is paired
+        over items.
     """
     rows = table[table["metric"] == "accuracy"]
     chance = table[table["metric"] == "chance"].set_index("id")["value"]
@@ -234,18 +298,27 @@ def tasks(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
             continue
         truth, guess = correct[all_high.iloc[0]], float(chance[all_high.iloc[0]])
         above = mean(truth - guess)
-        if above.value <= 2 * (above.value - above.low):  # some four standard errors: of less, a share means nothing
+        # some four standard errors: of less, a share means nothing
+        if above.value <= 2 * (above.value - above.low):
             continue
         for row in part[part["moved"] > 0].to_dict("records"):
             kept = _retained_accuracy(truth, correct[row["id"]], guess)
             place = (str(judge).split()[0], row["ordering"], row["moved"], row["units"])
             found.append((*place, row["value"], *kept, row["id"]))
-    return pd.DataFrame(found, columns=["task", "ordering", "moved", "units", "accuracy", "value", "low", "high", "id"])
+    return pd.DataFrame(
+        found,
+        columns=["task", "ordering", "moved", "units", "accuracy", "value", "low", "high", "id"],
+    )
 
 
 def _retained_accuracy(reference: np.ndarray, correct: np.ndarray, chance: float) -> Interval:
-    with np.errstate(divide="ignore", invalid="ignore"):  # a rare draw in which the reference only guesses
-        return paired(lambda ref, new, axis: (new.mean(axis) - chance) / (ref.mean(axis) - chance), reference, correct)
+    # a rare draw in which the reference only guesses
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return paired(
+            lambda ref, new, axis: (new.mean(axis) - chance) / (ref.mean(axis) - chance),
+            reference,
+            correct,
+        )
 
 
 class Dependence(NamedTuple):
@@ -253,7 +326,8 @@ class Dependence(NamedTuple):
 
     Attributes:
         correlation: of the differences of neighbouring windows, mean over plans.
-        wider: standard error from runs of `RUN` windows over that from single ones, median over plans.
+        wider: standard error from runs of `RUN` windows over that from single ones, median over
+            plans.
     """
 
     correlation: float
@@ -261,7 +335,8 @@ class Dependence(NamedTuple):
 
 
 def dependence(table: pd.DataFrame, windows: pd.DataFrame) -> Dependence | None:
-    """What a bootstrap over single windows leaves out, from the differences between the plans of sweeps and their all-high plan.
+    """What a bootstrap over single windows leaves out, from the differences between the plans of
+    sweeps and their all-high plan.
 
     None where there are too few windows to tell.
     """
@@ -276,4 +351,6 @@ def dependence(table: pd.DataFrame, windows: pd.DataFrame) -> Dependence | None:
             runs = off[: len(off) // RUN * RUN].reshape(-1, RUN).mean(axis=1)
             correlations.append(np.corrcoef(off[:-1], off[1:])[0, 1])
             ratios.append(stats.sem(runs) / stats.sem(off))
-    return Dependence(float(np.nanmean(correlations)), float(np.nanmedian(ratios))) if ratios else None
+    return (
+        Dependence(float(np.nanmean(correlations)), float(np.nanmedian(ratios))) if ratios else None
+    )

@@ -24,10 +24,12 @@ VERDICTS = "verdicts.csv"
 VERDICT = list(claims.Verdict.__dataclass_fields__)
 MARKS = ("<!-- verdicts: written by lwq report -->", "<!-- end of verdicts -->")
 STYLE = """
-body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; }
+body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+       font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; }
 img { max-width: 100%; height: auto; } h1, h2 { line-height: 1.2; } em { color: #555; }
 .table { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.85em; }
-th, td { border-bottom: 1px solid #ddd; padding: 0.25em 0.7em; text-align: right; white-space: nowrap; vertical-align: top; }
+th, td { border-bottom: 1px solid #ddd; padding: 0.25em 0.7em;
+         text-align: right; white-space: nowrap; vertical-align: top; }
 th:first-child, td:first-child { text-align: left; }
 .words th, .words td { text-align: left; white-space: normal; min-width: 5em; }
 code { font-size: 0.85em; overflow-wrap: anywhere; }
@@ -38,8 +40,9 @@ code { font-size: 0.85em; overflow-wrap: anywhere; }
 def build(results_dir: str | Path, reports_dir: str | Path) -> Path:
     """Render the report of a results folder; returns the path of report.html.
 
-    Everything comes from table.csv and windows.parquet, and the same tables give the same bytes. A number that the template
-    names and the tables lack stops the build. Beside the report stands verdicts.csv: every verdict with the ids of its rows.
+    Everything comes from table.csv and windows.parquet, and the same tables give the same bytes. A
+    number that the template names and the tables lack stops the build. Beside the report stands
+    verdicts.csv: every verdict with the ids of its rows.
     """
     table, windows = measurements.load(results_dir)
     table = _as_readers_name_them(table)
@@ -47,13 +50,18 @@ def build(results_dir: str | Path, reports_dir: str | Path) -> Path:
     catalogue = grid.catalogue()
     found = claims.verdicts(table, windows, catalogue["claims"])
     with paths.replacing(target / VERDICTS) as temporary:
-        frame = pd.DataFrame([{**vars(verdict), "ids": " ".join(verdict.ids)} for verdict in found], columns=VERDICT)
+        frame = pd.DataFrame(
+            [{**vars(verdict), "ids": " ".join(verdict.ids)} for verdict in found], columns=VERDICT
+        )
         frame.to_csv(temporary, index=False, lineterminator="\n")
     draw = Drawing(target / "figures")
     parts = {name: table[table["study"] == name] for name in catalogue["studies"]}
     orderings = parts["orderings"]
     swept = claims.swept(orderings, windows, QUALITY)
-    gaps, gains = claims.gaps(parts["pruning"], windows), claims.gains(parts["dynamic_methods"], windows)
+    gaps, gains = (
+        claims.gaps(parts["pruning"], windows),
+        claims.gains(parts["dynamic_methods"], windows),
+    )
     context = {
         "lead": _lead(table),
         "claims": list(_claims(found, catalogue["claims"])),
@@ -63,15 +71,25 @@ def build(results_dir: str | Path, reports_dir: str | Path) -> Path:
             "pruning": list(_pruning(parts["pruning"], windows, gaps, draw)),
             "dynamic_methods": list(_dynamic(gains, draw)),
         },
-        "why": _why(parts, windows, swept, gaps, {key: claim["numbers"] for key, claim in catalogue["claims"].items()}),
+        "why": _why(
+            parts,
+            windows,
+            swept,
+            gaps,
+            {key: claim["numbers"] for key, claim in catalogue["claims"].items()},
+        ),
         "sweeps": [_sweep(sweep.rows, windows, draw) for sweep in swept],
-        "texts": table.loc[table["metric"] == "perplexity", ["calibration", "judge"]].drop_duplicates().to_dict("records"),
+        "texts": table.loc[table["metric"] == "perplexity", ["calibration", "judge"]]
+        .drop_duplicates()
+        .to_dict("records"),
         "quantizers": sorted(table["quantizer"].unique()),
         "dtypes": sorted(table["dtype"].unique()),
         "models": list(rankings.models(table)),
         "uniform": rankings.uniform(table),
         "beyond_chance": list(rankings.beyond_chance(swept)),
-        "depths": list(rankings.beyond_chance(claims.swept(parts["model_scale"], windows, QUALITY))),
+        "depths": list(
+            rankings.beyond_chance(claims.swept(parts["model_scale"], windows, QUALITY))
+        ),
         "worth": list(rankings.worth(orderings, windows)),
         "dependence": intervals.dependence(orderings, windows),
         "deviations": list(rankings.deviations(table)),
@@ -88,7 +106,9 @@ def build(results_dir: str | Path, reports_dir: str | Path) -> Path:
         "table_hash": _hash(paths.resolve(results_dir) / measurements.TABLE),
         "windows_hash": _hash(paths.resolve(results_dir) / measurements.WINDOWS),
     }
-    template = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True, autoescape=False)
+    template = Environment(
+        undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True, autoescape=False
+    )
     text = template.from_string(paths.TEMPLATE.read_text(encoding="utf-8")).render(context)
     text = re.sub(r"\n{3,}", "\n\n", text)
     with paths.replacing(target / "report.md") as temporary:
@@ -100,29 +120,39 @@ def build(results_dir: str | Path, reports_dir: str | Path) -> Path:
 
 
 def put_into_readme(readme: Path, reports_dir: str | Path) -> None:
-    """Write the verdicts of a report between the two marks in a README; nothing happens where it has none."""
+    """Write the verdicts of a report between the two marks in a README; nothing happens where it
+    has none.
+    """
     text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
     before, mark, rest = text.partition(MARKS[0])
     _, end, after = rest.partition(MARKS[1])
     if end:
         with paths.replacing(readme) as temporary:
-            temporary.write_text(f"{before}{mark}\n{verdict_table(reports_dir)}{end}{after}", encoding="utf-8")
+            temporary.write_text(
+                f"{before}{mark}\n{verdict_table(reports_dir)}{end}{after}", encoding="utf-8"
+            )
 
 
 def verdict_table(reports_dir: str | Path) -> str:
     """The claims against the models, as Markdown, from a report's verdicts.csv."""
     catalogue = grid.catalogue()["claims"]
-    rows = pd.read_csv(Path(reports_dir) / VERDICTS, dtype=str, keep_default_na=False)[VERDICT].itertuples(index=False)
+    rows = pd.read_csv(Path(reports_dir) / VERDICTS, dtype=str, keep_default_na=False)[
+        VERDICT
+    ].itertuples(index=False)
     found = claims.by_model(
         claims.Verdict(claim, model, setting, word, number, tuple(ids.split()))
         for claim, model, setting, word, number, ids in rows
     )
     models = list(dict.fromkeys(found["model"]))
-    cells = {(row.claim, row.model): f"**{row.verdict}**: {row.settings}" for row in found.itertuples()}
+    cells = {
+        (row.claim, row.model): f"**{row.verdict}**: {row.settings}" for row in found.itertuples()
+    }
     made = [["claim", *models], ["---"] * (len(models) + 1)]
     for key, claim in catalogue.items():
         own = [cells.get((key, model), "") for model in models]
-        made.append([f"({key}) {claim['short']}", *(own if any(own) else ["not measured yet"] * len(own))])
+        made.append(
+            [f"({key}) {claim['short']}", *(own if any(own) else ["not measured yet"] * len(own))]
+        )
     return "".join(f"| {' | '.join(line)} |\n" for line in made)
 
 
@@ -136,8 +166,12 @@ class Drawing:
     def __post_init__(self) -> None:
         paths.writable(self.folder)
 
-    def __call__(self, name: str, what: str, alt: str, rows: str, *arguments: Any) -> dict[str, str]:
-        """Draw `lwq.report.figures.name(*arguments)` into a file named after `what`; `rows` says which rows made it."""
+    def __call__(
+        self, name: str, what: str, alt: str, rows: str, *arguments: Any
+    ) -> dict[str, str]:
+        """Draw `lwq.report.figures.name(*arguments)` into a file named after `what`; `rows` says
+        which rows made it.
+        """
         file = re.sub(r"[^a-z0-9]+", "-", f"{what}-{name}".lower()) + ".png"
         figure = getattr(figures, name)(*arguments)
         self.drawn.add(file)
@@ -156,7 +190,12 @@ def _claims(found: list[claims.Verdict], catalogue: Mapping[str, Any]) -> Iterat
     models = claims.by_model(found)
     for key, claim in catalogue.items():
         settings = [vars(verdict) for verdict in found if verdict.claim == key]
-        yield {"key": key, **claim, "models": models[models["claim"] == key].to_dict("records"), "settings": settings}
+        yield {
+            "key": key,
+            **claim,
+            "models": models[models["claim"] == key].to_dict("records"),
+            "settings": settings,
+        }
 
 
 def _why(
@@ -172,17 +211,31 @@ def _why(
         "headline": counts.headline(parts["orderings"], numbers["headline"]),
         "pruned": counts.pruned(gaps, "blocks", numbers["c"]["bits"], numbers["c"]["orderings"]),
         "best": counts.best(gaps, numbers["c"]),
-        "depth": counts.depth(parts["model_scale"], windows, numbers["d"]["groups"]["depth ladder"]),
+        "depth": counts.depth(
+            parts["model_scale"], windows, numbers["d"]["groups"]["depth ladder"]
+        ),
     }
 
 
-def _orderings(table: pd.DataFrame, windows: pd.DataFrame, swept: list[claims.Swept], draw: Drawing) -> Iterator[dict[str, str]]:
+def _orderings(
+    table: pd.DataFrame, windows: pd.DataFrame, swept: list[claims.Swept], draw: Drawing
+) -> Iterator[dict[str, str]]:
     if swept:
-        names = [f"{sweep.rows['model'].iloc[0]}\n{intervals.setting(sweep.rows.iloc[0])}" for sweep in swept]
-        limits = pd.concat([sweep.limits.assign(sweep=name) for sweep, name in zip(swept, names, strict=True)], ignore_index=True)
-        areas = pd.concat([sweep.areas.assign(sweep=name) for sweep, name in zip(swept, names, strict=True)], ignore_index=True)
+        names = [
+            f"{sweep.rows['model'].iloc[0]}\n{intervals.setting(sweep.rows.iloc[0])}"
+            for sweep in swept
+        ]
+        limits = pd.concat(
+            [sweep.limits.assign(sweep=name) for sweep, name in zip(swept, names, strict=True)],
+            ignore_index=True,
+        )
+        areas = pd.concat(
+            [sweep.areas.assign(sweep=name) for sweep, name in zip(swept, names, strict=True)],
+            ignore_index=True,
+        )
         alt = (
-            "For every sweep, the largest share of blocks moved that keeps 90 % of the quality, and the mean quality kept while "
+            "For every sweep, the largest share of blocks moved that keeps 90 % of the quality, "
+            "and the mean quality kept while "
             "all are moved, with 95 % intervals."
         )
         yield draw("far", "all", alt, "study orderings", limits, areas)
@@ -190,7 +243,9 @@ def _orderings(table: pd.DataFrame, windows: pd.DataFrame, swept: list[claims.Sw
         answers = intervals.tasks(part, windows)
         if len(answers):
             where = f"{part['model'].iloc[0]}, {intervals.setting(part.iloc[0])}"
-            alt = f"Accuracy that is retained on tasks, with 95 % intervals over questions: {where}."
+            alt = (
+                f"Accuracy that is retained on tasks, with 95 % intervals over questions: {where}."
+            )
             yield draw("tasks", where, alt, f"{where}, metric accuracy", answers)
     for model in dict.fromkeys(table.loc[table["metric"] == "spearman", "model"]):
         alt = f"How other readings of the scores rank the blocks of {model}."
@@ -214,19 +269,33 @@ def _scale(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> Iterato
             alt = f"Retained quality while blocks are moved: {where}."
             yield draw("scale_curves", where, alt, f"study model_scale, {where}", part, windows)
             alt = f"Mean retained quality against the number of blocks: {where}."
-            yield draw("scale_areas", where, alt, f"study model_scale, {where}", claims.areas(part, windows))
+            yield draw(
+                "scale_areas",
+                where,
+                alt,
+                f"study model_scale, {where}",
+                claims.areas(part, windows),
+            )
 
 
-def _pruning(table: pd.DataFrame, windows: pd.DataFrame, gaps: pd.DataFrame, draw: Drawing) -> Iterator[dict[str, str]]:
-    for model, quantizer in table[table["low"] == 0][["model", "quantizer"]].drop_duplicates().itertuples(index=False):
+def _pruning(
+    table: pd.DataFrame, windows: pd.DataFrame, gaps: pd.DataFrame, draw: Drawing
+) -> Iterator[dict[str, str]]:
+    for model, quantizer in (
+        table[table["low"] == 0][["model", "quantizer"]].drop_duplicates().itertuples(index=False)
+    ):
         rows = table[
-            (table["model"] == model) & ((table["quantizer"] == quantizer) | table["quantizer"].str.startswith(claims.MASKS))
+            (table["model"] == model)
+            & ((table["quantizer"] == quantizer) | table["quantizer"].str.startswith(claims.MASKS))
         ]
         own = gaps[(gaps["model"] == model) & (gaps["quantizer"] == quantizer)]
         if own.empty:  # nothing of the same size yet
             continue
         name = f"{model}, {nickname(str(quantizer))}"
-        alt = f"Retained quality against stored bits when blocks are dropped, quantized or thinned out: {name}."
+        alt = (
+            "Retained quality against stored bits when blocks are dropped, quantized or thinned "
+            f"out: {name}."
+        )
         yield draw("pruning", name, alt, f"study pruning, {name}", rows, windows)
         alt = f"What pruning loses beyond quantizing, at the same bytes: {name}."
         yield draw("pruning_gaps", name, alt, f"study pruning, {name}", own)
@@ -234,13 +303,20 @@ def _pruning(table: pd.DataFrame, windows: pd.DataFrame, gaps: pd.DataFrame, dra
 
 def _dynamic(gains: pd.DataFrame, draw: Drawing) -> Iterator[dict[str, str]]:
     for model, part in gains.groupby("model", sort=False):
-        alt = f"What is gained when a layer score decides inside OWQ, SpQR and BAQ, at the same bytes: {model}."
+        alt = (
+            "What is gained when a layer score decides inside OWQ, SpQR and BAQ, at the same "
+            f"bytes: {model}."
+        )
         yield draw("gains", str(model), alt, f"study dynamic_methods, model {model}", part)
 
 
 def built_from(report: str | Path) -> str:
     """The sha256 of table.csv that a report's last line names."""
-    found = re.search(rf"{re.escape(measurements.TABLE)} sha256 ([0-9a-f]{{64}})", Path(report).read_text(encoding="utf-8"))
+    found = re.search(
+        rf"{re.escape(measurements.TABLE)} sha256 "
+        rf"([0-9a-f]{{64}})",
+        Path(report).read_text(encoding="utf-8"),
+    )
     return found.group(1) if found else ""
 
 
@@ -252,7 +328,9 @@ def _sweep(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> dict[st
     name = f"{first['model']}-{quantizer}-{first['high']}-{first['low']}"
     rows = f"study orderings, model {first['model']}, {intervals.setting(first)}"
     moved = sorted(perplexity["moved"].unique())
-    lowest = perplexity[(perplexity["ordering"] == "uniform") & (perplexity["avg_bits"] == first["low"])]
+    lowest = perplexity[
+        (perplexity["ordering"] == "uniform") & (perplexity["avg_bits"] == first["low"])
+    ]
     return {
         "model": first["model"],
         "quantizer_name": quantizer,
@@ -270,17 +348,35 @@ def _sweep(table: pd.DataFrame, windows: pd.DataFrame, draw: Drawing) -> dict[st
         "limits": rankings.limits(intervals.limits(table, windows)),
         "points": list(rankings.measured_plans(table, windows)),
         "figures": [
-            draw("retained_curve", name, "Retained quality against blocks moved, with 95 % intervals.", rows, table, windows),
-            draw("curves", name, "Perplexity, KL and agreement against blocks moved and true bits.", rows, table),
+            draw(
+                "retained_curve",
+                name,
+                "Retained quality against blocks moved, with 95 % intervals.",
+                rows,
+                table,
+                windows,
+            ),
+            draw(
+                "curves",
+                name,
+                "Perplexity, KL and agreement against blocks moved and true bits.",
+                rows,
+                table,
+            ),
         ],
     }
 
 
 def _as_readers_name_them(table: pd.DataFrame) -> pd.DataFrame:
-    """Quantizers in the order of their names, within a study and model: "gptq" before "gptq (full inputs)"."""
+    """Quantizers in the order of their names, within a study and model: "gptq" before "gptq (full
+    inputs)".
+    """
     place = ["study", "model", "quantizer"]
     return table.sort_values(
-        place, key=lambda column: column.map(nickname) if column.name == "quantizer" else column, kind="stable", ignore_index=True
+        place,
+        key=lambda column: column.map(nickname) if column.name == "quantizer" else column,
+        kind="stable",
+        ignore_index=True,
     )
 
 
@@ -290,23 +386,35 @@ def _lead(table: pd.DataFrame) -> str:
     rungs = depths[depths.index.str.startswith("ladder-")].sort_values()
     ladder = [f"a ladder of llamas with {', '.join(map(str, rungs))} blocks"] if len(rungs) else []
     return (
-        f"`lwq` scores the blocks of a language model, moves the least important to fewer bits, and measures what "
-        f"it costs. Models: {', '.join([*named, *ladder])}. {table['id'].nunique():,} measurements. "
-        "It follows *Layer-Wise Quantization* (arXiv:2406.17415); the repository that its abstract names held no code when we "
+        f"`lwq` scores the blocks of a language model, moves the least important to fewer bits, "
+        f"and measures what "
+        f"it costs. Models: {', '.join([*named, *ladder])}. {table['id'].nunique():,} "
+        f"measurements. "
+        "It follows *Layer-Wise Quantization* (arXiv:2406.17415); the repository that its "
+        "abstract names held no code when we "
         "looked, and nothing here comes from it."
     )
 
 
 def _page(text: str, folder: Path) -> str:
-    """A self-contained page: pictures inside, tables that scroll on a phone or, of words, wrap, nothing fetched."""
+    """A self-contained page: pictures inside, tables that scroll on a phone or, of words, wrap,
+    nothing fetched.
+    """
     import markdown
 
     body = markdown.markdown(text, extensions=["tables"])
-    body = body.replace("<table>", '<div class="table"><table>').replace("</table>", "</table></div>")
-    body = re.sub(r'class="table"(?=><table>\s*<thead>\s*<tr>\s*<th>(claim|model)</th>)', 'class="table words"', body)
+    body = body.replace("<table>", '<div class="table"><table>').replace(
+        "</table>", "</table></div>"
+    )
+    body = re.sub(
+        r'class="table"(?=><table>\s*<thead>\s*<tr>\s*<th>(claim|model)</th>)',
+        'class="table words"',
+        body,
+    )
     body = re.sub(r'src="([^"]+)"', lambda found: f'src="{_inline(folder / found.group(1))}"', body)
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+        'content="width=device-width">'
         f"<title>lwq report</title><style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
     )
 

@@ -1,4 +1,6 @@
-"""Measurements on disk: one file each while a study runs, two tables of them afterwards. Resume is a look-up."""
+"""Measurements on disk: one file each while a study runs, two tables of them afterwards. Resume is
+a look-up.
+"""
 
 import json
 from dataclasses import asdict, replace
@@ -23,7 +25,9 @@ ARRAYS = ("nll", "kl", "top1", "correct", "score")
 
 
 class Measured(Protocol):
-    """What a measurement is made of: numbers for the table, and the arrays behind them, one value a window, item or unit."""
+    """What a measurement is made of: numbers for the table, and the arrays behind them, one value a
+    window, item or unit.
+    """
 
     def summary(self) -> dict[str, float]: ...
 
@@ -31,10 +35,12 @@ class Measured(Protocol):
 
 
 class Results:
-    """The measurements of one folder: `table.csv` and `windows.parquet`, and the files of runs not yet in them.
+    """The measurements of one folder: `table.csv` and `windows.parquet`, and the files of runs not
+    yet in them.
 
-    A file `runs/ID.json` is written whole or not at all, and holds the row, the arrays behind it and the seconds it took. Two
-    processes may write into one folder: the same measurement has the same name and the same content.
+    A file `runs/ID.json` is written whole or not at all, and holds the row, the arrays behind it
+    and the seconds it took. Two processes may write into one folder: the same measurement has the
+    same name and the same content.
     """
 
     def __init__(self, folder: str | Path):
@@ -47,10 +53,16 @@ class Results:
         self._read_runs()
 
     def known(self, row: Row) -> bool:
-        """Whether `row` was measured, or another row with the same plan on the same texts; that one is then kept under both."""
+        """Whether `row` was measured, or another row with the same plan on the same texts; that one
+        is then kept under both.
+        """
         key = identity(row)
         if key not in self.found and (twin := self._by_plan.get(_content(asdict(row)))):
-            kept = {name: value for name, value in self.found[twin].items() if name not in ("row", "seconds")}
+            kept = {
+                name: value
+                for name, value in self.found[twin].items()
+                if name not in ("row", "seconds")
+            }
             self.add({"row": asdict(replace(row, id=key)), "seconds": 0.0, **kept})
         return key in self.found
 
@@ -60,7 +72,13 @@ class Results:
         arrays = {name: values.tolist() for name, values in found.arrays().items()}
         tokens = getattr(found, "tokens", 0)
         self.add(
-            {"row": asdict(row), "seconds": round(seconds, 3), "tokens": tokens, "metrics": found.summary(), "arrays": arrays}
+            {
+                "row": asdict(row),
+                "seconds": round(seconds, 3),
+                "tokens": tokens,
+                "metrics": found.summary(),
+                "arrays": arrays,
+            }
         )
 
     def add(self, record: dict[str, Any]) -> None:
@@ -70,26 +88,41 @@ class Results:
         self._index(record)
 
     def table(self, **where: Any) -> pd.DataFrame:
-        """Rows of the results table, one a metric, in a fixed order; keep those whose columns equal `where`."""
+        """Rows of the results table, one a metric, in a fixed order; keep those whose columns equal
+        `where`.
+        """
         rows = [asdict(row) for record in self.found.values() for row in _rows(record)]
         frame = pd.DataFrame(rows, columns=list(Row.__dataclass_fields__))
         for column, value in where.items():
             frame = frame[frame[column] == value]
         return frame.sort_values(
-            ["study", "model", "quantizer", "high", "low", "ordering", "moved", "id", "metric"], ignore_index=True
+            ["study", "model", "quantizer", "high", "low", "ordering", "moved", "id", "metric"],
+            ignore_index=True,
         )
 
     def windows(self) -> pd.DataFrame:
         """The arrays behind the rows: id, window, tokens, nll, kl, top1."""
         parts = [
-            pd.DataFrame({"id": key, "window": range(_length(record)), "tokens": record["tokens"], **record["arrays"]})
+            pd.DataFrame(
+                {
+                    "id": key,
+                    "window": range(_length(record)),
+                    "tokens": record["tokens"],
+                    **record["arrays"],
+                }
+            )
             for key, record in sorted(self.found.items())
         ]
         columns = ["id", "window", "tokens", *ARRAYS]
-        return pd.concat(parts, ignore_index=True).reindex(columns=columns) if parts else pd.DataFrame(columns=columns)
+        return (
+            pd.concat(parts, ignore_index=True).reindex(columns=columns)
+            if parts
+            else pd.DataFrame(columns=columns)
+        )
 
     def write(self) -> Path:
-        """Write the two tables, and the seconds beside them in a file of their own; returns the path of table.csv.
+        """Write the two tables, and the seconds beside them in a file of their own; returns the
+        path of table.csv.
 
         What other processes measured in this folder meanwhile is in them too.
         """
@@ -100,9 +133,15 @@ class Results:
                 self.windows().to_parquet(temporary, index=False)
             with paths.replacing(table) as temporary:
                 self.table().to_csv(temporary, index=False, lineterminator="\n")
-            seconds = [(key, record["seconds"]) for key, record in sorted(self.found.items()) if record["seconds"] is not None]
+            seconds = [
+                (key, record["seconds"])
+                for key, record in sorted(self.found.items())
+                if record["seconds"] is not None
+            ]
             with paths.replacing(self.folder / TIMINGS) as temporary:
-                pd.DataFrame(seconds, columns=["id", "seconds"]).to_csv(temporary, index=False, lineterminator="\n")
+                pd.DataFrame(seconds, columns=["id", "seconds"]).to_csv(
+                    temporary, index=False, lineterminator="\n"
+                )
         return table
 
     def _index(self, record: dict[str, Any]) -> None:
@@ -112,7 +151,8 @@ class Results:
 
     def _read_runs(self) -> None:
         for path in sorted(self.runs.glob("[!.]*.json")):
-            if self.found.get(path.stem, {}).get("seconds") is None:  # those of the table carry no times
+            # those of the table carry no times
+            if self.found.get(path.stem, {}).get("seconds") is None:
                 self._index(_read(path))
 
     def _tabled(self) -> list[dict[str, Any]]:
@@ -120,7 +160,8 @@ class Results:
             return []
         with FileLock(self.folder / LOCK):
             table, windows = _read_tables(self.folder)
-        torn = set(table["id"]) ^ set(windows["id"])  # a process was killed between the two files: runs/ has what is missing
+        # a process was killed between the two files: runs/ has what is missing
+        torn = set(table["id"]) ^ set(windows["id"])
         if torn - {path.stem for path in self.runs.glob("[!.]*.json")}:
             raise InputError(_apart(self.folder, torn))
         table, windows = table[~table["id"].isin(torn)], windows[~windows["id"].isin(torn)]
@@ -128,10 +169,22 @@ class Results:
         records = []
         for key, rows in table.groupby("id"):
             row, part = rows.iloc[0].to_dict(), arrays[key]
-            kept = {name: part[name].tolist() for name in ARRAYS if name in part and part[name].notna().all()}
+            kept = {
+                name: part[name].tolist()
+                for name in ARRAYS
+                if name in part and part[name].notna().all()
+            }
             metrics = dict(zip(rows["metric"], rows["value"], strict=True))
             tokens = int(part["tokens"].iloc[0])
-            records.append({"row": {**row, "id": key}, "seconds": None, "tokens": tokens, "metrics": metrics, "arrays": kept})
+            records.append(
+                {
+                    "row": {**row, "id": key},
+                    "seconds": None,
+                    "tokens": tokens,
+                    "metrics": metrics,
+                    "arrays": kept,
+                }
+            )
         return records
 
 
@@ -142,7 +195,10 @@ def load(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     folder = paths.resolve(folder)
     if not (folder / TABLE).is_file() or not (folder / WINDOWS).is_file():
-        raise InputError(f"no {TABLE} and {WINDOWS} in {folder}; run a study first (lwq study orderings --size quick)")
+        raise InputError(
+            f"no {TABLE} and {WINDOWS} in {folder}; run a study first (lwq study "
+            f"orderings --size quick)"
+        )
     table, windows = _read_tables(folder)
     if torn := set(table["id"]) ^ set(windows["id"]):
         raise InputError(_apart(folder, torn))
@@ -152,30 +208,44 @@ def load(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 def _read_tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Both tables as they are; raises InputError for what is no table, or one of other columns."""
     try:
-        table = pd.read_csv(folder / TABLE, keep_default_na=False, dtype=dict.fromkeys(("id", "plan", "fingerprint"), str))
+        table = pd.read_csv(
+            folder / TABLE,
+            keep_default_na=False,
+            dtype=dict.fromkeys(("id", "plan", "fingerprint"), str),
+        )
         windows = pd.read_parquet(folder / WINDOWS)
         if not all(map(pd.api.types.is_numeric_dtype, (table["value"], table["n"]))):
             raise ValueError("a value is not a number")
     except (ValueError, OSError, KeyError) as error:  # pandas' and pyarrow's errors are ValueErrors
-        raise InputError(f"{TABLE} or {WINDOWS} in {folder} is damaged ({error}); {REPAIR}") from None
+        raise InputError(
+            f"{TABLE} or {WINDOWS} in {folder} is damaged ({error}); {REPAIR}"
+        ) from None
     if odd := COLUMNS ^ set(table.columns):
         raise InputError(
-            f"{folder / TABLE} has the columns of another version of lwq ({sorted(odd)}); delete it and run the study again"
+            f"{folder / TABLE} has the columns of another version of lwq ({sorted(odd)}); delete "
+            f"it and run the study again"
         )
     return table, windows
 
 
 def _apart(folder: Path, torn: set[str]) -> str:
-    return f"{TABLE} and {WINDOWS} in {folder} do not belong together: {sorted(torn)[:4]} stand in one only; {REPAIR}"
+    return (
+        f"{TABLE} and {WINDOWS} in {folder} do not belong together: "
+        f"{sorted(torn)[:4]} stand in one only; {REPAIR}"
+    )
 
 
 def identity(row: Row) -> str:
-    """The id of a row: a hash of everything but the outcome, the package version and the environment."""
+    """The id of a row: a hash of everything but the outcome, the package version and the
+    environment.
+    """
     return digest({key: value for key, value in asdict(row).items() if key not in OUTCOME})
 
 
 def _content(row: dict[str, Any]) -> tuple[str, ...]:
-    """What decides the losses: the plan, the weights and settings of the model, the texts and the arithmetic."""
+    """What decides the losses: the plan, the weights and settings of the model, the texts and the
+    arithmetic.
+    """
     return tuple(str(row[key]) for key in ("plan", "fingerprint", "calibration", "judge", "dtype"))
 
 
@@ -185,7 +255,10 @@ def _length(record: dict[str, Any]) -> int:
 
 def _rows(record: dict[str, Any]) -> list[Row]:
     row = Row(**record["row"])
-    return [replace(row, metric=metric, value=value, n=_length(record)) for metric, value in record["metrics"].items()]
+    return [
+        replace(row, metric=metric, value=value, n=_length(record))
+        for metric, value in record["metrics"].items()
+    ]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -199,4 +272,6 @@ def _read(path: Path) -> dict[str, Any]:
             raise ValueError(f"columns of another version of lwq: {sorted(odd)}")
         return record
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"the measurement {path} is damaged ({error}); delete it and run the study again") from None
+        raise InputError(
+            f"the measurement {path} is damaged ({error}); delete it and run the study again"
+        ) from None

@@ -1,7 +1,8 @@
 """Scorers: how important is each unit? One dict, one line a method.
 
-A scorer is a frozen dataclass with `needs` (the statistics it wants), called as `scorer(model, stats)`; it returns
-unit -> importance, or unit -> Estimate where the value is sampled. Higher = more important = keeps more bits.
+A scorer is a frozen dataclass with `needs` (the statistics it wants), called as `scorer(model,
+stats)`; it returns unit -> importance, or unit -> Estimate where the value is sampled. Higher =
+more important = keeps more bits.
 """
 
 import time
@@ -38,12 +39,15 @@ SCORERS: dict[str, type] = {
 __all__ = ["SCORERS", "Estimate", "score", "score_all"]
 
 
-def score(model: nn.Module, scorer: Any, windows: Tensor | None = None, data: str = "", **settings: Any) -> Scores:
+def score(
+    model: nn.Module, scorer: Any, windows: Tensor | None = None, data: str = "", **settings: Any
+) -> Scores:
     """Score the units of `model`; higher = more important = keeps more bits.
 
     Args:
         model: from `lwq.load`.
-        scorer: a name in SCORERS, a call in text such as `"zd(two_sided=True)"`, or an object of your own.
+        scorer: a name in SCORERS, a call in text such as `"zd(two_sided=True)"`, or an object of
+            your own.
         windows: LongTensor (n, length) of calibration tokens; needed only where the scorer says so.
         data: where the windows came from, for the record.
         settings: of the scorer.
@@ -54,8 +58,12 @@ def score(model: nn.Module, scorer: Any, windows: Tensor | None = None, data: st
     return score_all(model, [build(SCORERS, "scorer", scorer, **settings)], windows, data)[0]
 
 
-def score_all(model: nn.Module, scorers: list[Any], windows: Tensor | None = None, data: str = "") -> list[Scores]:
-    """Many scorers for the price of one pass over the windows; the arguments are those of `score`."""
+def score_all(
+    model: nn.Module, scorers: list[Any], windows: Tensor | None = None, data: str = ""
+) -> list[Scores]:
+    """Many scorers for the price of one pass over the windows; the arguments are those of
+    `score`.
+    """
     built = [build(SCORERS, "scorer", scorer) for scorer in scorers]
     start = time.monotonic()
     if models.streamed(model) is None:  # else they were checked when the model was loaded
@@ -83,7 +91,10 @@ def score_all(model: nn.Module, scorers: list[Any], windows: Tensor | None = Non
                     if isinstance(value, Estimate) and value.stderr is not None
                 },
                 data=data,
-                cost={"seconds": round(seconds, 3), "tokens": 0 if windows is None else windows.numel()},
+                cost={
+                    "seconds": round(seconds, 3),
+                    "tokens": 0 if windows is None else windows.numel(),
+                },
             )
         )
     return scores

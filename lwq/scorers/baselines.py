@@ -35,7 +35,9 @@ class FirstToLast:
     needs: ClassVar[frozenset[str]] = frozenset()
 
     def __call__(self, model: nn.Module, stats: Stats) -> dict[str, float]:
-        return {unit: float(index) for index, unit in enumerate(models.units(model, self.granularity))}
+        return {
+            unit: float(index) for index, unit in enumerate(models.units(model, self.granularity))
+        }
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class LastToFirst:
 class Deepest:
     """The deepest block but one goes first, then those above it; the last block goes last.
 
-    Of L blocks, importance(i) = L − 2 − i for i < L − 1, and L − 1 for the last: `moved=n` drops the deepest n except the last.
+    Of L blocks, importance(i) = L − 2 − i for i < L − 1, and L − 1 for the last: `moved=n` drops
+    the deepest n except the last.
 
     Source: the simple rule of Gromov et al. 2024, arXiv:2403.17887.
     """
@@ -64,12 +67,16 @@ class Deepest:
 
     def __call__(self, model: nn.Module, stats: Stats) -> dict[str, float]:
         *others, last = models.blocks(model)
-        return {block: float(len(others) - 1 - index) for index, block in enumerate(others)} | {last: float(len(others))}
+        return {block: float(len(others) - 1 - index) for index, block in enumerate(others)} | {
+            last: float(len(others))
+        }
 
 
 @dataclass(frozen=True)
 class Reversed:
-    """Another scorer turned round: importance = max + min − importance, so that what came first comes last."""
+    """Another scorer turned round: importance = max + min − importance, so that what came first
+    comes last.
+    """
 
     scorer: Any
 

@@ -19,14 +19,17 @@ class LIM:
 
         importance(i) = 1 − cos(x_i, y_i)  =  1 + LIM(i)        in [0, 2]
 
-    x_i and y_i, shape (windows, length, width), are the hidden states that enter and leave block i; higher = more
-    important. The ranking is that of the paper's LIM(i) = −cos(x_i, y_i) and of ShortGPT's block influence.
+    x_i and y_i, shape (windows, length, width), are the hidden states that enter and leave block i;
+    higher = more important. The ranking is that of the paper's LIM(i) = −cos(x_i, y_i) and of
+    ShortGPT's block influence.
 
     Attributes:
-        average: "tokens" takes the mean over tokens of per-token cosines; "flat" the cosine of the whole window as one
-            vector; "mean" the cosine of the token averages. The paper does not say which.
-        final_norm: take the last block's output after the final norm, as the last entry of Hugging Face's
-            `hidden_states` is. A trap: the last block then looks far more important than it is.
+        average: "tokens" takes the mean over tokens of per-token cosines; "flat" the cosine of the
+            whole window as one vector; "mean" the cosine of the token averages. The paper does not
+            say which.
+        final_norm: take the last block's output after the final norm, as the last entry of Hugging
+            Face's `hidden_states` is. A trap: the last block then looks far more important than it
+            is.
 
     Source: Dumitru et al. 2024, arXiv:2406.17415, section 3.1; block influence: arXiv:2403.03853.
     """
@@ -56,10 +59,11 @@ class Angular:
 
         d(l, m) = 1/π · arccos(x_l · x_m / (‖x_l‖ ‖x_m‖)), mean over windows        in [0, 1]
 
-    x_l, shape (windows, width), is the last token's hidden state that enters block l (x_L: that leaves the last block, before
-    the final norm). The blocks of the run l … l + n − 1 with the smallest d(l, l + n) have importance 0. From there the run
-    grows by one neighbour at a time, on the side where the longer run has the smaller d; importance = 1, 2, … in the order in
-    which blocks join. So `moved=n` drops exactly the run, and any larger number a run around it.
+    x_l, shape (windows, width), is the last token's hidden state that enters block l (x_L: that
+    leaves the last block, before the final norm). The blocks of the run l … l + n − 1 with the
+    smallest d(l, l + n) have importance 0. From there the run grows by one neighbour at a time, on
+    the side where the longer run has the smaller d; importance = 1, 2, … in the order in which
+    blocks join. So `moved=n` drops exactly the run, and any larger number a run around it.
 
     Attributes:
         run: n, from 1 to the number of blocks.
@@ -74,9 +78,14 @@ class Angular:
     def __call__(self, model: nn.Module, stats: Stats) -> dict[str, float]:
         blocks = len(stats)
         if not 1 <= self.run <= blocks:
-            raise InputError(f"angular: run={self.run} is out of range; the model has {blocks} blocks, so 1 to {blocks}")
+            raise InputError(
+                f"angular: run={self.run} is out of range; the model has {blocks} "
+                f"blocks, so 1 to {blocks}"
+            )
         d = _distances(stats)
-        first = min(range(blocks - self.run + 1), key=lambda start: float(d[start, start + self.run]))
+        first = min(
+            range(blocks - self.run + 1), key=lambda start: float(d[start, start + self.run])
+        )
         last = first + self.run
         joined = dict.fromkeys(range(first, last), 0.0)
         while len(joined) < blocks:

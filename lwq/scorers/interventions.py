@@ -20,13 +20,15 @@ from lwq.statistics.forward import WINDOWS, Stats, require_windows, stream
 class BlockDrop:
     """How much worse the model predicts without a block.
 
-        importance(i) = r_i − min(0, min_j r_j),    r_i = NLL without block i − NLL        in nats a token
+        importance(i) = r_i − min(0, min_j r_j),    r_i = NLL without block i − NLL        in nats a
+        token
 
-    NLL is the mean over the first `windows` calibration windows; a dropped block passes its input through. The shift, 0
-    unless the model does better without some block, keeps the ranking. The standard error is that of r_i over windows.
+    NLL is the mean over the first `windows` calibration windows; a dropped block passes its input
+    through. The shift, 0 unless the model does better without some block, keeps the ranking. The
+    standard error is that of r_i over windows.
 
-    Runs n (n + 1) / 2 of n blocks, and the head n + 1 times. Source: one-shot removal by perplexity, Kim et al. 2024 (Shortened
-    LLaMA), arXiv:2402.02834.
+    Runs n (n + 1) / 2 of n blocks, and the head n + 1 times. Source: one-shot removal by
+    perplexity, Kim et al. 2024 (Shortened LLaMA), arXiv:2402.02834.
     """
 
     windows: int = 8
@@ -49,16 +51,22 @@ def _lifted(rise: np.ndarray, shift: float) -> Estimate:
 
 @torch.inference_mode()
 def _losses(model: nn.Module, windows: Tensor) -> Iterator[np.ndarray]:
-    """NLL (windows,) without each block in turn, then with all of them; equal to those of `evaluate`."""
+    """NLL (windows,) without each block in turn, then with all of them; equal to those of
+    `evaluate`.
+    """
     require_windows_fit(model, windows)
-    list(stream(model, windows[:1, :8], frozenset(), label="check"))  # a block that gives NaN or Inf is named here
+    # a block that gives NaN or Inf is named here
+    list(stream(model, windows[:1, :8], frozenset(), label="check"))
     require_separable(model, windows)
     calls = capture_batches(model, windows)
 
     def through(names: list[str], hidden: list[Tensor]) -> list[Tensor]:
         for name in names:
             with models.resident(model, name):
-                hidden = [calls.run(blocks[name], name, batch, states) for batch, states in enumerate(hidden)]
+                hidden = [
+                    calls.run(blocks[name], name, batch, states)
+                    for batch, states in enumerate(hidden)
+                ]
         return hidden
 
     blocks, hidden = models.blocks(model), calls.hidden

@@ -17,8 +17,18 @@ def _saliences(model: nn.Module, stats: Stats) -> Iterator[tuple[str, Tensor]]:
     matrices = models.matrices(model)
     for block, names in models.units(model, "block").items():
         with models.resident(model, block):
-            norms = {name: stats[block].matrices[name].require("square_sum").sqrt() for name in names}
-            yield block, torch.cat([(matrices[name].view().float().abs() * norms[name]).reshape(-1) for name in names])
+            norms = {
+                name: stats[block].matrices[name].require("square_sum").sqrt() for name in names
+            }
+            yield (
+                block,
+                torch.cat(
+                    [
+                        (matrices[name].view().float().abs() * norms[name]).reshape(-1)
+                        for name in names
+                    ]
+                ),
+            )
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,8 @@ class DLP:
 
         u = 1 − S / Σ S,    S = mean of A_ij = |w_ij| · ‖x_j‖₂
 
-    Source: Chen et al. 2025, arXiv:2505.23807 (the text takes the median; the authors' code for unstructured pruning the mean).
+    Source: Chen et al. 2025, arXiv:2505.23807 (the text takes the median; the authors' code for
+    unstructured pruning the mean).
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"input_norms"})
@@ -70,7 +81,8 @@ class LAMP:
     Attributes:
         density: share of all weights that lies above the threshold.
 
-    Memory: one float32 for each weight that a plan reaches. Source: Lee et al. 2021, arXiv:2010.07611, equation 4.
+    Memory: one float32 for each weight that a plan reaches. Source: Lee et al. 2021,
+        arXiv:2010.07611, equation 4.
     """
 
     density: float = 0.5
@@ -79,7 +91,9 @@ class LAMP:
 
     def __post_init__(self) -> None:
         if not 0 < self.density < 1:
-            raise InputError(f"lamp: density={self.density}; a share between 0 and 1 is needed, such as 0.5")
+            raise InputError(
+                f"lamp: density={self.density}; a share between 0 and 1 is needed, such as 0.5"
+            )
 
     def __call__(self, model: nn.Module, stats: Stats) -> dict[str, float]:
         matrices, found = models.matrices(model), {}
@@ -88,10 +102,14 @@ class LAMP:
                 found[block] = torch.cat([lamp_scores(matrices[name].view()) for name in names])
         scores = torch.cat(list(found.values()))
         threshold = scores.kthvalue(max(1, round((1 - self.density) * len(scores)))).values
-        return {block: float((values > threshold).double().mean()) for block, values in found.items()}
+        return {
+            block: float((values > threshold).double().mean()) for block, values in found.items()
+        }
 
 
 def lamp_scores(weight: Tensor) -> Tensor:
-    """LAMP scores of a matrix, (weights,), from the largest weight (whose score is 1) to the smallest."""
+    """LAMP scores of a matrix, (weights,), from the largest weight (whose score is 1) to the
+    smallest.
+    """
     squares = weight.reshape(-1).double().square().sort(descending=True).values
     return (squares / squares.cumsum(0).clamp(min=torch.finfo(torch.float64).tiny)).float()

@@ -19,17 +19,19 @@ class ZD:
 
         z = (w − μ) / σ,    ZD = |{w : z > 1}| / N        in [0, 1]
 
-    The fewer large weights, the more important (the paper's abstract: "smaller is better"), so the importance is 1 − ZD.
+    The fewer large weights, the more important (the paper's abstract: "smaller is better"), so the
+    importance is 1 − ZD.
 
     Attributes:
         two_sided: count |z| > 1 (about 32 % of Gaussian weights) instead of z > 1 (about 16 %).
-        larger_is_important: turn the direction round, as some re-implementations do; the importance is then ZD.
-        pool: "block" takes one μ and σ over all matrices of a unit; "matrix" has them for each matrix and averages the
-            matrices' ZD without weights.
+        larger_is_important: turn the direction round, as some re-implementations do; the importance
+            is then ZD.
+        pool: "block" takes one μ and σ over all matrices of a unit; "matrix" has them for each
+            matrix and averages the matrices' ZD without weights.
         granularity: of the units that are scored.
 
-    Norms, biases and embeddings are not counted. Source: Dumitru et al. 2024, arXiv:2406.17415, section 3.1, which does not
-    say over which weights μ and σ are taken.
+    Norms, biases and embeddings are not counted. Source: Dumitru et al. 2024, arXiv:2406.17415,
+    section 3.1, which does not say over which weights μ and σ are taken.
     """
 
     two_sided: bool = False

@@ -1,9 +1,10 @@
-"""One streamed pass over calibration windows: what scorers and quantizers need of each block, and nothing more.
+"""One streamed pass over calibration windows: what scorers and quantizers need of each block, and
+nothing more.
 
-The pass goes block by block. A block's statistics are handed over before the next block runs, so memory holds one
-activation buffer (windows · length · width numbers; two where inputs and outputs are compared) and the statistics of one
-block, and of a model from `load(..., stream=True)` the weights of one block. Sums are float32 or better whatever the
-model's dtype.
+The pass goes block by block. A block's statistics are handed over before the next block runs, so
+memory holds one activation buffer (windows · length · width numbers; two where inputs and outputs
+are compared) and the statistics of one block, and of a model from `load(..., stream=True)` the
+weights of one block. Sums are float32 or better whatever the model's dtype.
 """
 
 import math
@@ -21,10 +22,14 @@ from lwq.common.errors import InputError
 from lwq.common.progress import track
 
 NEEDS = frozenset({"gram", "input_norms", "similarity", "hidden_states", "last_token"})
-WINDOWS = "windows"  # a need that no pass serves: a scorer that runs the model by itself asks for the windows
+# a need that no pass serves: a scorer that runs the model by itself asks for the windows
+WINDOWS = "windows"
 BATCH = 4  # windows a forward pass; part of the arithmetic, so it is fixed
-EXPERT_PARTS = ("gate_up_proj", "down_proj")  # the 3-D parameters of a module of experts, in the order of the forward pass
-PANEL = 512  # columns of a Gram matrix that are summed at once; what lies below its diagonal is mirrored, not computed
+# the 3-D parameters of a module of experts, in the order of the forward pass
+EXPERT_PARTS = ("gate_up_proj", "down_proj")
+# columns of a Gram matrix that are summed at once; what lies below its diagonal is mirrored, not
+# computed
+PANEL = 512
 
 
 @dataclass
@@ -34,10 +39,13 @@ class MatrixStats:
     Attributes:
         tokens: how many input vectors were seen (for an expert, those routed to it).
         source: "full" or "quantized", the prefix that made the inputs.
-        gram: sum over tokens of t x xᵀ, float32 (in_features, in_features), with t the token's weight, 1 where none was
-            given; matrices fed by one tensor share it. Its upper triangle is summed; `require` hands out all of it.
-        square_sum: sum over tokens of t x², float32 (in_features,); its square root is the norm that AWQ and Wanda use.
-        derived: what a quantizer worked out from these, kept for the other matrices and widths that share them.
+        gram: sum over tokens of t x xᵀ, float32 (in_features, in_features), with t the token's
+            weight, 1 where none was given; matrices fed by one tensor share it. Its upper triangle
+            is summed; `require` hands out all of it.
+        square_sum: sum over tokens of t x², float32 (in_features,); its square root is the norm
+            that AWQ and Wanda use.
+        derived: what a quantizer worked out from these, kept for the other matrices and widths that
+            share them.
     """
 
     tokens: int = 0
@@ -49,14 +57,19 @@ class MatrixStats:
     def require(self, name: str) -> Tensor:
         value = getattr(self, name)
         if value is None:
-            raise InputError(f"the statistic {name!r} was not collected; declare it in `needs` and pass calibration windows")
+            raise InputError(
+                f"the statistic {name!r} was not collected; declare it in `needs` "
+                f"and pass calibration windows"
+            )
         if name == "gram" and "mirrored" not in self.derived:
             _mirror_(value)
             self.derived["mirrored"] = True
         return value
 
     def add(self, x: Tensor, needs: frozenset[str], token_weights: Tensor | None = None) -> None:
-        """Add the rows of `x` (tokens, in_features), each with its weight of `token_weights` (tokens,)."""
+        """Add the rows of `x` (tokens, in_features), each with its weight of `token_weights`
+        (tokens,).
+        """
         x = x.reshape(-1, x.shape[-1]).float()
         self.tokens += len(x)
         weighted = x if token_weights is None else x * token_weights.reshape(-1, 1).to(x)
@@ -64,7 +77,9 @@ class MatrixStats:
             if self.gram is None:
                 self.gram = x.new_zeros(x.shape[-1], x.shape[-1])
             for columns in panels(x.shape[-1]):
-                self.gram[columns, columns.start :].addmm_(weighted[:, columns].T, x[:, columns.start :])
+                self.gram[columns, columns.start :].addmm_(
+                    weighted[:, columns].T, x[:, columns.start :]
+                )
         if "input_norms" in needs:
             squares = (weighted * x).sum(0)
             self.square_sum = squares if self.square_sum is None else self.square_sum.add_(squares)
@@ -89,11 +104,14 @@ class BlockStats:
     Attributes:
         name: of the block.
         matrices: matrix -> MatrixStats.
-        similarity: cosine between the block's input and output, one value a window, under each reading of the paper:
-            "tokens" (mean of per-token cosines), "flat" (the window as one vector), "mean" (token averages); the last
-            block also has them with the final norm applied to its output ("tokens_normed", …).
-        inputs, outputs: hidden states (windows, length, width), before the final norm; only where "hidden_states" was asked.
-        last_input, last_output: the same of the last token of each window (windows, width); only where "last_token" was asked.
+        similarity: cosine between the block's input and output, one value a window, under each
+            reading of the paper: "tokens" (mean of per-token cosines), "flat" (the window as one
+            vector), "mean" (token averages); the last block also has them with the final norm
+            applied to its output ("tokens_normed", …).
+        inputs, outputs: hidden states (windows, length, width), before the final norm; only where
+            "hidden_states" was asked.
+        last_input, last_output: the same of the last token of each window (windows, width); only
+            where "last_token" was asked.
     """
 
     name: str
@@ -106,7 +124,9 @@ class BlockStats:
 
 
 class Stats(dict[str, BlockStats]):
-    """Block -> what one pass saw of it; and the windows (n, length), where a scorer asked for "windows"."""
+    """Block -> what one pass saw of it; and the windows (n, length), where a scorer asked for
+    "windows".
+    """
 
     windows: Tensor | None = None
 
@@ -117,7 +137,9 @@ class _Captured(Exception):
 
 @dataclass
 class Calls:
-    """How the model calls its blocks: the first block's input, and every block's other arguments, one entry a batch."""
+    """How the model calls its blocks: the first block's input, and every block's other arguments,
+    one entry a batch.
+    """
 
     hidden: list[Tensor]
     arguments: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]]
@@ -131,7 +153,8 @@ class Calls:
 
 @torch.no_grad()
 def capture(model: nn.Module, windows: Tensor, batch_size: int = BATCH) -> Calls:
-    """Run everything before the blocks, and note the arguments of each block (they differ per layer in gemma3).
+    """Run everything before the blocks, and note the arguments of each block (they differ per layer
+    in gemma3).
 
     No key-value cache is among them: a cache that one run fills would silently change the next.
     """
@@ -172,25 +195,33 @@ def stream(
     Args:
         windows: LongTensor (n, length).
         needs: any of "gram", "input_norms", "similarity", "hidden_states", "last_token".
-        source: "full" feeds each block what the untouched model would; "quantized" runs the block again after the
-            consumer has changed its weights, so that the next block sees the quantized prefix.
+        source: "full" feeds each block what the untouched model would; "quantized" runs the block
+            again after the consumer has changed its weights, so that the next block sees the
+            quantized prefix.
         label: of the progress bar.
-        wanted: the matrices whose statistics are needed; None for all. The pass ends with the last of their blocks.
+        wanted: the matrices whose statistics are needed; None for all. The pass ends with the last
+            of their blocks.
         token_weights: (n, length), what each token counts in "gram" and "input_norms"; None for 1.
-        save: keep what the consumer writes into a block (matters to a model from `load(..., stream=True)` only).
+        save: keep what the consumer writes into a block (matters to a model from `load(...,
+            stream=True)` only).
 
     Yields:
-        BlockStats, in the order of the forward pass; matrices and similarity filled as asked. The block's weights are in
-        memory until the next is asked for.
+        BlockStats, in the order of the forward pass; matrices and similarity filled as asked. The
+        block's weights are in memory until the next is asked for.
     """
     if token_weights is not None and token_weights.shape != windows.shape:
         raise InputError(
-            f"token_weights are {tuple(token_weights.shape)} and the windows {tuple(windows.shape)}; they must agree"
+            f"token_weights are {tuple(token_weights.shape)} and the windows "
+            f"{tuple(windows.shape)}; they must agree"
         )
     if unknown := needs - NEEDS:
         raise InputError(f"unknown statistics {sorted(unknown)}; choose from {sorted(NEEDS)}")
     blocks = models.blocks(model)
-    matrices = {key: matrix for key, matrix in models.matrices(model).items() if wanted is None or key in wanted}
+    matrices = {
+        key: matrix
+        for key, matrix in models.matrices(model).items()
+        if wanted is None or key in wanted
+    }
     names = list(blocks) if wanted is None else _until_last(list(blocks), matrices)
     calls = capture(model, windows)
     hidden = calls.hidden
@@ -200,16 +231,21 @@ def stream(
         stats, block = BlockStats(name), blocks[name]
         own = {key: matrix for key, matrix in matrices.items() if key.startswith(name + ".")}
         with models.resident(model, name, save):
-            outputs = list(hidden) if compared else hidden  # in place where nobody looks at the inputs again
+            # in place where nobody looks at the inputs again
+            outputs = list(hidden) if compared else hidden
             with _listening(block, own, needs, source, stats.matrices, weights):
                 for batch, x in enumerate(hidden):
                     outputs[batch] = calls.run(block, name, batch, x)
             if "similarity" in needs:
-                stats.similarity = _similarities(model, hidden, outputs, last=name == list(blocks)[-1])
+                stats.similarity = _similarities(
+                    model, hidden, outputs, last=name == list(blocks)[-1]
+                )
             if "hidden_states" in needs:
                 stats.inputs, stats.outputs = torch.cat(hidden), torch.cat(outputs)
             if "last_token" in needs:
-                stats.last_input, stats.last_output = (torch.cat([x[:, -1] for x in states]) for states in (hidden, outputs))
+                stats.last_input, stats.last_output = (
+                    torch.cat([x[:, -1] for x in states]) for states in (hidden, outputs)
+                )
             _require_finite(stats, outputs)
             yield stats
             if source == "quantized":
@@ -218,12 +254,18 @@ def stream(
 
 
 def is_finite(values: Tensor) -> bool:
-    """Neither NaN nor Inf. A finite sum has finite parts, and takes a fraction of the exact test's time."""
-    return math.isfinite(float(values.sum(dtype=torch.float32))) or bool(torch.isfinite(values).all())
+    """Neither NaN nor Inf. A finite sum has finite parts, and takes a fraction of the exact test's
+    time.
+    """
+    return math.isfinite(float(values.sum(dtype=torch.float32))) or bool(
+        torch.isfinite(values).all()
+    )
 
 
 def _require_finite(stats: BlockStats, outputs: list[Tensor]) -> None:
-    """Raise InputError, naming the place, where the block's statistics or outputs hold NaN or Inf: a score would rank them."""
+    """Raise InputError, naming the place, where the block's statistics or outputs hold NaN or Inf:
+    a score would rank them.
+    """
     dtype = str(outputs[0].dtype).removeprefix("torch.")
     seen: dict[str, list[Tensor | None]] = {}
     for key, found in stats.matrices.items():
@@ -232,18 +274,23 @@ def _require_finite(stats: BlockStats, outputs: list[Tensor]) -> None:
     for place, tensors in seen.items():
         if not all(tensor is None or is_finite(tensor) for tensor in tensors):
             raise InputError(
-                f"{place}: its activations hold NaN or Inf in {dtype}; load the model with dtype='float32' or 'bfloat16' where "
+                f"{place}: its activations hold NaN or Inf in {dtype}; load the model with "
+                f"dtype='float32' or 'bfloat16' where "
                 "float16 overflows, else repair its weights"
             )
 
 
 def _until_last(blocks: list[str], matrices: Collection[str]) -> list[str]:
     """The blocks up to the last one that holds any of `matrices`."""
-    holding = [i for i, block in enumerate(blocks) if any(key.startswith(block + ".") for key in matrices)]
+    holding = [
+        i for i, block in enumerate(blocks) if any(key.startswith(block + ".") for key in matrices)
+    ]
     return blocks[: max(holding, default=-1) + 1]
 
 
-def _similarities(model: nn.Module, hidden: list[Tensor], outputs: list[Tensor], last: bool) -> dict[str, np.ndarray]:
+def _similarities(
+    model: nn.Module, hidden: list[Tensor], outputs: list[Tensor], last: bool
+) -> dict[str, np.ndarray]:
     found = similarity(hidden, outputs)
     norm = models.final_norm(model) if last else None
     if norm is not None:
@@ -252,8 +299,15 @@ def _similarities(model: nn.Module, hidden: list[Tensor], outputs: list[Tensor],
     return found
 
 
-def collect(model: nn.Module, windows: Tensor | None, needs: frozenset[str], token_weights: Tensor | None = None) -> Stats:
-    """`stream` gathered into a mapping, for scorers; without needs, no pass is made and no windows are needed."""
+def collect(
+    model: nn.Module,
+    windows: Tensor | None,
+    needs: frozenset[str],
+    token_weights: Tensor | None = None,
+) -> Stats:
+    """`stream` gathered into a mapping, for scorers; without needs, no pass is made and no windows
+    are needed.
+    """
     found = Stats((name, BlockStats(name)) for name in models.blocks(model))
     if WINDOWS in needs:
         found.windows = require_windows(windows, needs)
@@ -266,19 +320,28 @@ def collect(model: nn.Module, windows: Tensor | None, needs: frozenset[str], tok
 def require_windows(windows: Tensor | None, needs: frozenset[str]) -> Tensor:
     """`windows`, or an InputError that says what they are needed for."""
     if windows is None:
-        raise InputError(f"calibration windows are needed for {sorted(needs)}; pass lwq.windows(text, tokenizer)")
+        raise InputError(
+            f"calibration windows are needed for {sorted(needs)}; pass lwq.windows(text, tokenizer)"
+        )
     return windows
 
 
 def similarity(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> dict[str, np.ndarray]:
-    """cos(x, y) = x·y / (‖x‖ ‖y‖) a window, under the three readings named in BlockStats; float64 (windows,)."""
+    """cos(x, y) = x·y / (‖x‖ ‖y‖) a window, under the three readings named in BlockStats; float64
+    (windows,).
+    """
     readings: dict[str, Callable[[Tensor], Tensor]] = {
         "tokens": lambda h: h,
         "flat": lambda h: h.flatten(1).unsqueeze(1),
         "mean": lambda h: h.mean(1, keepdim=True),
     }
     return {
-        key: np.concatenate([_cosine(read(x.double()), read(y.double())) for x, y in zip(inputs, outputs, strict=True)])
+        key: np.concatenate(
+            [
+                _cosine(read(x.double()), read(y.double()))
+                for x, y in zip(inputs, outputs, strict=True)
+            ]
+        )
         for key, read in readings.items()
     }
 
@@ -296,14 +359,16 @@ def _listening(
     found: dict[str, MatrixStats],
     weights: Sequence[Tensor] | None = None,
 ) -> Iterator[None]:
-    """Fill `found` from what flows into the matrices' modules; matrices fed by the same tensor share one MatrixStats.
+    """Fill `found` from what flows into the matrices' modules; matrices fed by the same tensor
+    share one MatrixStats.
 
     `weights` holds the token weights of each batch, in the order in which `block` is called.
     """
     if not needs & {"gram", "input_norms"}:
         yield
         return
-    current: list[tuple[Tensor, MatrixStats]] = []  # the tensors of the running batch, and where each is summed
+    # the tensors of the running batch, and where each is summed
+    current: list[tuple[Tensor, MatrixStats]] = []
     batch = -1
 
     def start(*_: Any) -> None:
@@ -325,7 +390,9 @@ def _listening(
 
         return hook
 
-    def experts(prefix: str, like: models.Matrix) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+    def experts(
+        prefix: str, like: models.Matrix
+    ) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
         def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             hidden, chosen = [*args, *kwargs.values()][:2]
             bias = getattr(module, "gate_up_proj_bias", None)
@@ -352,7 +419,9 @@ def _listening(
         elif matrix.parameter in EXPERT_PARTS and matrix.module not in heard:
             heard.add(matrix.module)
             prefix = key.removesuffix(f".{matrix.parameter}.{matrix.expert}")
-            hooks.append(matrix.module.register_forward_pre_hook(experts(prefix, matrix), with_kwargs=True))
+            hooks.append(
+                matrix.module.register_forward_pre_hook(experts(prefix, matrix), with_kwargs=True)
+            )
     try:
         yield
     finally:

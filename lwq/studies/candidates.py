@@ -12,7 +12,8 @@ from lwq.contracts import DROPPED, KEPT, Costs, Layout, Plan, Scores, Width
 from lwq.quantizers import QUANTIZERS
 from lwq.quantizers.masks import density_of
 
-WITHOUT_OUTLIERS = {"owq": {"outlier_bits": 0.0}, "spqr": {"outliers": 0.0}}  # until a fractional width asks for them
+# until a fractional width asks for them
+WITHOUT_OUTLIERS = {"owq": {"outlier_bits": 0.0}, "spqr": {"outliers": 0.0}}
 
 RATES = {  # layer rates of a mask -> (scorer, allocator)
     "uniform": ("first_to_last", "rates(spread=0.0)"),
@@ -51,16 +52,22 @@ def counts_moved(units: int, steps: int) -> list[int]:
     return sorted({int(point) for point in np.linspace(0, units, steps).round()})
 
 
-def uniform(layout: Layout, quantizer: Any, widths: Sequence[Width], label: str = "uniform") -> Iterator[Candidate]:
+def uniform(
+    layout: Layout, quantizer: Any, widths: Sequence[Width], label: str = "uniform"
+) -> Iterator[Candidate]:
     """Every unit at the same width, for each of `widths`."""
     high, low = int(max(widths)), int(min(widths))
     for width in widths:
         plan = Plan(dict.fromkeys(layout.units, width), layout, spec(QUANTIZERS, quantizer))
-        yield Candidate(label, label, plan, high, low, len(layout.units) if width != max(widths) else 0)
+        yield Candidate(
+            label, label, plan, high, low, len(layout.units) if width != max(widths) else 0
+        )
 
 
 def ends(layout: Layout, quantizer: Any, high: int, low: int) -> Iterator[Candidate]:
-    """The untouched model ("original"), and uniform bits at `high`, `low` and every width of the quantizer between them."""
+    """The untouched model ("original"), and uniform bits at `high`, `low` and every width of the
+    quantizer between them.
+    """
     between = {width for width in quantizer.levels if isinstance(width, int) and low < width < high}
     (original,) = uniform(layout, quantizer, [KEPT], "original")
     yield original._replace(high=high, low=low)
@@ -68,11 +75,18 @@ def ends(layout: Layout, quantizer: Any, high: int, low: int) -> Iterator[Candid
 
 
 def curve(
-    orderings: Orderings, quantizer: Any, high: int, low: int, moved: Sequence[int], avg_bits: Sequence[float] = ()
+    orderings: Orderings,
+    quantizer: Any,
+    high: int,
+    low: int,
+    moved: Sequence[int],
+    avg_bits: Sequence[float] = (),
 ) -> Iterator[Candidate]:
-    """In each ordering: the `moved` least important units at `low`, the others at `high`; and the plans for `avg_bits`.
+    """In each ordering: the `moved` least important units at `low`, the others at `high`; and the
+    plans for `avg_bits`.
 
-    Where units differ in size, orderings reach a budget with different numbers of units: each of these is a point of all curves.
+    Where units differ in size, orderings reach a budget with different numbers of units: each of
+        these is a point of all curves.
     """
     fitting = [
         allocate(scores, None, (high, low), quantizer, "topk", avg_bits=bits)
@@ -80,18 +94,32 @@ def curve(
         for bits in avg_bits
         if low <= bits <= high
     ]
-    counts = sorted({*moved, *(sum(width != high for width in plan.bits.values()) for plan in fitting)})
+    counts = sorted(
+        {*moved, *(sum(width != high for width in plan.bits.values()) for plan in fitting)}
+    )
     for label, scores in orderings.items():
         for count in counts:
-            yield _candidate(label, scores, allocate(scores, None, (high, low), quantizer, "topk", moved=count), high, low)
+            yield _candidate(
+                label,
+                scores,
+                allocate(scores, None, (high, low), quantizer, "topk", moved=count),
+                high,
+                low,
+            )
 
 
 def _candidate(label: str, scores: Scores | Costs, plan: Plan, high: int, low: int) -> Candidate:
-    return Candidate(label, scores.scorer, plan, high, low, sum(width != high for width in plan.bits.values()))
+    return Candidate(
+        label, scores.scorer, plan, high, low, sum(width != high for width in plan.bits.values())
+    )
 
 
-def same_size(orderings: Orderings, quantizer: Any, high: int, low: int, true_bits: Sequence[float]) -> Iterator[Candidate]:
-    """In each ordering: as few units moved from `high` to `low` as each size asks for; sizes out of reach are left out."""
+def same_size(
+    orderings: Orderings, quantizer: Any, high: int, low: int, true_bits: Sequence[float]
+) -> Iterator[Candidate]:
+    """In each ordering: as few units moved from `high` to `low` as each size asks for; sizes out of
+    reach are left out.
+    """
     for label, scores in orderings.items():
         for size in true_bits:
             try:
@@ -101,32 +129,50 @@ def same_size(orderings: Orderings, quantizer: Any, high: int, low: int, true_bi
             yield _candidate(label, scores, plan, high, low)
 
 
-def swaps(orderings: Orderings, quantizer: Any, base: int, moved: Sequence[int]) -> Iterator[Candidate]:
-    """The k most important units one bit above `base`, the k least important one bit below it: the bytes stay the same."""
+def swaps(
+    orderings: Orderings, quantizer: Any, base: int, moved: Sequence[int]
+) -> Iterator[Candidate]:
+    """The k most important units one bit above `base`, the k least important one bit below it: the
+    bytes stay the same.
+    """
     for label, scores in orderings.items():
         order = scores.order()
         for count in moved:
             if not 0 < 2 * count <= len(order):
-                raise InputError(f"{count} units up and {count} down need {2 * count} units; the model has {len(order)}")
-            bits = dict.fromkeys(scores, base) | dict.fromkeys(order[:count], base - 1) | dict.fromkeys(order[-count:], base + 1)
+                raise InputError(
+                    f"{count} units up and {count} down need {2 * count} units; the "
+                    f"model has {len(order)}"
+                )
+            bits = (
+                dict.fromkeys(scores, base)
+                | dict.fromkeys(order[:count], base - 1)
+                | dict.fromkeys(order[-count:], base + 1)
+            )
             plan = Plan(bits, scores.layout, spec(QUANTIZERS, quantizer))
             yield Candidate(label, scores.scorer, plan, base + 1, base - 1, count)
 
 
 def without_outliers(method: str) -> Any:
     """A method that stores outliers, with none of them until a fractional width asks for some."""
-    settings = pick(WITHOUT_OUTLIERS, "method whose outliers a score can share out", method.partition("(")[0])
+    settings = pick(
+        WITHOUT_OUTLIERS, "method whose outliers a score can share out", method.partition("(")[0]
+    )
     return build(QUANTIZERS, "quantizer", method, **settings)
 
 
-def outlier_budgets(orderings: Orderings, quantizer: Any, base: int, extra: float) -> Iterator[Candidate]:
-    """`base` bits throughout; the more important half of the units shares all that outliers may cost, `extra` bits a weight."""
+def outlier_budgets(
+    orderings: Orderings, quantizer: Any, base: int, extra: float
+) -> Iterator[Candidate]:
+    """`base` bits throughout; the more important half of the units shares all that outliers may
+    cost, `extra` bits a weight.
+    """
     for label, scores in orderings.items():
         upper = scores.order()[len(scores) // 2 :]
         share = extra * len(scores) / len(upper)
         if not 0 < share < 1:
             raise InputError(
-                f"extra={extra}: {len(upper)} of {len(scores)} units would spend {share:g} bits on outliers; less than 1"
+                f"extra={extra}: {len(upper)} of {len(scores)} units would spend {share:g} bits "
+                f"on outliers; less than 1"
             )
         richer = round(base + share, 2)
         bits: dict[str, Width] = {**dict.fromkeys(scores, base), **dict.fromkeys(upper, richer)}
@@ -148,14 +194,19 @@ def chosen(orderings: Orderings, names: Sequence[str]) -> dict[str, Scores]:
     }
 
 
-def runs(orderings: Orderings, quantizer: Any, counts: Sequence[int], label: str) -> Iterator[Candidate]:
-    """The first of `orderings` with the first of `counts` blocks dropped, the second with the second, under one label."""
+def runs(
+    orderings: Orderings, quantizer: Any, counts: Sequence[int], label: str
+) -> Iterator[Candidate]:
+    """The first of `orderings` with the first of `counts` blocks dropped, the second with the
+    second, under one label.
+    """
     for scores, count in zip(orderings.values(), counts, strict=True):
         yield from drops({label: scores}, quantizer, [count])
 
 
 def masks(study: Any, rates: Sequence[str], true_bits: Sequence[float]) -> Iterator[Candidate]:
-    """Masks of each size, each with densities by one of RATES; sizes that no density reaches are left out.
+    """Masks of each size, each with densities by one of RATES; sizes that no density reaches are
+    left out.
 
     study: an Experiment whose quantizer is a mask.
     """
@@ -163,12 +214,16 @@ def masks(study: Any, rates: Sequence[str], true_bits: Sequence[float]) -> Itera
     for size in (size for size in true_bits if levels[0] < size < levels[-1]):
         for name in rates:
             scorer, rule = pick(RATES, "layer rates", name)
-            (scores,) = study.orderings([scorer.format(density=round(density_of(size), 4))]).values()
+            (scores,) = study.orderings(
+                [scorer.format(density=round(density_of(size), 4))]
+            ).values()
             plan = allocate(scores, None, levels, study.quantizer, rule, true_bits=size)
             yield Candidate(name, scores.scorer, plan, KEPT, int(levels[0]), len(scores))
 
 
-def knapsack(costs: Costs, quantizer: Any, widths: Sequence[int], true_bits: Sequence[float]) -> Iterator[Candidate]:
+def knapsack(
+    costs: Costs, quantizer: Any, widths: Sequence[int], true_bits: Sequence[float]
+) -> Iterator[Candidate]:
     """The least harm for each size; every unit has any of `widths`."""
     for size in true_bits:
         plan = allocate(costs, None, tuple(widths), quantizer, "knapsack", true_bits=size)

@@ -1,4 +1,6 @@
-"""Can what was asked for be? Types, counts, names and paths, checked before anything starts; no model is loaded."""
+"""Can what was asked for be? Types, counts, names and paths, checked before anything starts; no
+model is loaded.
+"""
 
 import json
 import os
@@ -11,31 +13,48 @@ from lwq.common import user_code
 from lwq.common.errors import InputError
 from lwq.common.names import build, pick
 
-KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
+KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    list: "a list",
+}
 LEAST = {  # parameter -> the smallest number that it, or each in its list, may be
     **dict.fromkeys(("seeds", "high", "low", "widths", "avg_bits", "shares", "raised"), 0),
-    **dict.fromkeys(("nsamples", "other_nsamples", "fewer", "items", "dropped", "moved", "base"), 1),
+    **dict.fromkeys(
+        ("nsamples", "other_nsamples", "fewer", "items", "dropped", "moved", "base"), 1
+    ),
     **dict.fromkeys(("windows", "steps", "seqlen", "length"), 2),
 }
 NEVER_EMPTY = ("orderings", "models", "methods")
 
 
 def require_type(name: str, value: Any, default: Any) -> None:
-    """Raise InputError unless `value` has the type of the notebook's own value; a whole number may stand for any number."""
+    """Raise InputError unless `value` has the type of the notebook's own value; a whole number may
+    stand for any number.
+    """
     if _alike(value, default):
         return
     shown = [value] if _alike([value], default) else default
-    raise InputError(f"parameter {name}={value!r}: {KINDS[type(default)]} is needed, such as {name}={json.dumps(shown)}")
+    raise InputError(
+        f"parameter {name}={value!r}: {KINDS[type(default)]} is needed, such as "
+        f"{name}={json.dumps(shown)}"
+    )
 
 
 def _alike(value: Any, default: Any) -> bool:
     if isinstance(default, list):  # one that is empty in the notebook is for names
-        return isinstance(value, list) and all(_alike(item, default[0] if default else "") for item in value)
+        return isinstance(value, list) and all(
+            _alike(item, default[0] if default else "") for item in value
+        )
     return type(value) is type(default) or (type(default) is float and type(value) is int)
 
 
 def require_possible(values: Mapping[str, Any]) -> None:
-    """Raise InputError, naming the parameter, for a number below its least, a name of nothing, or a list that lacks names."""
+    """Raise InputError, naming the parameter, for a number below its least, a name of nothing, or a
+    list that lacks names.
+    """
     checks = _checks(values)
     for name, value in values.items():
         if value == [] and name in NEVER_EMPTY:
@@ -59,7 +78,9 @@ def _checks(values: Mapping[str, Any]) -> dict[str, Callable[[Any], Any]]:
     from lwq.studies import candidates
 
     return {
-        **dict.fromkeys(("orderings", "drop_orders", "move_orders"), partial(build, SCORERS, "scorer")),
+        **dict.fromkeys(
+            ("orderings", "drop_orders", "move_orders"), partial(build, SCORERS, "scorer")
+        ),
         **dict.fromkeys(("methods", "masks"), partial(build, QUANTIZERS, "quantizer")),
         "quantizer": partial(_require_quantizer, values.get("group_size", 0)),
         "budgets": candidates.without_outliers,
@@ -81,7 +102,9 @@ def _require_quantizer(group_size: int, text: str) -> None:
 
 
 def require_model(name: str) -> None:
-    """Raise InputError for a name that is carried by nobody, is no folder, and cannot be meant for a hub."""
+    """Raise InputError for a name that is carried by nobody, is no folder, and cannot be meant for
+    a hub.
+    """
     from lwq import models
 
     if not (_is_model(name) or _path(name).exists()):
@@ -98,9 +121,17 @@ def require_text(name: str) -> None:
 
 
 def placed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` with paths of models and texts absolute where they lead somewhere: a notebook runs in another folder."""
-    known = {**dict.fromkeys(("model", "models"), _is_model), **dict.fromkeys(("text", "judge", "other_texts"), _is_text)}
-    return {name: _placed(value, known[name]) if name in known else value for name, value in values.items()}
+    """`values` with paths of models and texts absolute where they lead somewhere: a notebook runs
+    in another folder.
+    """
+    known = {
+        **dict.fromkeys(("model", "models"), _is_model),
+        **dict.fromkeys(("text", "judge", "other_texts"), _is_text),
+    }
+    return {
+        name: _placed(value, known[name]) if name in known else value
+        for name, value in values.items()
+    }
 
 
 def _placed(value: Any, known: Callable[[str], bool]) -> Any:

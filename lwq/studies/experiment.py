@@ -1,4 +1,6 @@
-"""One model, one quantizer, one text to calibrate on and one to judge on: score, plan, measure, remember."""
+"""One model, one quantizer, one text to calibrate on and one to judge on: score, plan, measure,
+remember.
+"""
 
 import copy
 import hashlib
@@ -39,7 +41,8 @@ from lwq.statistics import forward
 from lwq.studies import candidates
 from lwq.studies.candidates import Candidate
 
-FORBIDDEN_GROUP = 32  # the carried models were dequantized from groups of 32, which such a grid would reproduce exactly
+# the carried models were dequantized from groups of 32, which such a grid would reproduce exactly
+FORBIDDEN_GROUP = 32
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,9 @@ class Ranking:
 
 
 def _shared(make: Callable[["Experiment"], Any]) -> Any:
-    """A property made when it is first needed, once for all experiments that come from one by `using`."""
+    """A property made when it is first needed, once for all experiments that come from one by
+    `using`.
+    """
 
     def get(self: "Experiment") -> Any:
         if make.__name__ not in self.held:
@@ -74,17 +79,19 @@ def _shared(make: Callable[["Experiment"], Any]) -> Any:
 
 @dataclass
 class Experiment:
-    """Everything that a study's measurements have in common. What is expensive is made when it is first needed.
+    """Everything that a study's measurements have in common. What is expensive is made when it is
+    first needed.
 
     Attributes:
         study: name that stands in the rows.
         model: a name for `lwq.load`.
         quantizer: a name, a call in text or an object.
-        calibrate, judge: how windows are drawn; scores and quantizers see the first, judgement the second.
+        calibrate, judge: how windows are drawn; scores and quantizers see the first, judgement the
+            second.
         results: where measurements are looked up and kept.
         dtype: of the weights that are scored and quantized, and of that arithmetic.
-        judge_dtype: of the weights and the arithmetic that plans are judged with; "" is `dtype`. Where it is narrower than
-            float32 the ends of a sweep are judged in float32 too.
+        judge_dtype: of the weights and the arithmetic that plans are judged with; "" is `dtype`.
+            Where it is narrower than float32 the ends of a sweep are judged in float32 too.
         held: what experiments that come from this one by `using` share with it.
     """
 
@@ -103,19 +110,31 @@ class Experiment:
         for name in ("dtype", "judge_dtype"):
             pick(models.DTYPES, name, getattr(self, name))
         self.quantizer = build(QUANTIZERS, "quantizer", self.quantizer)
-        if self.model in assets.MODELS and getattr(self.quantizer, "group_size", 0) == FORBIDDEN_GROUP:
+        if (
+            self.model in assets.MODELS
+            and getattr(self.quantizer, "group_size", 0) == FORBIDDEN_GROUP
+        ):
             raise InputError(
-                f"group_size={FORBIDDEN_GROUP} on {self.model!r}: its weights come from a file with groups of "
+                f"group_size={FORBIDDEN_GROUP} on {self.model!r}: its weights come from a file "
+                f"with groups of "
                 f"{FORBIDDEN_GROUP} and would look lossless; use 64"
             )
         if self.judge.n < 2:
-            raise InputError(f"windows={self.judge.n}: an interval needs two judging windows or more; 32 mean something")
+            raise InputError(
+                f"windows={self.judge.n}: an interval needs two judging windows or "
+                f"more; 32 mean something"
+            )
         if self.calibrate.split == self.judge.split:
-            raise InputError(f"calibrating and judging on the same split {self.judge.split!r}; use 'calibrate' and 'judge'")
+            raise InputError(
+                f"calibrating and judging on the same split {self.judge.split!r}; "
+                f"use 'calibrate' and 'judge'"
+            )
 
     @_shared
     def loaded(self) -> tuple[nn.Module, Any]:
-        return models.load(self.model, self.dtype, device_map="auto" if torch.cuda.is_available() else None)
+        return models.load(
+            self.model, self.dtype, device_map="auto" if torch.cuda.is_available() else None
+        )
 
     @_shared
     def judged(self) -> nn.Module:
@@ -133,7 +152,11 @@ class Experiment:
     @property
     def arithmetic(self) -> str:
         """Both dtypes, as the rows name them."""
-        return self.dtype if self.judge_dtype == self.dtype else f"{self.judge_dtype} from {self.dtype}"
+        return (
+            self.dtype
+            if self.judge_dtype == self.dtype
+            else f"{self.judge_dtype} from {self.dtype}"
+        )
 
     @cached_property
     def calibration(self) -> Tensor:
@@ -159,7 +182,9 @@ class Experiment:
         return Sweep(self.judged, self.judging, self.bank, self.reference)
 
     def using(self, quantizer: Any = None, calibrate: WindowSpec | None = None) -> "Experiment":
-        """The same with another quantizer or other calibration windows; the loaded model and the reference are shared."""
+        """The same with another quantizer or other calibration windows; the loaded model and the
+        reference are shared.
+        """
         other = copy.copy(self)
         stale = {"bank", "engine", "_common"} | ({"calibration"} if calibrate else set())
         other.__dict__ = {key: value for key, value in self.__dict__.items() if key not in stale}
@@ -169,12 +194,19 @@ class Experiment:
         return other
 
     def costs(self, widths: Sequence[int], windows: int = 8) -> Costs:
-        """Harm of each block at each width, measured on the first calibration windows and kept beside the scores."""
+        """Harm of each block at each width, measured on the first calibration windows and kept
+        beside the scores.
+        """
         few = self.calibration[:windows, : self.judging.shape[1]]
-        names = [spec(QUANTIZERS, self.quantizer), self.bank.source, self.fingerprint, self.arithmetic, code_digest(costs)]
-        path = (
-            self._scores_folder() / f"costs-{digest([*names, self._common['calibration'], list(few.shape), list(widths)])}.json"
-        )
+        names = [
+            spec(QUANTIZERS, self.quantizer),
+            self.bank.source,
+            self.fingerprint,
+            self.arithmetic,
+            code_digest(costs),
+        ]
+        named = [*names, self._common["calibration"], list(few.shape), list(widths)]
+        path = self._scores_folder() / f"costs-{digest(named)}.json"
         if not path.is_file():
             restore_(self.judged)
             sweep = Sweep(self.judged, few, self.bank, reference(self.judged, few))
@@ -184,7 +216,9 @@ class Experiment:
         return Costs.load(path)
 
     def release(self) -> None:
-        """Let go of the model and of all that holds it, so that another one has room; what is needed again is made again."""
+        """Let go of the model and of all that holds it, so that another one has room; what is
+        needed again is made again.
+        """
         for name in ("loaded", "judged", "reference"):
             self.held.pop(name, None)
         for name in ("bank", "engine"):
@@ -194,44 +228,73 @@ class Experiment:
         """Label -> Scores, in one pass.
 
         Args:
-            names: scorers as text, a list or one string with commas; `random` stands for `seeds` random orders. One of your
-                own is `my_scorers.py:Mine`, see `lwq.common.user_code`.
+            names: scorers as text, a list or one string with commas; `random` stands for `seeds`
+                random orders. One of your own is `my_scorers.py:Mine`, see `lwq.common.user_code`.
         """
         labels = [
             label
             for name in split(names)
-            for label in ([f"random(seed={s})" for s in range(seeds)] if name == "random" else [name])
+            for label in (
+                [f"random(seed={s})" for s in range(seeds)] if name == "random" else [name]
+            )
         ]
         built = {label: build(SCORERS, "scorer", label) for label in labels}
         self._require_same_code(built)
         restore_(self.loaded[0])
-        source = [self.fingerprint, self._common["calibration"], self.dtype, importlib.metadata.version("transformers")]
+        source = [
+            self.fingerprint,
+            self._common["calibration"],
+            self.dtype,
+            importlib.metadata.version("transformers"),
+        ]
         files = {
-            label: self._scores_folder() / f"{digest([spec(SCORERS, s), *source, *codes(s, forward)])}.json"
+            label: self._scores_folder()
+            / f"{digest([spec(SCORERS, s), *source, *codes(s, forward)])}.json"
             for label, s in built.items()
         }
-        kept = {label: scores for label, path in files.items() if (scores := _cached(path)) is not None}
+        kept = {
+            label: scores for label, path in files.items() if (scores := _cached(path)) is not None
+        }
         if missing := [label for label in files if label not in kept]:
-            windows = self.calibration if any(getattr(built[label], "needs", ()) for label in missing) else None
-            found = score_all(self.loaded[0], [built[label] for label in missing], windows, self._common["calibration"])
+            windows = (
+                self.calibration
+                if any(getattr(built[label], "needs", ()) for label in missing)
+                else None
+            )
+            found = score_all(
+                self.loaded[0],
+                [built[label] for label in missing],
+                windows,
+                self._common["calibration"],
+            )
             for label, scores in zip(missing, found, strict=True):
                 with paths.replacing(files[label]) as temporary:
                     scores.save(temporary)
                 kept[label] = Scores.load(files[label])
         kinds = {label: scores.layout.granularity for label, scores in kept.items()}
         if len(set(kinds.values())) > 1:
-            raise InputError(f"orderings of units of different kinds cannot share a figure: {kinds}; run them one by one")
+            raise InputError(
+                f"orderings of units of different kinds cannot share a figure: "
+                f"{kinds}; run them one by one"
+            )
         return {label: kept[label] for label in files}
 
     def _require_same_code(self, built: Mapping[str, Any]) -> None:
-        """Raise InputError where rows of these labels come from another state of the user's file: curves would mix the two."""
+        """Raise InputError where rows of these labels come from another state of the user's file:
+        curves would mix the two.
+        """
         rows = [record["row"] for record in self.results.found.values()]
         for label, scorer in built.items():
             text = spec(SCORERS, scorer)
-            others = {row["scorer"] for row in rows if (row["study"], row["ordering"]) == (self.study, label)} - {text}
+            others = {
+                row["scorer"]
+                for row in rows
+                if (row["study"], row["ordering"]) == (self.study, label)
+            } - {text}
             if ":" in label and others:
                 raise InputError(
-                    f"{label!r} is {text} now, and {self.results.folder} holds rows of {sorted(others)}; choose another "
+                    f"{label!r} is {text} now, and {self.results.folder} holds rows of "
+                    f"{sorted(others)}; choose another "
                     "results_dir, or another name for the class"
                 )
 
@@ -239,12 +302,18 @@ class Experiment:
         return paths.writable(self.results.folder / "scores")
 
     def sweep(
-        self, orderings: Mapping[str, Scores], high: int, low: int, steps: int, avg_bits: Sequence[float] = ()
+        self,
+        orderings: Mapping[str, Scores],
+        high: int,
+        low: int,
+        steps: int,
+        avg_bits: Sequence[float] = (),
     ) -> pd.DataFrame:
-        """Move blocks from `high` to `low` bits in each ordering and measure `steps` plans on the way, both ends included.
+        """Move blocks from `high` to `low` bits in each ordering and measure `steps` plans on the
+        way, both ends included.
 
-        Beside them: the plans for `avg_bits`, the untouched model ("original"), and uniform bits at every width from low to
-        high ("uniform").
+        Beside them: the plans for `avg_bits`, the untouched model ("original"), and uniform bits at
+        every width from low to high ("uniform").
 
         Returns:
             The rows of this study, model, quantizer and pair of widths, from the results table.
@@ -255,9 +324,12 @@ class Experiment:
         moved = candidates.counts_moved(len(layout.units), steps)
         curves = list(candidates.curve(orderings, self.quantizer, high, low, moved, avg_bits))
         if self.judge_dtype != "float32":
-            self._measure_deviation(high, low)  # first, so that two references need not stand in memory together
+            # first, so that two references need not stand in memory together
+            self._measure_deviation(high, low)
         self.measure([*candidates.ends(layout, self.quantizer, high, low), *curves])
-        return self.table(high=high, low=low, units=len(layout.units), quantizer=self._common["quantizer"])
+        return self.table(
+            high=high, low=low, units=len(layout.units), quantizer=self._common["quantizer"]
+        )
 
     def measure(self, candidates: Iterable[Candidate]) -> None:
         """Measure what the results lack, each plan once, and keep it under its rows."""
@@ -275,18 +347,31 @@ class Experiment:
                 self.results.keep(row, losses, time.monotonic() - start)
                 start = time.monotonic()
 
-    def answer(self, candidates: Iterable[Candidate], tasks: Sequence[str], items: int, seed: int = 0, hub: bool = False) -> None:
-        """Measure the accuracy of plans on multiple-choice tasks, the same `items` for every plan; keep it under its rows.
+    def answer(
+        self,
+        candidates: Iterable[Candidate],
+        tasks: Sequence[str],
+        items: int,
+        seed: int = 0,
+        hub: bool = False,
+    ) -> None:
+        """Measure the accuracy of plans on multiple-choice tasks, the same `items` for every plan;
+        keep it under its rows.
 
         The arguments are those of `evaluate_tasks`.
         """
         for candidate in candidates:
             row = self._row(candidate)
-            rows = {task: replace(row, judge=f"{task} {items} items seed {seed}{' hub' * hub}") for task in tasks}
+            rows = {
+                task: replace(row, judge=f"{task} {items} items seed {seed}{' hub' * hub}")
+                for task in tasks
+            }
             if left := [task for task in tasks if not self.results.known(rows[task])]:
                 self._answer(candidate.plan, {task: rows[task] for task in left}, items, seed, hub)
 
-    def _answer(self, plan: Plan, rows: Mapping[str, Row], items: int, seed: int, hub: bool) -> None:
+    def _answer(
+        self, plan: Plan, rows: Mapping[str, Row], items: int, seed: int, hub: bool
+    ) -> None:
         from lwq.engine.tasks import evaluate_tasks
 
         start = time.monotonic()
@@ -299,15 +384,24 @@ class Experiment:
             self.results.keep(rows[task], score, (time.monotonic() - start) / len(rows))
 
     def rankings(self, variants: Sequence[str], default: Scores) -> None:
-        """Rank correlation of each variant of a score with the `default`, on these calibration windows."""
+        """Rank correlation of each variant of a score with the `default`, on these calibration
+        windows.
+        """
         for label, scores in self.orderings(variants).items():
             untouched = Plan(dict.fromkeys(scores, KEPT), scores.layout, "")
             beside = f"{default.scorer} on {default.data}"
-            row = replace(self._row(Candidate(label, scores.scorer, untouched, 0, 0, 0)), plan="", judge=beside)
+            row = replace(
+                self._row(Candidate(label, scores.scorer, untouched, 0, 0, 0)),
+                plan="",
+                judge=beside,
+            )
             if not self.results.known(row):
                 values = np.array(list(scores.values()))
                 if not np.ptp(values) or not np.ptp(list(default.values())):
-                    raise InputError(f"{label} or {beside}: all scores are equal, and a rank correlation needs some that differ")
+                    raise InputError(
+                        f"{label} or {beside}: all scores are equal, and a rank "
+                        f"correlation needs some that differ"
+                    )
                 agreement = spearmanr(values, list(default.values())).statistic
                 self.results.keep(row, Ranking(values, float(agreement)), 0.0)
 
@@ -382,13 +476,19 @@ def environment() -> str:
 
 
 def token_digest(windows: Tensor) -> str:
-    """8 hex digits of the tokens themselves, so that a text that changed under its name is another text."""
+    """8 hex digits of the tokens themselves, so that a text that changed under its name is another
+    text.
+    """
     return hashlib.sha256(windows.numpy().tobytes()).hexdigest()[:8]
 
 
-def texts(calibrate: str, judge: str, nsamples: int, seqlen: int, windows: int, length: int) -> tuple[WindowSpec, WindowSpec]:
+def texts(
+    calibrate: str, judge: str, nsamples: int, seqlen: int, windows: int, length: int
+) -> tuple[WindowSpec, WindowSpec]:
     """Where a study calibrates and where it judges: two splits that share no document."""
-    return WindowSpec(calibrate, "calibrate", nsamples, seqlen, 0), WindowSpec(judge, "judge", windows, length, 0)
+    return WindowSpec(calibrate, "calibrate", nsamples, seqlen, 0), WindowSpec(
+        judge, "judge", windows, length, 0
+    )
 
 
 def quantizer(text: Any, **settings: Any) -> Any:

@@ -1,4 +1,6 @@
-"""What a study will take, before it starts: plans, time and memory, from its parameters alone. No model is loaded."""
+"""What a study will take, before it starts: plans, time and memory, from its parameters alone. No
+model is loaded.
+"""
 
 import time
 from collections.abc import Mapping
@@ -22,9 +24,11 @@ class Forecast:
 
     Attributes:
         plans: how many are measured.
-        tokens: forward passes of the whole model, in tokens: plans, tasks, calibration, the training of a ladder.
+        tokens: forward passes of the whole model, in tokens: plans, tasks, calibration, the
+            training of a ladder.
         operations: floating-point operations.
-        memory: bytes at the peak: the model, its originals, the bank, the reference, the boundaries.
+        memory: bytes at the peak: the model, its originals, the bank, the reference, the
+            boundaries.
     """
 
     plans: int
@@ -37,33 +41,50 @@ class Forecast:
         return self.operations / (speed * REACHED)
 
 
-def of_point(study: str, parameters: Mapping[str, Any], models: Mapping[str, Mapping[str, float]]) -> Forecast:
-    """The estimate for `parameters` (those of the notebook, all of them); `models` gives blocks and parameters by name."""
+def of_point(
+    study: str, parameters: Mapping[str, Any], models: Mapping[str, Mapping[str, float]]
+) -> Forecast:
+    """The estimate for `parameters` (those of the notebook, all of them); `models` gives blocks and
+    parameters by name.
+    """
     p = parameters
     names = p.get("models") or [p["model"]]
     sizes = [models.get(name, {"blocks": 32, "parameters": 7e9}) for name in names]
     found = [_count(study, p, int(size["blocks"])) for size in sizes]
     judged = p["windows"] * p["length"]
     asked = (
-        len(p.get("tasks", [])) * p.get("items", 0) * QUESTION * _orders(p["orderings"], p) * len(p.get("shares", ()))
+        len(p.get("tasks", []))
+        * p.get("items", 0)
+        * QUESTION
+        * _orders(p["orderings"], p)
+        * len(p.get("shares", ()))
         if p.get("tasks")
         else 0
     )
     tokens = [
-        plans * judged * SWEPT + asked + (passes + ROUNDED * widths) * p["nsamples"] * p["seqlen"] + _trained(name)
+        plans * judged * SWEPT
+        + asked
+        + (passes + ROUNDED * widths) * p["nsamples"] * p["seqlen"]
+        + _trained(name)
         for name, (plans, passes, widths) in zip(names, found, strict=True)
     ]
     weights = [float(size["parameters"]) for size in sizes]
     wide, judged_wide = BYTES[p["dtype"]], BYTES[p["judge_dtype"] or p["dtype"]]
-    # the weights, and the originals of those that plans change; the judged copy is one more where its dtype is another
+    # the weights, and the originals of those that plans change; the judged copy is one more where
+    # its dtype is another
     held = 2 * wide if wide == judged_wide else wide + 2 * judged_wide
-    memory = max(w * (held + min(widths, 4 * GIB / w)) for w, (_, _, widths) in zip(weights, found, strict=True))
+    memory = max(
+        w * (held + min(widths, 4 * GIB / w))
+        for w, (_, _, widths) in zip(weights, found, strict=True)
+    )
     operations = sum(2 * w * t for w, t in zip(weights, tokens, strict=True))
     return Forecast(sum(plans for plans, *_ in found), sum(tokens), operations, memory + 4 * GIB)
 
 
 def _trained(name: str) -> int:
-    """Passes of a token that train a rung of the depth ladder which is not in the cache: one forward, two backward."""
+    """Passes of a token that train a rung of the depth ladder which is not in the cache: one
+    forward, two backward.
+    """
     from lwq.inputs import ladder
 
     depth = ladder.depth(name)
@@ -91,15 +112,25 @@ def _count(study: str, p: Mapping[str, Any], blocks: int) -> tuple[int, int, int
     orders = _orders(p["orderings"], p)
     if study == "dynamic_methods":
         ways, budgets = len(p["methods"]), len(p["budgets"])
-        plans = 3 + orders * (len(p["moved"]) + len(p["raised"]))  # an original and two uniform ones
-        return ways * plans + budgets * (1 + orders), 1 + 2 * ways + 2 * budgets, 3 * ways + 2 * budgets
+        # an original and two uniform ones
+        plans = 3 + orders * (len(p["moved"]) + len(p["raised"]))
+        return (
+            ways * plans + budgets * (1 + orders),
+            1 + 2 * ways + 2 * budgets,
+            3 * ways + 2 * budgets,
+        )
     between = p["high"] - p["low"] + 1 if p["high"] != KEPT else 2
-    inner = min(p["steps"] - 2, blocks - 1) + sum(p["low"] <= bits <= p["high"] for bits in p.get("avg_bits", ()))
-    return orders * inner + between + 1, 1 + _passes(p["quantizer"], between), between  # one pass for the scores
+    inner = min(p["steps"] - 2, blocks - 1) + sum(
+        p["low"] <= bits <= p["high"] for bits in p.get("avg_bits", ())
+    )
+    # one pass for the scores
+    return orders * inner + between + 1, 1 + _passes(p["quantizer"], between), between
 
 
 def _passes(quantizer: Any, widths: int) -> int:
-    """Over the calibration windows, to quantize to so many widths; behind its like, a block runs twice for each."""
+    """Over the calibration windows, to quantize to so many widths; behind its like, a block runs
+    twice for each.
+    """
     from lwq.engine.apply import inputs
     from lwq.quantizers import QUANTIZERS
 
@@ -117,7 +148,9 @@ def free() -> int:
 
 
 def speed(dtype: str = "float32") -> float:
-    """Operations a second that this machine reaches in a matrix product of 1,024 rows and columns."""
+    """Operations a second that this machine reaches in a matrix product of 1,024 rows and
+    columns.
+    """
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"

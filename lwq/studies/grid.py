@@ -1,4 +1,6 @@
-"""studies.yaml -> checked parameters -> papermill. A study's notebook runs as well without this file."""
+"""studies.yaml -> checked parameters -> papermill. A study's notebook runs as well without this
+file.
+"""
 
 import contextlib
 import math
@@ -57,19 +59,25 @@ def points(study: str, size: str = "smoke", overrides: dict[str, Any] | None = N
     Paths in `overrides` start at the current folder, `results_dir` at the clone of lwq.
 
     Raises:
-        InputError: for an unknown study or size, a parameter that the notebook does not declare or cannot use as it is, or a
-            results folder that cannot be written.
+        InputError: for an unknown study or size, a parameter that the notebook does not declare or
+            cannot use as it is, or a results folder that cannot be written.
     """
     entry = pick(catalogue()["studies"], "study", study)
     results, reports = folders(size)
-    grid = pick({key: value for key, value in entry.items() if isinstance(value, list)}, f"size of {study}", size)
+    grid = pick(
+        {key: value for key, value in entry.items() if isinstance(value, list)},
+        f"size of {study}",
+        size,
+    )
     notebook = paths.NOTEBOOKS / entry["notebook"]
     found = []
     for chosen in grid:
         parameters = {"results_dir": str(results), **chosen, **checks.placed(overrides or {})}
         check(notebook, parameters)
         paths.writable(parameters["results_dir"])
-        name = digest({**parameters, "results_dir": os.path.relpath(parameters["results_dir"], paths.WORK)})
+        name = digest(
+            {**parameters, "results_dir": os.path.relpath(parameters["results_dir"], paths.WORK)}
+        )
         output = reports / "notebooks" / f"{notebook.stem}-{name}.ipynb"
         found.append(Point(study, notebook, parameters, output))
     return found
@@ -84,16 +92,24 @@ def _declared(notebook: Path) -> dict[str, Any]:
     """Parameter -> the value that it has in the notebook."""
     import papermill
 
-    return {name: yaml.safe_load(entry["default"]) for name, entry in papermill.inspect_notebook(str(notebook)).items()}
+    return {
+        name: yaml.safe_load(entry["default"])
+        for name, entry in papermill.inspect_notebook(str(notebook)).items()
+    }
 
 
 def check(notebook: Path, parameters: dict[str, Any]) -> None:
-    """Raise InputError unless every parameter is declared in the notebook, is like its own value there, and can be."""
+    """Raise InputError unless every parameter is declared in the notebook, is like its own value
+    there, and can be.
+    """
     declared = _declared(notebook)
     for name, value in parameters.items():
         default = pick(declared, f"parameter of {notebook.name}", name)
         if not _plain(value):
-            raise InputError(f"parameter {name}={value!r}: only numbers, text, true/false and lists of them go into a notebook")
+            raise InputError(
+                f"parameter {name}={value!r}: only numbers, text, true/false and "
+                f"lists of them go into a notebook"
+            )
         checks.require_type(name, value, default)
     checks.require_possible({**declared, **parameters})
 
@@ -101,28 +117,40 @@ def check(notebook: Path, parameters: dict[str, Any]) -> None:
 def _plain(value: Any) -> bool:
     if isinstance(value, list):
         return all(map(_plain, value))
-    return value is None or type(value) in (bool, int, str) or (type(value) is float and math.isfinite(value))
+    return (
+        value is None
+        or type(value) in (bool, int, str)
+        or (type(value) is float and math.isfinite(value))
+    )
 
 
 def run(point: Point, quiet: bool = False) -> Path:
     """Execute one point; returns the executed copy. `quiet` hides the notebook's own progress bars.
 
-    The copy appears under its name only when every cell has run. A failed run leaves `….failed.ipynb` beside it, with the
-    error at its top, and raises.
+    The copy appears under its name only when every cell has run. A failed run leaves
+    `….failed.ipynb` beside it, with the error at its top, and raises.
     """
     from filelock import FileLock, Timeout
 
     paths.writable(point.output.parent, "reports")
-    lock = FileLock(point.output.with_suffix(".lock"), timeout=0)  # its file stays: unlinked, two could hold it
+    # its file stays: unlinked, two could hold it
+    lock = FileLock(point.output.with_suffix(".lock"), timeout=0)
     try:
-        # no debugger hints, figures inline whatever backend the caller chose, and the caller's own files found from his folder
+        # no debugger hints, figures inline whatever backend the caller chose, and the caller's own
+        # files found from his folder
         with (
             lock,
-            environment(PYDEVD_DISABLE_FILE_VALIDATION="1", MPLBACKEND=None, **{user_code.FOLDER: str(user_code.folder())}),
+            environment(
+                PYDEVD_DISABLE_FILE_VALIDATION="1",
+                MPLBACKEND=None,
+                **{user_code.FOLDER: str(user_code.folder())},
+            ),
         ):
             _execute(point, quiet)
     except Timeout:
-        raise InputError(f"{point.output.name} is being run by another process; wait for it, or stop it") from None
+        raise InputError(
+            f"{point.output.name} is being run by another process; wait for it, or stop it"
+        ) from None
     return point.output
 
 
@@ -145,7 +173,10 @@ def _execute(point: Point, quiet: bool) -> None:
     except PapermillExecutionError as error:
         failed = point.output.with_suffix(".failed.ipynb")
         os.replace(partial, failed)
-        raise RunError(f"{point.study} failed in cell {error.exec_count}: {error.ename}: {error.evalue} (see {failed})") from None
+        raise RunError(
+            f"{point.study} failed in cell {error.exec_count}: {error.ename}: "
+            f"{error.evalue} (see {failed})"
+        ) from None
     finally:
         partial.unlink(missing_ok=True)
 
@@ -170,7 +201,9 @@ def _set(settings: Mapping[str, str | None]) -> None:
 
 
 def _publish(partial: Path, output: Path) -> None:
-    """Keep what a reader wants of an executed notebook: no progress bars, no times, no paths of this machine."""
+    """Keep what a reader wants of an executed notebook: no progress bars, no times, no paths of
+    this machine.
+    """
     import nbformat
 
     notebook = nbformat.read(partial, as_version=4)

@@ -7,7 +7,8 @@ from lwq.common.errors import InputError
 from lwq.contracts import Width
 from lwq.quantizers.storage.packed import FLOATS, packed_bytes
 
-NEGLIGIBLE = 1e-4  # a group this far below its matrix's largest weight may vanish in the scale's dtype
+# a group this far below its matrix's largest weight may vanish in the scale's dtype
+NEGLIGIBLE = 1e-4
 
 
 def fit(groups: Tensor, bits: int, half: float | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -16,9 +17,10 @@ def fit(groups: Tensor, bits: int, half: float | None, dtype: torch.dtype) -> tu
     Args:
         groups: (..., group_size) float32.
         bits: width of a code.
-        half: None for an asymmetric grid from min(w, 0) to max(w, 0) with zero = round(−min / scale); else a symmetric one
-            with scale = max|w| / half and zero = 2^(bits − 1).
-        dtype: that scales are stored in; codes are chosen for the stored scale, not for the exact one.
+        half: None for an asymmetric grid from min(w, 0) to max(w, 0) with zero = round(−min /
+            scale); else a symmetric one with scale = max|w| / half and zero = 2^(bits − 1).
+        dtype: that scales are stored in; codes are chosen for the stored scale, not for the exact
+            one.
 
     Returns:
         (scale, zero), float32, shape (...). A group of zeros gets scale 1.
@@ -36,16 +38,21 @@ def fit(groups: Tensor, bits: int, half: float | None, dtype: torch.dtype) -> tu
     return stored, (-low / stored).round().clamp(0, 2**bits - 1)
 
 
-def search(groups: Tensor, bits: int, dtype: torch.dtype, steps: int = 20, power: float = 2.4) -> tuple[Tensor, Tensor]:
+def search(
+    groups: Tensor, bits: int, dtype: torch.dtype, steps: int = 20, power: float = 2.4
+) -> tuple[Tensor, Tensor]:
     """`fit`, asymmetric, with the range of each group shrunk to where Σ |w − ŵ|^power is least.
 
-    The range is tried at `steps` even fractions from 1 down to 0.2. Source: the `mse` option of IST-DASLab/gptq, with 20 steps
-    for its 80.
+    The range is tried at `steps` even fractions from 1 down to 0.2. Source: the `mse` option of
+    IST-DASLab/gptq, with 20 steps for its 80.
     """
     best = groups.new_full(groups.shape[:-1], torch.inf)
     scale, zero = fit(groups, bits, None, dtype)
     for fraction in torch.linspace(1, 0.2, steps, device="cpu").tolist():
-        low, high = groups.amin(-1, keepdim=True) * fraction, groups.amax(-1, keepdim=True) * fraction
+        low, high = (
+            groups.amin(-1, keepdim=True) * fraction,
+            groups.amax(-1, keepdim=True) * fraction,
+        )
         trial = fit(groups.clamp(low, high), bits, None, dtype)
         codes = nearest(groups, trial[0].unsqueeze(-1), trial[1].unsqueeze(-1), bits)
         error = groups - codes.sub_(trial[1].unsqueeze(-1)).mul_(trial[0].unsqueeze(-1))
@@ -61,31 +68,43 @@ def _refuse_lost(groups: Tensor, scale: Tensor, stored: Tensor, dtype: torch.dty
     if bool(lost.any()):
         worst = scale[lost].max().item()
         raise InputError(
-            f"a group needs a scale of {worst:.3g}, which {str(dtype).removeprefix('torch.')} cannot hold; "
+            f"a group needs a scale of {worst:.3g}, which {str(dtype).removeprefix('torch.')} "
+            f"cannot hold; "
             "use scale_dtype='bfloat16' or 'float32'"
         )
 
 
 def nearest(values: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
-    """Codes of the nearest levels, half to even, clamped to 0 … 2^bits − 1; as floats, shape of `values`."""
+    """Codes of the nearest levels, half to even, clamped to 0 … 2^bits − 1; as floats, shape of
+    `values`.
+    """
     return (values / scale).round_().add_(zero).clamp_(0, 2**bits - 1)
 
 
 def group_count(shape: tuple[int, int], group_size: int) -> int:
-    """Groups in a row; group_size −1 is the whole row. Raises InputError, with the sizes that divide, if it does not."""
+    """Groups in a row; group_size −1 is the whole row. Raises InputError, with the sizes that
+    divide, if it does not.
+    """
     columns = shape[1]
     if group_size == -1:
         return 1
     if group_size < 1 or columns % group_size:
-        fits = [size for size in (16, 32, 48, 64, 96, 128, 192, 256, 512, 1024) if columns % size == 0]
+        fits = [
+            size for size in (16, 32, 48, 64, 96, 128, 192, 256, 512, 1024) if columns % size == 0
+        ]
         raise InputError(
-            f"group_size={group_size} does not divide {columns} input columns; choose one of {[-1, *fits]} (-1: the whole row)"
+            f"group_size={group_size} does not divide {columns} input columns; choose one of "
+            f"{[-1, *fits]} (-1: the whole row)"
         )
     return columns // group_size
 
 
-def grid_bytes(shape: tuple[int, int], bits: int, group_size: int, symmetric: bool, scale_dtype: str) -> int:
-    """Stored bytes of a matrix on such a grid: codes, scales, and zeros where the grid is asymmetric."""
+def grid_bytes(
+    shape: tuple[int, int], bits: int, group_size: int, symmetric: bool, scale_dtype: str
+) -> int:
+    """Stored bytes of a matrix on such a grid: codes, scales, and zeros where the grid is
+    asymmetric.
+    """
     groups = shape[0] * group_count(shape, group_size)
     zeros = 0 if symmetric else packed_bytes(groups, bits)
     return packed_bytes(shape[0] * shape[1], bits) + groups * FLOATS[scale_dtype].itemsize + zeros

@@ -1,4 +1,6 @@
-"""A quantized matrix: everything that must be stored, each part with its own width, and its exact size."""
+"""A quantized matrix: everything that must be stored, each part with its own width, and its exact
+size.
+"""
 
 import math
 from dataclasses import dataclass
@@ -17,7 +19,8 @@ class Exact:
     """Weights that are stored in 16 bits beside the codes.
 
     Attributes:
-        index: int32 (n,): numbers of whole input columns, or positions in the flattened matrix, ascending.
+        index: int32 (n,): numbers of whole input columns, or positions in the flattened matrix,
+            ascending.
         values: float16 (out_features, n) for columns, (n,) for single weights.
     """
 
@@ -39,22 +42,26 @@ class Exact:
 
 @dataclass(frozen=True)
 class Packed:
-    """Codes on an affine grid, one scale and one offset for each group of inputs of each output row.
+    """Codes on an affine grid, one scale and one offset for each group of inputs of each output
+    row.
 
-        ŵ = (q − zero) · scale     or, where the offset is a number instead of a code,     ŵ = q · scale − shift
+        ŵ = (q − zero) · scale     or, where the offset is a number instead of a code,     ŵ = q ·
+        scale − shift
 
     Attributes:
         codes: uint8 (out_features, in_features), each below 2^bits.
-        scales: (out_features, groups), in the dtype that is stored; or, where scales are quantized themselves, a Packed of
-            shape (groups, out_features).
+        scales: (out_features, groups), in the dtype that is stored; or, where scales are quantized
+            themselves, a Packed of shape (groups, out_features).
         bits: stored bits of a code.
-        zeros: (out_features, groups); uint8 are codes and stored in `bits` bits, floats are stored as they are, a Packed
-            has shape (groups, out_features); None where it is 2^(bits − 1) throughout (symmetric).
+        zeros: (out_features, groups); uint8 are codes and stored in `bits` bits, floats are stored
+            as they are, a Packed has shape (groups, out_features); None where it is 2^(bits − 1)
+            throughout (symmetric).
         shifts: (out_features, groups), in the dtype that is stored, instead of zeros.
-        widths: uint8 (in_features,), the width of each column's codes where they differ; `bits` is their mean. With
-            r = (2^bits − 1) / (2^width − 1) a column's step is its group's scale · r, and its zero round(zero / r): the
-            group's range in as many steps as the column has.
-        exact: weights stored in 16 bits instead; the codes of whole columns among them are not stored.
+        widths: uint8 (in_features,), the width of each column's codes where they differ; `bits` is
+            their mean. With r = (2^bits − 1) / (2^width − 1) a column's step is its group's scale ·
+            r, and its zero round(zero / r): the group's range in as many steps as the column has.
+        exact: weights stored in 16 bits instead; the codes of whole columns among them are not
+            stored.
     """
 
     codes: Tensor
@@ -74,7 +81,11 @@ class Packed:
         scales, zeros = _opened(self.scales), _opened(self.zeros)
         assert scales is not None
         groups = scales.shape[1]
-        work = torch.promote_types(scales.dtype, torch.float32) if self.shifts is None else scales.dtype
+        work = (
+            torch.promote_types(scales.dtype, torch.float32)
+            if self.shifts is None
+            else scales.dtype
+        )
         codes = self.codes.reshape(self.shape[0], groups, -1).to(work)
         scales = scales.to(work).unsqueeze(-1)
         if self.shifts is not None:
@@ -93,8 +104,14 @@ class Packed:
         return weight
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a file holds: codes packed bit by bit, everything else as it is. `read` is the inverse."""
-        stored = {"codes": self._stream(), **_parts("scales", self.scales, None), **_parts("zeros", self.zeros, self.bits)}
+        """What a file holds: codes packed bit by bit, everything else as it is. `read` is the
+        inverse.
+        """
+        stored = {
+            "codes": self._stream(),
+            **_parts("scales", self.scales, None),
+            **_parts("zeros", self.zeros, self.bits),
+        }
         if self.shifts is not None:
             stored["shifts"] = self.shifts
         if self.widths is not None:
@@ -119,7 +136,12 @@ class Packed:
     @property
     def resident_bytes(self) -> int:
         """Bytes in memory, where a code takes one."""
-        parts = [self.codes, self.shifts, self.widths, *((self.exact.index, self.exact.values) if self.exact else ())]
+        parts = [
+            self.codes,
+            self.shifts,
+            self.widths,
+            *((self.exact.index, self.exact.values) if self.exact else ()),
+        ]
         nested = [part for part in (self.scales, self.zeros) if part is not None]
         return sum(part.nbytes for part in parts if part is not None) + sum(
             part.resident_bytes if isinstance(part, Packed) else part.nbytes for part in nested
@@ -132,14 +154,29 @@ class Packed:
             codes, widths = codes[:, stays], None if widths is None else widths[stays]
         if widths is None:
             return pack(codes, self.bits)
-        return torch.cat([pack(codes[:, widths == width], width) for width in sorted(set(widths.tolist()))])
+        return torch.cat(
+            [pack(codes[:, widths == width], width) for width in sorted(set(widths.tolist()))]
+        )
 
     @classmethod
     def read(cls, tensors: dict[str, Tensor], header: dict[str, int]) -> "Packed":
         """What `tensors()` and `header()` describe."""
-        rows, columns, bits, device = header["rows"], header["columns"], header["bits"], tensors["codes"].device
-        exact = Exact(tensors["exact.index"], tensors["exact.values"]) if "exact.index" in tensors else None
-        stays = _complement(exact.index, columns) if exact and exact.whole_columns else torch.arange(columns, device=device)
+        rows, columns, bits, device = (
+            header["rows"],
+            header["columns"],
+            header["bits"],
+            tensors["codes"].device,
+        )
+        exact = (
+            Exact(tensors["exact.index"], tensors["exact.values"])
+            if "exact.index" in tensors
+            else None
+        )
+        stays = (
+            _complement(exact.index, columns)
+            if exact and exact.whole_columns
+            else torch.arange(columns, device=device)
+        )
         codes = torch.zeros(rows, columns, dtype=torch.uint8, device=device)
         widths, stream = tensors.get("widths"), tensors["codes"]
         if widths is None:
@@ -170,11 +207,24 @@ def _parts(name: str, part: "Tensor | Packed | None", bits: int | None) -> dict[
     return {name: part if bits is None or part.is_floating_point() else pack(part, bits)}
 
 
-def _read_part(name: str, tensors: dict[str, Tensor], header: dict[str, int]) -> "Tensor | Packed | None":
+def _read_part(
+    name: str, tensors: dict[str, Tensor], header: dict[str, int]
+) -> "Tensor | Packed | None":
     if f"{name}.bits" not in header:
         return tensors.get(name)
-    inner = {key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
-    return Packed.read(inner, {key.removeprefix(f"{name}."): v for key, v in header.items() if key.startswith(f"{name}.")})
+    inner = {
+        key.removeprefix(f"{name}."): tensor
+        for key, tensor in tensors.items()
+        if key.startswith(f"{name}.")
+    }
+    return Packed.read(
+        inner,
+        {
+            key.removeprefix(f"{name}."): v
+            for key, v in header.items()
+            if key.startswith(f"{name}.")
+        },
+    )
 
 
 def _complement(index: Tensor, count: int) -> Tensor:
@@ -189,7 +239,8 @@ def finite(weight: Tensor) -> Tensor:
     if not is_finite(weight):
         bad = (~torch.isfinite(weight)).nonzero()
         raise InputError(
-            f"the weights hold {len(bad)} NaN or Inf values, the first at {bad[0].tolist()}; repair the checkpoint, or load it "
+            f"the weights hold {len(bad)} NaN or Inf values, the first at {bad[0].tolist()}; "
+            f"repair the checkpoint, or load it "
             "with dtype='float32' or 'bfloat16' if its weights overflow in float16"
         )
     return weight
@@ -200,8 +251,10 @@ def stored(values: Tensor, dtype: torch.dtype) -> Tensor:
     found = values.to(dtype)
     if found is not values and not is_finite(found):
         raise InputError(
-            f"a value of {values.abs().max().item():.6g} is to be stored in {str(dtype).removeprefix('torch.')}, which holds "
-            f"no more than {torch.finfo(dtype).max:.6g}; keep the matrix at 16 bits, or use a quantizer with "
+            f"a value of {values.abs().max().item():.6g} is to be stored in "
+            f"{str(dtype).removeprefix('torch.')}, which holds "
+            f"no more than {torch.finfo(dtype).max:.6g}; keep the matrix at 16 bits, or use a "
+            f"quantizer with "
             "scale_dtype='bfloat16' or 'float32', such as rtn"
         )
     return found
@@ -226,7 +279,12 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     packed = words & mask
     for place in range(1, 8):
         packed |= (words >> ((8 - bits) * place)) & (mask << (bits * place))
-    return packed.view(torch.uint8).reshape(-1, 8)[:, :bits].reshape(-1)[: packed_bytes(codes.numel(), bits)].clone()
+    return (
+        packed.view(torch.uint8)
+        .reshape(-1, 8)[:, :bits]
+        .reshape(-1)[: packed_bytes(codes.numel(), bits)]
+        .clone()
+    )
 
 
 def unpack(stream: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
@@ -235,7 +293,9 @@ def unpack(stream: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
         return stream.clone().reshape(shape)
     count = math.prod(shape)
     padded = stream.new_zeros(math.ceil(count / 8), 8)
-    padded[:, :bits] = torch.nn.functional.pad(stream, (0, len(padded) * bits - len(stream))).reshape(-1, bits)
+    padded[:, :bits] = torch.nn.functional.pad(
+        stream, (0, len(padded) * bits - len(stream))
+    ).reshape(-1, bits)
     words, mask = padded.view(torch.int64), 2**bits - 1
     codes = words & mask
     for place in range(1, 8):

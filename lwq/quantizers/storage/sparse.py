@@ -27,7 +27,9 @@ class Sparse:
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weights, (out_features, in_features)."""
-        return torch.zeros(self.shape, dtype=dtype, device=self.mask.device).masked_scatter_(self.mask, self.values.to(dtype))
+        return torch.zeros(self.shape, dtype=dtype, device=self.mask.device).masked_scatter_(
+            self.mask, self.values.to(dtype)
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """What a file holds; `read` is the inverse."""

@@ -12,7 +12,8 @@ from lwq.common.names import nickname
 from lwq.report import intervals
 from lwq.report.figures.style import OTHERS, STYLES, UNIFORM, WIDTHS, canvas, label, plain, whiskers
 
-# beside the colours of look.py, Tol's for colour-blind readers, so that no two lines of the figure share one
+# beside the colours of look.py, Tol's for colour-blind readers, so that no two lines of the figure
+# share one
 DROPS = {
     "lim": (STYLES["lim"][0], "--", "o"),
     "zd": (STYLES["zd"][0], "--", "s"),
@@ -38,7 +39,8 @@ class Line(NamedTuple):
 
 
 def pruning(table: pd.DataFrame, windows: pd.DataFrame) -> Figure:
-    """Retained quality against stored bits: on the left blocks dropped or quantized, on the right single weights too.
+    """Retained quality against stored bits: on the left blocks dropped or quantized, on the right
+    single weights too.
 
     The right panel is drawn where there are rows for it. Black crosses: all blocks at one width.
 
@@ -51,7 +53,10 @@ def pruning(table: pd.DataFrame, windows: pd.DataFrame) -> Figure:
     truth = nll[rows[rows["ordering"] == "original"].iloc[0]["id"]].mean()
     rows = rows.assign(value=[np.exp(truth - nll[key].mean()) for key in rows["id"]])
     right = {"single weights": _masks(rows), "knapsack": _knapsack(rows)}
-    drawn = {"whole blocks": _blocks(rows), " and ".join(text for text, lines in right.items() if lines): sum(right.values(), [])}
+    drawn = {
+        "whole blocks": _blocks(rows),
+        " and ".join(text for text, lines in right.items() if lines): sum(right.values(), []),
+    }
     drawn = {text: lines for text, lines in drawn.items() if lines}
     figure, axes = canvas(9.5, 5.4, 1, len(drawn), sharey=True)
     for axis, (text, lines) in zip(axes[0], drawn.items(), strict=True):
@@ -62,9 +67,18 @@ def pruning(table: pd.DataFrame, windows: pd.DataFrame) -> Figure:
         _uniform(axis, rows)
         axis.set(xlabel="stored bits per weight (everything counted)", title=text)
         axis.invert_xaxis()
-        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False, fontsize=7, handlelength=3.2)
+        axis.legend(
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.14),
+            ncols=2,
+            frameon=False,
+            fontsize=7,
+            handlelength=3.2,
+        )
     axes[0][0].set(ylabel="retained quality", ylim=(0, 1.1))
-    figure.suptitle(f"{rows.iloc[0]['model']}, {nickname(rows[rows['low'] == 0].iloc[0]['quantizer'])}")
+    figure.suptitle(
+        f"{rows.iloc[0]['model']}, {nickname(rows[rows['low'] == 0].iloc[0]['quantizer'])}"
+    )
     return figure
 
 
@@ -85,7 +99,11 @@ def _blocks(rows: pd.DataFrame) -> list[Line]:
 def _masks(rows: pd.DataFrame) -> list[Line]:
     """Single weights: one colour a mask, one line style a rule for the rates of layers."""
     lines = [
-        Line(f"pruned: {mask}, {rate}", (color, *look), rows[rows["quantizer"].str.startswith(mask) & (rows["ordering"] == rate)])
+        Line(
+            f"pruned: {mask}, {rate}",
+            (color, *look),
+            rows[rows["quantizer"].str.startswith(mask) & (rows["ordering"] == rate)],
+        )
         for mask, color in MASKS.items()
         for rate, look in RATES.items()
     ]
@@ -100,35 +118,58 @@ def _knapsack(rows: pd.DataFrame) -> list[Line]:
 
 def _uniform(axis: Axes, rows: pd.DataFrame) -> None:
     """All blocks at one width, with the width beside each cross."""
-    ends = rows[(rows["ordering"] == "uniform") & (rows["low"] == 0) & rows["avg_bits"].between(1, 15)]
-    axis.plot(ends["true_bits"], ends["value"], "x", color=UNIFORM, ms=6, clip_on=False, label="all blocks at the width written")
+    ends = rows[
+        (rows["ordering"] == "uniform") & (rows["low"] == 0) & rows["avg_bits"].between(1, 15)
+    ]
+    axis.plot(
+        ends["true_bits"],
+        ends["value"],
+        "x",
+        color=UNIFORM,
+        ms=6,
+        clip_on=False,
+        label="all blocks at the width written",
+    )
     for row in ends.to_dict("records"):
         place = (row["true_bits"], row["value"])
-        axis.annotate(f"{row['avg_bits']:.0f}", place, (0, 5), textcoords="offset points", fontsize=7, ha="center")
+        axis.annotate(
+            f"{row['avg_bits']:.0f}",
+            place,
+            (0, 5),
+            textcoords="offset points",
+            fontsize=7,
+            ha="center",
+        )
 
 
 def pruning_gaps(gaps: pd.DataFrame, names: Sequence[str] = ("lim", "zd")) -> Figure:
     """How much more pruning loses than quantizing at the same bytes; above zero, quantizing wins.
 
-    One row of panels for whole blocks and one for single weights, where the table holds them. The axis is linear up to 0.1
-    nats on either side of zero and logarithmic beyond.
+    One row of panels for whole blocks and one for single weights, where the table holds them. The
+    axis is linear up to 0.1 nats on either side of zero and logarithmic beyond.
 
     Args:
         gaps: from `claims.gaps`, of one model and quantizer.
         names: orderings to draw, one column each.
     """
     kinds = list(dict.fromkeys(gaps["pruned"]))
-    figure, axes = canvas(9.0, 1.2 + 3.4 * len(kinds), len(kinds), len(names), sharex=True, sharey="row")
+    figure, axes = canvas(
+        9.0, 1.2 + 3.4 * len(kinds), len(kinds), len(names), sharex=True, sharey="row"
+    )
     widths = sorted(gaps["bits"].unique(), reverse=True)
     for row, kind in zip(axes, kinds, strict=True):
         table, (verb, text) = gaps[gaps["pruned"] == kind], PRUNED[kind]
         for axis, name in zip(row, names, strict=True):
             for position, bits in enumerate(widths):
                 color, style, marker = WIDTHS.get(bits, OTHERS)
-                part = table[(table["ordering"] == name) & (table["bits"] == bits)].sort_values("true_bits")
+                part = table[(table["ordering"] == name) & (table["bits"] == bits)].sort_values(
+                    "true_bits"
+                )
                 x = part["true_bits"] + 0.09 * (position - (len(widths) - 1) / 2)
                 look = {"fmt": marker + style, "color": color, "ms": 4, "lw": 1.2, "capsize": 2}
-                axis.errorbar(x, part["value"], whiskers(part), **look, label=f"against {bits} bits")
+                axis.errorbar(
+                    x, part["value"], whiskers(part), **look, label=f"against {bits} bits"
+                )
             axis.axhline(0, color="#000000", lw=1.6, zorder=1)
             axis.set(title=text.format(label(name)))
         _sides(row, table, verb)

@@ -15,8 +15,8 @@ WIDTHS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 16)
 def strip(scores: Mapping[str, Scores]) -> Figure:
     """The blocks in the order of the forward pass, coloured by their rank under each score.
 
-    Dark keeps its bits longest; the number in a cell is the place at which the block is moved (1 = first). Ranks, because
-    scores have units of their own.
+    Dark keeps its bits longest; the number in a cell is the place at which the block is moved (1 =
+    first). Ranks, because scores have units of their own.
     """
     table = pd.DataFrame({label(name): _places(score) for name, score in scores.items()}).T
     figure, axes = canvas(max(6.0, 1.6 + 0.3 * table.shape[1]), 1.2 + 0.34 * len(table))
@@ -44,7 +44,8 @@ def _places(score: Scores) -> dict[int, int]:
 
 
 def plans(bits: Mapping[str, Mapping[str, int]]) -> Figure:
-    """Plans as strips of coloured blocks: one row a plan, one cell a block, its width written in it.
+    """Plans as strips of coloured blocks: one row a plan, one cell a block, its width written in
+    it.
 
     Args:
         bits: label -> (unit -> width), all over the same units.
@@ -53,9 +54,12 @@ def plans(bits: Mapping[str, Mapping[str, int]]) -> Figure:
     codes = table.apply(lambda row: row.map(WIDTHS.index))
     figure, axes = canvas(max(6.0, 1.6 + 0.28 * table.shape[1]), 0.9 + 0.36 * len(table))
     axis = axes[0][0]
-    colors = sns.color_palette("cividis_r", len(WIDTHS))  # one colour a width, the same in every figure
+    # one colour a width, the same in every figure
+    colors = sns.color_palette("cividis_r", len(WIDTHS))
     look = {"annot_kws": {"size": 7}, "linewidths": 0.8, "cbar": False}
-    sns.heatmap(codes, ax=axis, cmap=colors, vmin=0, vmax=len(WIDTHS) - 1, annot=table, fmt="d", **look)
+    sns.heatmap(
+        codes, ax=axis, cmap=colors, vmin=0, vmax=len(WIDTHS) - 1, annot=table, fmt="d", **look
+    )
     axis.set(xlabel="block (first to last); the number is its bit width", ylabel="")
     axis.tick_params(axis="y", rotation=0)
     axis.tick_params(axis="x", rotation=0, labelsize=7)
