@@ -4,88 +4,74 @@ The names below are the whole public interface. They load on first use, so that 
 no torch.
 """
 
+import ast
 import sys
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from lwq.common.version import VERSION
 
 if TYPE_CHECKING:
-    from lwq.allocators import ALLOCATORS, allocate
-    from lwq.common.errors import InputError, RunError
-    from lwq.contracts import Budget, Costs, Layout, Losses, Plan, Row, Scores, Size
-    from lwq.engine.apply import quantize_
-    from lwq.engine.bank import Bank
-    from lwq.engine.evaluate import Reference, evaluate, reference
-    from lwq.engine.store import Store
-    from lwq.engine.sweep import Sweep
-    from lwq.exporters.dequantized import export
-    from lwq.inputs.texts import windows
-    from lwq.models import load, units
-    from lwq.quantizers import QUANTIZERS, Packed
-    from lwq.report.intervals import Interval, largest_fraction, retained
-    from lwq.results.measurements import Results
-    from lwq.scorers import SCORERS, Estimate, score
-    from lwq.studies.experiment import Experiment
+    from lwq.allocators import ALLOCATORS as ALLOCATORS
+    from lwq.allocators import allocate as allocate
+    from lwq.common.errors import InputError as InputError
+    from lwq.common.errors import RunError as RunError
+    from lwq.contracts import Budget as Budget
+    from lwq.contracts import Costs as Costs
+    from lwq.contracts import Layout as Layout
+    from lwq.contracts import Losses as Losses
+    from lwq.contracts import Plan as Plan
+    from lwq.contracts import Row as Row
+    from lwq.contracts import Scores as Scores
+    from lwq.contracts import Size as Size
+    from lwq.contracts.methods import Allocator as Allocator
+    from lwq.contracts.methods import Exporter as Exporter
+    from lwq.contracts.methods import Quantizer as Quantizer
+    from lwq.contracts.methods import Scorer as Scorer
+    from lwq.engine.apply import quantize_ as quantize_
+    from lwq.engine.bank import Bank as Bank
+    from lwq.engine.evaluate import Reference as Reference
+    from lwq.engine.evaluate import evaluate as evaluate
+    from lwq.engine.evaluate import reference as reference
+    from lwq.engine.objective import Objective as Objective
+    from lwq.engine.store import Store as Store
+    from lwq.engine.sweep import Sweep as Sweep
+    from lwq.exporters import EXPORTERS as EXPORTERS
+    from lwq.exporters import export as export
+    from lwq.inputs.texts import windows as windows
+    from lwq.models import load as load
+    from lwq.models import units as units
+    from lwq.quantizers import QUANTIZERS as QUANTIZERS
+    from lwq.quantizers import Packed as Packed
+    from lwq.report.intervals import Interval as Interval
+    from lwq.report.intervals import largest_fraction as largest_fraction
+    from lwq.report.intervals import retained as retained
+    from lwq.results.measurements import Results as Results
+    from lwq.scorers import SCORERS as SCORERS
+    from lwq.scorers import Estimate as Estimate
+    from lwq.scorers import score as score
+    from lwq.studies.experiment import Experiment as Experiment
 
 __version__ = VERSION
 
-_HOME = {
-    "lwq.allocators": ["ALLOCATORS", "allocate"],
-    "lwq.engine.apply": ["quantize_"],
-    "lwq.engine.bank": ["Bank"],
-    "lwq.report.intervals": ["Interval", "largest_fraction", "retained"],
-    "lwq.contracts": ["Budget", "Costs", "Layout", "Losses", "Plan", "Row", "Scores", "Size"],
-    "lwq.inputs.texts": ["windows"],
-    "lwq.common.errors": ["InputError", "RunError"],
-    "lwq.engine.evaluate": ["Reference", "evaluate", "reference"],
-    "lwq.exporters.dequantized": ["export"],
-    "lwq.models": ["load", "units"],
-    "lwq.quantizers": ["QUANTIZERS", "Packed"],
-    "lwq.results.measurements": ["Results"],
-    "lwq.scorers": ["SCORERS", "Estimate", "score"],
-    "lwq.studies.experiment": ["Experiment"],
-    "lwq.engine.store": ["Store"],
-    "lwq.engine.sweep": ["Sweep"],
-}
-_MODULE = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = [
-    "ALLOCATORS",
-    "QUANTIZERS",
-    "SCORERS",
-    "Bank",
-    "Budget",
-    "Costs",
-    "Estimate",
-    "InputError",
-    "Interval",
-    "Layout",
-    "Losses",
-    "Packed",
-    "Plan",
-    "Reference",
-    "Results",
-    "Row",
-    "RunError",
-    "Scores",
-    "Experiment",
-    "Size",
-    "Store",
-    "Sweep",
-    "allocate",
-    "evaluate",
-    "export",
-    "largest_fraction",
-    "load",
-    "quantize_",
-    "reference",
-    "retained",
-    "score",
-    "units",
-    "windows",
-]
+def _homes() -> dict[str, str]:
+    """Public name -> its module, from the imports above: one list for readers, checkers and us."""
+    imports = (node for node in ast.walk(ast.parse(Path(__file__).read_text(encoding="utf-8"))))
+    return {
+        alias.name: node.module
+        for node in imports
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lwq.")
+        for alias in node.names
+        if alias.asname == alias.name and node.module
+    }
+
+
+_MODULE = _homes()
+
+__all__ = sorted(_MODULE)
 
 
 class _Lazy(ModuleType):

@@ -239,15 +239,8 @@ MADE = {
             r"units\['b.3'\]\['b.3.w'\] is "
             r"\[64\]; a list of two is needed",
         ),
-        (
-            "costs",
-            ["harm", "b.3", "four"],
-            1.0,
-            r"costs.harm\['b.3'\] has the key 'four'; a "
-            r"number of bits is needed",
-        ),
         ("plan", ["quantizer"], None, r"plan lacks the fields \['quantizer'\]"),
-        ("plan", ["bits", "b.3"], "4", r"plan.bits\['b.3'\] is '4'; a number is needed"),
+        ("plan", ["bits", "b.3"], "4", "b.3: an option of '4' bits"),
         ("plan", ["layout", "fingerprint"], 7, "plan.layout.fingerprint is 7; text is needed"),
     ],
 )
@@ -323,5 +316,5 @@ def test_a_plan_checks_itself():
     layout = scores().layout
     with pytest.raises(lwq.InputError, match="one width for each unit"):
         Plan({"b.0": 4}, layout, "rtn()")
-    with pytest.raises(lwq.InputError, match="a width of 9 bits"):
+    with pytest.raises(lwq.InputError, match="an option of 9 bits"):
         Plan(dict.fromkeys(layout.units, 9), layout, "rtn()")

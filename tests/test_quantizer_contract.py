@@ -72,7 +72,7 @@ def test_what_is_lacking_is_said_before_the_work(toy):
     class Half:
         def __call__(self, weight, bits, stats=None): ...
 
-    with pytest.raises(lwq.InputError, match="Half lacks levels .*; needs .*; nbytes"):
+    with pytest.raises(lwq.InputError, match="Half lacks levels .*; nbytes .*; needs"):
         lwq.allocate(lwq.score(toy[0], "zd"), bits=(4,), moved=0, quantizer=Half())
 
 
@@ -81,7 +81,7 @@ def test_a_true_one_is_looked_at_once(monkeypatch):
     weight = torch.randn(8, 64)
     contract.require_true(RTN(), 4, weight, RTN()(weight, 4))
     assert len(contract._seen) == 1
-    monkeypatch.setattr(contract, "_require_codes", lambda *_: pytest.fail("looked at twice"))
+    monkeypatch.setattr(lwq.Packed, "require_sound", lambda *_: pytest.fail("looked at twice"))
     contract.require_true(RTN(), 4, weight, RTN()(weight, 4))
 
 

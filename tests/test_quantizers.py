@@ -7,7 +7,7 @@ import torch
 
 from lwq.common.errors import InputError
 from lwq.common.names import nickname, spec
-from lwq.quantizers import QUANTIZERS, baq, masks, quanto
+from lwq.quantizers import QUANTIZERS, baq, masks, quanto, storage
 from lwq.quantizers.baq import BAQ
 from lwq.quantizers.gptq import GPTQ
 from lwq.quantizers.hqq import HQQ
@@ -15,16 +15,18 @@ from lwq.quantizers.owq import OWQ
 from lwq.quantizers.rtn import RTN
 from lwq.quantizers.shared import grid
 from lwq.quantizers.spqr import SpQR
-from lwq.quantizers.storage import packed, sparse
+from lwq.quantizers.storage import packed
 from lwq.statistics import forward
 from lwq.statistics.forward import MatrixStats
 
 
 def some(levels):
-    """All of a few levels; of many the ends and some between, fractions among them."""
-    return (
-        levels if len(levels) < 10 else [levels[0], *levels[3 : -1 : len(levels) // 5], levels[-1]]
-    )
+    """All of a few levels; of many the ends and some between, fractions and names among them."""
+    named = [option for option in levels if isinstance(option, str)]
+    levels = [option for option in levels if not isinstance(option, str)]
+    few = len(levels) < 10
+    ends = levels if few else [levels[0], *levels[3 : -1 : len(levels) // 5], levels[-1]]
+    return [*ends, *named[::5]]
 
 
 MASKS = ("magnitude", "wanda")
@@ -58,9 +60,9 @@ def test_stored_tensors_weigh_what_was_promised(name, bits, weight):
     )
     if isinstance(found, packed.Packed):
         assert found.codes.dtype == torch.uint8 and (
-            found.widths is not None or int(found.codes.max()) < 2 ** int(bits)
+            found.widths is not None or int(found.codes.max()) < 2 ** int(quantizer.nominal(bits))
         )
-    again = sparse.read(found.tensors(), found.header())
+    again = storage.read(storage.name_of(found), found.tensors(), found.header())
     assert torch.equal(again.dequantize(), found.dequantize()) and again.nbytes == found.nbytes
 
 
@@ -117,7 +119,7 @@ def test_tensors_are_made_where_the_weight_is(quantizer, bits, weight):
     plain, stats = quantizer(weight, bits, gram_of(128)[0]), gram_of(128)[0]
     with torch.device("meta"):
         found = quantizer(weight, bits, stats)
-        again = sparse.read(found.tensors(), found.header()).dequantize()
+        again = storage.read(storage.name_of(found), found.tensors(), found.header()).dequantize()
     assert torch.equal(again, plain.dequantize()) and found.nbytes == plain.nbytes
 
 

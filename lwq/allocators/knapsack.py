@@ -45,7 +45,7 @@ class Knapsack:
         found = (
             scores
             if isinstance(scores, Costs)
-            else costs(scores, dict.fromkeys(scores, self._distortion(budget.widths)))
+            else costs(scores, dict.fromkeys(scores, self._distortion(budget)))
         )
         table = table_of(found, budget)
         if budget.holds(highest := dict.fromkeys(budget.layout.units, budget.widths[0])):
@@ -60,10 +60,11 @@ class Knapsack:
             for unit, column in zip(budget.layout.units, columns.tolist(), strict=True)
         }
 
-    def _distortion(self, widths: tuple[Width, ...]) -> Mapping[Width, float]:
+    def _distortion(self, budget: Budget) -> Mapping[Width, float]:
+        widths = budget.widths
         if self.distortion is None:
-            return {width: 4.0**-width for width in widths}
-        if missing := sorted(set(widths) - self.distortion.keys()):
+            return {width: 4.0 ** -budget.nominal(width) for width in widths}
+        if missing := sorted(set(widths) - self.distortion.keys(), key=str):
             raise InputError(
                 f"knapsack: distortion={self.distortion} lacks the widths {missing} "
                 f"of bits={widths}; add them"
@@ -164,7 +165,7 @@ def table_of(found: Costs, budget: Budget) -> Table:
     """Harm and size of each choice. Raises InputError where the costs lack a width."""
     widths, layout = budget.widths, budget.layout
     for unit in layout.units:
-        if missing := sorted(set(widths) - found[unit].keys()):
+        if missing := sorted(set(widths) - found[unit].keys(), key=str):
             raise InputError(
                 f"knapsack: the costs of {unit} lack the widths {missing} of "
                 f"bits={widths}; measure them"
@@ -191,7 +192,10 @@ def _sizes(budget: Budget) -> np.ndarray:
         return np.tile([float(width != widths[0]) for width in widths], (len(layout.units), 1))
     if budget.limit == "avg_bits":
         return np.array(
-            [[layout.weights(unit) * width for width in widths] for unit in layout.units],
+            [
+                [layout.weights(unit) * budget.nominal(width) for width in widths]
+                for unit in layout.units
+            ],
             dtype=float,
         )
     shapes = {shape for matrices in layout.units.values() for shape in matrices.values()}

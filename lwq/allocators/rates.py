@@ -28,10 +28,11 @@ class Rates:
     spread: float | None = 0.08
 
     def __call__(self, scores: Scores, budget: Budget) -> dict[str, Width]:
-        levels, shifts = sorted(budget.widths), self._shifts(scores)
+        options, shifts = sorted(budget.widths, key=budget.nominal), self._shifts(scores)
+        levels = [budget.nominal(option) for option in options]
 
         def around(mean: float) -> dict[str, Width]:
-            return {unit: _below(levels, mean + shifts[unit]) for unit in scores}
+            return {unit: options[_below(levels, mean + shifts[unit])] for unit in scores}
 
         # all at the lowest, all at the highest
         low, high = levels[0] - max(shifts.values()), levels[-1] - min(shifts.values())
@@ -51,6 +52,6 @@ class Rates:
         return {unit: scale * (value - mean) for unit, value in scores.items()}
 
 
-def _below(levels: list[Width], wish: float) -> Width:
-    """The largest level that is no larger than `wish`, or the smallest there is."""
-    return levels[max(0, bisect_right(levels, wish + 1e-9) - 1)]
+def _below(levels: list[float], wish: float) -> int:
+    """The index of the largest level that is no larger than `wish`, or of the smallest."""
+    return max(0, bisect_right(levels, wish + 1e-9) - 1)

@@ -78,7 +78,7 @@ def main() -> None:
 @app.command("list")
 def list_(kind: Annotated[str, typer.Argument(help=" | ".join(KINDS))]) -> None:
     """What can be asked for, one line each."""
-    from lwq import allocators, quantizers, scorers
+    from lwq import allocators, exporters, quantizers, scorers
     from lwq.common.names import pick
     from lwq.engine import tasks as questions
     from lwq.inputs import assets, ladder, texts
@@ -91,6 +91,7 @@ def list_(kind: Annotated[str, typer.Argument(help=" | ".join(KINDS))]) -> None:
         "scorers": first_lines(scorers.SCORERS),
         "allocators": first_lines(allocators.ALLOCATORS),
         "quantizers": first_lines(quantizers.QUANTIZERS),
+        "formats": {name: cls().says for name, cls in exporters.EXPORTERS.items()},
         "models": {
             "toy": "4 random blocks, made in code",
             **{name: entry.note for name, entry in assets.MODELS.items()},
@@ -158,7 +159,7 @@ def score(
         model, dtype, trust_remote_code=trust_remote_code, stream=stream
     )
     spec = WindowSpec(text, "calibrate", nsamples, seqlen, seed)
-    windows = spec.draw(tokenizer) if getattr(strategy, "needs", ()) else None
+    windows = spec.draw(tokenizer) if strategy.needs else None
     scores = scorers.score(loaded, strategy, windows, data=str(spec) if windows is not None else "")
     scores.save(target)
     place = {unit: rank for rank, unit in enumerate(scores.order(), start=1)}
@@ -252,10 +253,8 @@ def quantize(
     quantizer: Quantizer = None,
     format: Annotated[
         str,
-        typer.Option(
-            help="fake: dequantized safetensors that transformers loads", rich_help_panel="Output"
-        ),
-    ] = "fake",
+        typer.Option(help="a name from `lwq list formats`", rich_help_panel="Output"),
+    ] = "dequantized",
     text: Text = "c4",
     nsamples: Nsamples = 64,
     seqlen: Seqlen = 512,
@@ -266,11 +265,11 @@ def quantize(
 ) -> None:
     """Apply a plan to a model and save it."""
     from lwq import models
-    from lwq.exporters.dequantized import export, require_exportable
+    from lwq.exporters import export, require_exportable
     from lwq.studies import checks
 
     made, packer = arguments.plan_in(plan, quantizer)
-    target = require_exportable(made, out.expanduser().absolute(), format)
+    _, target = require_exportable(made, out.expanduser().absolute(), format)
     checks.require_text(text)
     loaded, tokenizer = models.load(
         model, dtype, trust_remote_code=trust_remote_code, stream=stream

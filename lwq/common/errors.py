@@ -17,3 +17,7 @@ class RunError(RuntimeError):
 
     The command line prints it without a traceback and leaves with exit code 1.
     """
+
+
+class LimitSpent(RunError):
+    """Raised by an objective whose forward passes are spent; a search returns its best so far."""

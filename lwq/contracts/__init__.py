@@ -8,6 +8,7 @@ from lwq.contracts.layout import (
     GRANULARITIES,
     KEPT,
     Layout,
+    Option,
     Shape,
     Size,
     Sizer,
@@ -15,6 +16,7 @@ from lwq.contracts.layout import (
     dropped,
     inside,
     matrix_bytes,
+    nominal_bits,
 )
 from lwq.contracts.plan import Budget, Plan
 from lwq.contracts.results import Losses, Row, TaskScore
@@ -28,6 +30,7 @@ __all__ = [
     "KEPT",
     "Layout",
     "Losses",
+    "Option",
     "Plan",
     "Row",
     "Scores",
@@ -40,4 +43,5 @@ __all__ = [
     "inside",
     "load_scores",
     "matrix_bytes",
+    "nominal_bits",
 ]

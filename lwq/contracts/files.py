@@ -17,7 +17,7 @@ JSON: dict[Any, Kind] = {  # a type -> what stands for it in a file; any other i
     str: ("text", {str}),
     int: ("a whole number", {int}),
     float: NUMBER,
-    UnionType: NUMBER,  # Width
+    UnionType: ("a number of bits, or the name of a level", {int, float, str}),  # Option
     tuple: ("a list of two", {list}),  # Shape
     Mapping: OBJECT,
 }
@@ -101,11 +101,13 @@ def _filled(cls: Any, data: dict[str, Any], place: str) -> Any:
 
 
 def _key(hint: Any, text: str, place: str) -> Any:
-    """A key of a JSON object: text, or a width, which is an int where it is whole."""
+    """A key of a JSON object: text, or an option, which is an int where it is a whole number."""
+    if hint is str:
+        return text
     try:
-        return text if hint is str else int(text) if text.isdecimal() else float(text)
+        return int(text) if text.isdecimal() else float(text)
     except ValueError:
-        raise InputError(f"{place} has the key {text!r}; a number of bits is needed") from None
+        return text
 
 
 def write(path: str | Path, data: dict[str, Any]) -> None:

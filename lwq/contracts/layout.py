@@ -7,12 +7,12 @@ from typing import Any, Protocol, TypeAlias
 from lwq.common.errors import InputError
 
 Shape: TypeAlias = tuple[int, int]
-Width: TypeAlias = int | float
-"""Bits a weight: 0 drops, 16 keeps; whole from 1 to 8; a fraction where a quantizer has such
-levels (its docstring says how).
+Option: TypeAlias = int | float | str
+"""What a unit is given: 0 (drop), 16 (keep), a whole width, or a level that its quantizer has: a
+fraction, or a name such as "4g32". The quantizer says its nominal bits and bytes; nobody else does.
 """
+Width = Option
 
-# widths with a meaning of their own: the block is skipped; the weights stay as they are
 DROPPED, KEPT = 0, 16
 GRANULARITIES = ("block", "group", "matrix")
 
@@ -20,9 +20,12 @@ GRANULARITIES = ("block", "group", "matrix")
 class Sizer(Protocol):
     """What counting bytes needs to know of a quantizer."""
 
-    levels: tuple[Width, ...]
+    @property
+    def levels(self) -> tuple[Option, ...]: ...
 
-    def nbytes(self, shape: Shape, bits: Any) -> int: ...
+    def nominal(self, option: Option) -> float: ...
+
+    def nbytes(self, shape: Shape, option: Any) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -121,18 +124,23 @@ class Size:
                 if (shape, bits[unit]) not in weighed:
                     weighed[shape, bits[unit]] = matrix_bytes(shape, bits[unit], quantizer)
                 plan_bytes += weighed[shape, bits[unit]]
-        nominal = sum(bits[unit] * layout.weights(unit) for unit in layout.units)
+        nominal = {unit: nominal_bits(bits[unit], quantizer) for unit in layout.units}
         gone = _gone(bits)
         rest = sum(2 * count for block, count in layout.rest.items() if block not in gone)
         everything = layout.total + sum(layout.rest.values())
         return cls(
-            layer_bits=sum(bits[unit] for unit in layout.units) / len(layout.units),
-            avg_bits=nominal / layout.total,
+            layer_bits=sum(nominal.values()) / len(layout.units),
+            avg_bits=sum(b * layout.weights(unit) for unit, b in nominal.items()) / layout.total,
             true_bits=8 * plan_bytes / layout.total,
             model_bits=8 * (plan_bytes + rest) / everything,
             plan_bytes=plan_bytes,
             total_bytes=plan_bytes + rest,
         )
+
+
+def nominal_bits(option: Option, quantizer: Sizer) -> float:
+    """Bits a weight that an option is named after, as its quantizer says."""
+    return float(option) if option in (DROPPED, KEPT) else quantizer.nominal(option)
 
 
 def matrix_bytes(shape: Shape, bits: Width, quantizer: Sizer) -> int:

@@ -1,6 +1,7 @@
 """What allocators are given, and what they make."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from numbers import Integral, Real
@@ -10,7 +11,17 @@ from typing import Any
 from lwq.common.errors import InputError
 from lwq.common.hashing import digest
 from lwq.contracts.files import read_as, write
-from lwq.contracts.layout import DROPPED, KEPT, Layout, Size, Sizer, Width
+from lwq.contracts.layout import (
+    DROPPED,
+    KEPT,
+    Layout,
+    Option,
+    Size,
+    Sizer,
+    Width,
+    matrix_bytes,
+    nominal_bits,
+)
 
 WHOLE = (DROPPED, *range(1, 9), KEPT)  # widths of a quantizer without fractions
 
@@ -21,7 +32,7 @@ class Budget:
 
     Attributes:
         layout: the units and their sizes.
-        widths: the bit widths to choose from, highest first.
+        widths: the options to choose from, those with the most bits first.
         quantizer: counts the bytes.
         limit: "moved" (units below the highest width), "avg_bits", "true_bits" or "max_bytes" (the
             whole model).
@@ -37,7 +48,9 @@ class Budget:
     LIMITS = ("moved", "avg_bits", "true_bits", "max_bytes")
 
     def __post_init__(self) -> None:
-        own = {width: width for width in sorted((DROPPED, *self.quantizer.levels, KEPT))}
+        own: dict[Option, Option] = {
+            option: option for option in (DROPPED, *self.quantizer.levels, KEPT)
+        }
         if bad := [width for width in self.widths if width not in own]:
             raise InputError(
                 f"bits={self.widths}: {bad} out of range; this quantizer offers "
@@ -46,8 +59,8 @@ class Budget:
         if len(set(self.widths)) != len(self.widths) or not self.widths:
             raise InputError(f"bits={self.widths}: name each width once, at least one")
         # 4.0 and numpy's 4 become the quantizer's 4
-        widths = sorted((own[width] for width in self.widths), reverse=True)
-        object.__setattr__(self, "widths", tuple(widths))
+        options = sorted((own[width] for width in self.widths), key=self._place, reverse=True)
+        object.__setattr__(self, "widths", tuple(options))
         if not isinstance(self.amount, Real):
             raise InputError(
                 f"{self.limit}={self.amount!r} is no number; give one, such as {self.limit}=3"
@@ -58,6 +71,16 @@ class Budget:
             int(self.amount) if isinstance(self.amount, Integral) else float(self.amount),
         )
         self._require_reach()
+
+    def nominal(self, option: Option) -> float:
+        """Bits a weight that `option` is named after."""
+        return nominal_bits(option, self.quantizer)
+
+    def _place(self, option: Option) -> tuple[float, int]:
+        """By nominal bits; options of equal bits by their bytes in the first matrix."""
+        shapes = (shape for matrices in self.layout.units.values() for shape in matrices.values())
+        shape = next(shapes, (0, 0))
+        return self.nominal(option), matrix_bytes(shape, option, self.quantizer)
 
     def _require_reach(self) -> None:
         low, high = self.range()
@@ -101,7 +124,7 @@ class Plan:
     """Bits for each unit of one model, and everything needed to apply and to repeat it.
 
     Attributes:
-        bits: unit -> width; 0 drops the block, 16 keeps the weights.
+        bits: unit -> option; 0 drops the block, 16 keeps the weights.
         layout: the model that it was made for; any other is refused.
         quantizer: the quantizer with its settings, as text that builds it again.
         provenance: scorer, allocator, budget, data, seed.
@@ -119,22 +142,17 @@ class Plan:
                 f"missing or unknown: {wrong[:6]}"
             )
         # then 4.0 is 4; beside fractions, as in masks, it stays
-        whole = all(width in WHOLE for width in self.bits.values())
+        whole = all(option in WHOLE for option in self.bits.values())
         bits = {
-            unit: int(width) if whole or isinstance(width, Integral) else width
-            for unit, width in self.bits.items()
+            unit: int(option) if whole or isinstance(option, Integral) else option
+            for unit, option in self.bits.items()
         }
         object.__setattr__(self, "bits", bits)
-        for unit, width in bits.items():
-            if not (
-                isinstance(width, int)
-                and width in WHOLE
-                or isinstance(width, float)
-                and DROPPED < width < KEPT
-            ):
+        for unit, option in bits.items():
+            if not _is_option(option):
                 raise InputError(
-                    f"{unit}: a width of {width!r} bits; plans hold 0 (drop), 1 to 8, 16 (keep), "
-                    f"or a quantizer's fraction"
+                    f"{unit}: an option of {option!r} bits; plans hold 0 (drop), 1 to 8, "
+                    "16 (keep), or a level of the quantizer's: a fraction, or a name such as '4g32'"
                 )
 
     @property
@@ -153,3 +171,14 @@ class Plan:
     @classmethod
     def load(cls, path: str | Path) -> "Plan":
         return read_as(cls, path, "plan")
+
+
+def _is_option(option: Any) -> bool:
+    match option:
+        case int():
+            return option in WHOLE
+        case float():
+            return DROPPED < option < KEPT
+        case str():
+            return bool(re.match("[A-Za-z_]|[0-9]+[A-Za-z_]", option))  # "4" is a number
+    return False

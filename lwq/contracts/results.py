@@ -36,6 +36,11 @@ class Losses:
     def agreement(self) -> float:
         return float(self._measured(self.top1).mean())
 
+    @property
+    def harm(self) -> float:
+        """What searches make small, nats a token: mean KL, or mean NLL without a reference."""
+        return float(self.nll.mean()) if self.kl is None else self.mean_kl
+
     def summary(self) -> dict[str, float]:
         """Metric -> value, as the results table has them; KL and agreement only where there was a
         reference.

@@ -91,10 +91,12 @@ class Costs(Mapping[str, Mapping[Width, float]]):
                 f"{self.scorer}: costs for each unit are needed; missing or unknown: {wrong[:6]}"
             )
         for unit, harm in self.harm.items():
-            falling = [harm[width] for width in sorted(harm)]
+            # options with a name have no order that is known here
+            numbers = sorted(option for option in harm if not isinstance(option, str))
+            falling = [harm[option] for option in numbers]
             if (
                 not harm
-                or not all(map(math.isfinite, falling))
+                or not all(map(math.isfinite, harm.values()))
                 or falling != sorted(falling, reverse=True)
             ):
                 raise InputError(

@@ -1,9 +1,9 @@
 """Apply a plan to a model: quantize what it names, drop what has 0 bits, keep what has 16."""
 
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,26 +12,31 @@ from lwq.common import paths
 from lwq.common.errors import InputError
 from lwq.common.names import rebuild
 from lwq.common.progress import track
-from lwq.contracts import DROPPED, KEPT, Plan, Shape, Width, dropped, inside
+from lwq.contracts import DROPPED, KEPT, Option, Plan, Shape, dropped, inside
+from lwq.contracts.methods import Quantizer, Storage
 from lwq.engine.store import Store
-from lwq.quantizers import QUANTIZERS, Packed, Sparse
+from lwq.quantizers import QUANTIZERS
 from lwq.quantizers.shared.contract import require_complete, require_true
 from lwq.statistics.forward import BlockStats, MatrixStats, require_windows, stream
 
+Wanted = Mapping[str, set[Option]]  # matrix -> the options that it is quantized to
 
-def require_fit(quantizer: Any, shapes: Mapping[str, Shape], widths: set[Width]) -> None:
+
+def require_fit(quantizer: Quantizer, shapes: Mapping[str, Shape], widths: set[Option]) -> None:
     """Raise InputError, naming the matrix, if a width is not the quantizer's or a shape does not
     suit it.
     """
     require_complete(quantizer)
-    if bad := sorted(widths - {DROPPED, KEPT, *quantizer.levels}):
+    wanted = widths - {DROPPED, KEPT}
+    if bad := sorted(wanted - set(quantizer.levels), key=str):
         raise InputError(
             f"{type(quantizer).__name__} has no width {bad}; it offers "
-            f"{sorted(quantizer.levels)}, 0 and 16"
+            f"{list(quantizer.levels)}, 0 and 16"
         )
     for name, shape in shapes.items():
         try:
-            quantizer.nbytes(shape, quantizer.levels[0])
+            for option in wanted or quantizer.levels[:1]:
+                quantizer.nbytes(shape, option)
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
 
@@ -55,22 +60,61 @@ def quantize_(model: nn.Module, plan: Plan, windows: Tensor | None = None) -> di
         InputError: before anything changes, for a plan of another model, a width or shape that the
             quantizer cannot do, or missing windows.
     """
+    applied = Applied(model, plan, windows)
+    deque(applied, maxlen=0)
+    return applied.errors()
+
+
+def packed(
+    model: nn.Module, plan: Plan, windows: Tensor | None = None
+) -> Iterator[tuple[str, Storage]]:
+    """Apply `plan` in place and hand over (matrix, what is stored of it), in the forward order.
+
+    The arguments and errors are those of `quantize_`, which is this without the storages. Matrices
+    with 0 or 16 bits are not among them. Only one storage need be held at a time.
+    """
+    return iter(Applied(model, plan, windows))
+
+
+class Applied:
+    """Applies a plan to a model in place while it is iterated: (matrix, what is stored of it).
+
+    Attributes:
+        squares: matrix -> (Σ (w − ŵ)², Σ w²), for those that went by.
+    """
+
+    def __init__(self, model: nn.Module, plan: Plan, windows: Tensor | None):
+        self.model, self.plan, self.windows = model, plan, windows
+        self.quantizer = require_applicable(model, plan)
+        self.squares: dict[str, tuple[float, float]] = {}
+
+    def __iter__(self) -> Iterator[tuple[str, Storage]]:
+        bits, matrices = self.plan.bits, models.matrices(self.model)
+        options = matrix_bits(self.plan)
+        wanted = {name: {option} - {DROPPED, KEPT} for name, option in options.items()}
+        behind = self.quantizer.inputs == "quantized"
+        with _dropped_first(self.model, bits) if behind else nullcontext():
+            for name, made in _to_write(self.model, self.quantizer, wanted, self.windows):
+                self.squares[name] = replace_(matrices[name], made)
+                yield name, made
+        drop_blocks_(self.model, bits)
+
+    def errors(self) -> dict[str, float]:
+        """unit -> relative error, once all matrices have gone by."""
+        units = self.plan.layout.units
+        return {
+            unit: _relative_error(unit, names, self.plan, self.squares)
+            for unit, names in units.items()
+        }
+
+
+def require_applicable(model: nn.Module, plan: Plan) -> Quantizer:
+    """The plan's quantizer; raises the InputErrors of `quantize_`."""
     plan.layout.require(models.layout(model, plan.layout.granularity), "plan")
     quantizer = rebuild(QUANTIZERS, "quantizer", plan.quantizer)
-    bits = matrix_bits(plan)
-    require_fit(quantizer, shapes(plan), set(bits.values()))
+    require_fit(quantizer, shapes(plan), set(plan.bits.values()))
     require_whole_drops(models.blocks(model), plan.bits)
-    matrices = models.matrices(model)
-    wanted = {name: {width} - {DROPPED, KEPT} for name, width in bits.items()}
-    squares: dict[str, tuple[float, float]] = {}
-    with _dropped_first(model, plan.bits) if inputs(quantizer) == "quantized" else nullcontext():
-        for name, packed in _to_write(model, quantizer, wanted, windows):
-            squares[name] = replace_(matrices[name], packed)
-    drop_blocks_(model, plan.bits)
-    return {
-        unit: _relative_error(unit, names, plan, squares)
-        for unit, names in plan.layout.units.items()
-    }
+    return quantizer
 
 
 def shapes(plan: Plan) -> dict[str, Shape]:
@@ -80,27 +124,27 @@ def shapes(plan: Plan) -> dict[str, Shape]:
     }
 
 
-def matrix_bits(plan: Plan) -> dict[str, Width]:
-    """Width of each matrix."""
+def matrix_bits(plan: Plan) -> dict[str, Option]:
+    """Option of each matrix."""
     return {name: plan.bits[unit] for unit, names in plan.layout.units.items() for name in names}
 
 
-def replace_(matrix: models.Matrix, packed: Packed | Sparse) -> tuple[float, float]:
+def replace_(matrix: models.Matrix, made: Storage) -> tuple[float, float]:
     """Write the dequantized weights into the model; returns (Σ (w − ŵ)², Σ w²)."""
     weight = matrix.view()
     before = weight.float().clone()
-    weight.copy_(packed.dequantize().to(weight.device))
+    weight.copy_(made.dequantize().to(weight.device))
     return float((before - weight.float()).square().sum()), float(before.square().sum())
 
 
-def drop_blocks_(model: nn.Module, bits: Mapping[str, Width]) -> None:
+def drop_blocks_(model: nn.Module, bits: Mapping[str, Option]) -> None:
     """Make exactly the blocks whose units all have 0 bits pass their input through."""
     for block in models.blocks(model):
         models.drop_(model, block, dropped(block, bits))
 
 
 @contextmanager
-def _dropped_first(model: nn.Module, bits: Mapping[str, Width]) -> Iterator[None]:
+def _dropped_first(model: nn.Module, bits: Mapping[str, Option]) -> Iterator[None]:
     """Inside, blocks are fitted to what reaches them without those that `bits` drops; a failure
     undoes it.
     """
@@ -112,7 +156,7 @@ def _dropped_first(model: nn.Module, bits: Mapping[str, Width]) -> Iterator[None
         raise
 
 
-def require_whole_drops(blocks: Iterable[str], bits: Mapping[str, Width]) -> None:
+def require_whole_drops(blocks: Iterable[str], bits: Mapping[str, Option]) -> None:
     """Raise InputError where only some units of a block have 0 bits: half a block cannot be
     skipped.
     """
@@ -134,12 +178,15 @@ def _relative_error(
 
 
 def _to_write(
-    model: nn.Module, quantizer: Any, wanted: Mapping[str, set[Width]], windows: Tensor | None
-) -> Iterator[tuple[str, Packed | Sparse]]:
+    model: nn.Module,
+    quantizer: Quantizer,
+    wanted: Wanted,
+    windows: Tensor | None,
+) -> Iterator[tuple[str, Storage]]:
     """(matrix, Packed), at a moment when the consumer may write it into the model and it stays
     there.
     """
-    source = inputs(quantizer)
+    source = quantizer.inputs
     if source == "uniform" and len({frozenset(widths) for widths in wanted.values()}) == 1:
         # in a plan of one width the blocks before have that width: the same, in one pass
         source = "quantized"
@@ -162,22 +209,18 @@ def _to_write(
                 )
 
 
-def inputs(quantizer: Any) -> str:
-    """Which prefix makes the inputs of a quantizer's statistics: "full", "quantized" or "uniform";
-    see `GPTQ`.
-    """
-    return getattr(quantizer, "inputs", "full")
-
-
 def quantized(
-    model: nn.Module, quantizer: Any, wanted: Mapping[str, set[Width]], windows: Tensor | None
-) -> Iterator[tuple[str, Width, Packed | Sparse]]:
+    model: nn.Module,
+    quantizer: Quantizer,
+    wanted: Wanted,
+    windows: Tensor | None,
+) -> Iterator[tuple[str, Option, Storage]]:
     """(matrix, bits, Packed) for each wanted width of each matrix, while the model stays as it is.
 
     It takes one streamed pass with `inputs="full"`, and one a width with "uniform".
     """
-    if inputs(quantizer) == "uniform":
-        for width in sorted(set().union(*wanted.values())):
+    if quantizer.inputs == "uniform":
+        for width in sorted(set().union(*wanted.values()), key=str):
             yield from _behind_its_like(
                 model,
                 quantizer,
@@ -191,12 +234,12 @@ def quantized(
 
 def _one_pass(
     model: nn.Module,
-    quantizer: Any,
-    wanted: Mapping[str, set[Width]],
+    quantizer: Quantizer,
+    wanted: Wanted,
     windows: Tensor | None,
     source: str,
     save: bool,
-) -> Iterator[tuple[str, Width, Packed | Sparse]]:
+) -> Iterator[tuple[str, Option, Storage]]:
     """(matrix, bits, Packed); the consumer may write a result into the model at once.
 
     With source "full" the block has run by then; with "quantized" it runs again, so that the next
@@ -206,14 +249,12 @@ def _one_pass(
     wanted = {name: widths for name, widths in wanted.items() if widths}
     for stats in _pass(model, quantizer, wanted, windows, source, save) if wanted else ():
         for name in names_of[stats.name]:
-            for width in sorted(wanted.get(name, ())):
+            for width in sorted(wanted.get(name, ()), key=str):
                 yield name, width, _made(quantizer, matrices[name], width, stats)
         stats.matrices.clear()  # before the next block's are summed
 
 
-def _made(
-    quantizer: Any, matrix: models.Matrix, width: Width, stats: BlockStats
-) -> Packed | Sparse:
+def _made(quantizer: Quantizer, matrix: models.Matrix, width: Option, stats: BlockStats) -> Storage:
     """The matrix in `width` bits; an InputError of the quantizer names the matrix."""
     try:
         weight = matrix.view().float()
@@ -225,8 +266,12 @@ def _made(
 
 
 def _behind_its_like(
-    model: nn.Module, quantizer: Any, width: Width, wanted: Collection[str], windows: Tensor | None
-) -> Iterator[tuple[str, Width, Packed | Sparse]]:
+    model: nn.Module,
+    quantizer: Quantizer,
+    width: Option,
+    wanted: Collection[str],
+    windows: Tensor | None,
+) -> Iterator[tuple[str, Option, Storage]]:
     """(matrix, width, Packed) for each of `wanted`, from a pass in which every matrix has `width`.
 
     A block holds its quantized weights until it has run, and then its own again: the model ends as
@@ -263,12 +308,12 @@ def _behind_its_like(
 
 def _pass(
     model: nn.Module,
-    quantizer: Any,
+    quantizer: Quantizer,
     wanted: Collection[str],
     windows: Tensor | None,
     source: str,
     save: bool,
-    width: Width | None = None,
+    width: Option | None = None,
 ) -> Iterator[BlockStats]:
     """Statistics block by block; `width`, where the pass is for one, stands beside its progress
     bar.

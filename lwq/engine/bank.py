@@ -17,18 +17,18 @@ from lwq import models
 from lwq.common.errors import InputError
 from lwq.common.hashing import codes
 from lwq.common.names import rebuild, spec
-from lwq.contracts import DROPPED, KEPT, Plan, Width, inside
+from lwq.contracts import DROPPED, KEPT, Option, Plan, inside
+from lwq.contracts.methods import Quantizer, Storage
 from lwq.engine import apply
 from lwq.engine.apply import (
     drop_blocks_,
-    inputs,
     matrix_bits,
     quantized,
     require_fit,
     require_whole_drops,
 )
 from lwq.engine.store import Store
-from lwq.quantizers import QUANTIZERS, Packed, Sparse
+from lwq.quantizers import QUANTIZERS
 
 MEMORY = 4 << 30
 
@@ -59,13 +59,13 @@ class Bank:
     def __init__(
         self,
         model: nn.Module,
-        quantizer: Any,
+        quantizer: Quantizer,
         windows: Tensor | None = None,
         store: Store | None = None,
         memory: int = MEMORY,
         exact: nn.Module | None = None,
     ):
-        if inputs(quantizer) == "quantized":
+        if quantizer.inputs == "quantized":
             raise InputError(
                 f"{quantizer}: with inputs='quantized' a block's result depends on the widths of "
                 f"those before it and "
@@ -78,8 +78,8 @@ class Bank:
         self._take()
         self.layout = models.layout(self.exact)
         self.matrices = models.matrices(model)
-        self.now: dict[str, Width] = dict.fromkeys(self.matrices, KEPT)
-        self.packed: LRUCache[tuple[str, Width], Packed | Sparse] = LRUCache(
+        self.now: dict[str, Option] = dict.fromkeys(self.matrices, KEPT)
+        self.packed: LRUCache[tuple[str, Option], Storage] = LRUCache(
             memory, getsizeof=lambda packed: packed.resident_bytes
         )
         self.source = source(
@@ -105,7 +105,7 @@ class Bank:
         of a block with 0 bits, or a width or shape that the quantizer cannot do.
         """
         plans = list(plans)
-        wanted: dict[str, set[Width]] = {name: set() for name in self.matrices}
+        wanted: dict[str, set[Option]] = {name: set() for name in self.matrices}
         for plan in plans:
             if plan.layout.fingerprint != self.layout.fingerprint:
                 plan.layout.require(self.layout, "plan")
@@ -170,7 +170,7 @@ class Bank:
             if width not in (self.now[name], DROPPED):
                 self._set(name, width)
 
-    def _set(self, name: str, width: Width) -> None:
+    def _set(self, name: str, width: Option) -> None:
         if models.streamed(self.model) is None:
             self._write(name, width)
         elif width != KEPT:
@@ -183,11 +183,11 @@ class Bank:
             if width != KEPT and inside(name, block):
                 self._write(name, width)
 
-    def _write(self, name: str, width: Width) -> None:
+    def _write(self, name: str, width: Option) -> None:
         weights = self.original[name] if width == KEPT else self._get(name, width).dequantize()
         self.matrices[name].view().copy_(weights)
 
-    def _get(self, name: str, width: Width) -> Packed | Sparse:
+    def _get(self, name: str, width: Option) -> Storage:
         found = self._find(name, width)
         if found is None:
             raise _Lost(
@@ -198,7 +198,7 @@ class Bank:
             )
         return found
 
-    def _find(self, name: str, width: Width) -> Packed | Sparse | None:
+    def _find(self, name: str, width: Option) -> Storage | None:
         if (name, width) in self.packed:
             return self.packed[name, width]
         found = self.store.get(self._key(name, width)) if self.store else None
@@ -206,12 +206,12 @@ class Bank:
             self._keep(name, width, found)
         return found
 
-    def _keep(self, name: str, width: Width, packed: Packed | Sparse) -> None:
+    def _keep(self, name: str, width: Option, packed: Storage) -> None:
         if packed.resident_bytes <= self.packed.maxsize:
             self.packed[name, width] = packed
 
-    def _missing(self, wanted: Mapping[str, set[Width]]) -> dict[str, set[Width]]:
-        def has(name: str, width: Width) -> bool:
+    def _missing(self, wanted: Mapping[str, set[Option]]) -> dict[str, set[Option]]:
+        def has(name: str, width: Option) -> bool:
             return (name, width) in self.packed or (
                 self.store is not None and self._key(name, width) in self.store
             )
@@ -223,7 +223,7 @@ class Bank:
         return {name: widths for name, widths in left.items() if widths}
 
     @torch.no_grad()
-    def _quantize(self, missing: Mapping[str, set[Width]]) -> None:
+    def _quantize(self, missing: Mapping[str, set[Option]]) -> None:
         if not missing:
             return
         self.restore_()
@@ -233,7 +233,7 @@ class Bank:
             if self.store is not None:
                 self.store.put(self._key(name, width), packed)
 
-    def _key(self, name: str, width: Width) -> str:
+    def _key(self, name: str, width: Option) -> str:
         return _digest([self.source, name, width])
 
 
@@ -244,7 +244,7 @@ def restore_(model: nn.Module) -> None:
         holder.restore_()
 
 
-def require_quantizer(text: str, quantizer: Any) -> None:
+def require_quantizer(text: str, quantizer: Quantizer) -> None:
     """Raise InputError unless `text`, which a plan names its quantizer with, stands for `quantizer`
     with all its settings.
     """
@@ -260,7 +260,7 @@ def require_quantizer(text: str, quantizer: Any) -> None:
         )
 
 
-def source(quantizer: Any, fingerprint: str, windows: Tensor | None) -> str:
+def source(quantizer: Quantizer, fingerprint: str, windows: Tensor | None) -> str:
     """32 hex digits over all that decides what `quantizer` makes of a model, "" where its code
     cannot be read.
 

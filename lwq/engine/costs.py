@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from lwq.common.names import spec
-from lwq.contracts import KEPT, Costs, Losses, Plan, Width
+from lwq.contracts import KEPT, Costs, Option, Plan
 from lwq.engine.sweep import Sweep
 from lwq.quantizers import QUANTIZERS
 
@@ -40,9 +40,9 @@ def measured_costs(sweep: Sweep, widths: Iterable[int], base: int = KEPT, data: 
         for made in (plan(unit, width) for width in [base, *ordered])
     }
     found = {
-        made.id: _loss(losses) for made, losses in sweep.measure(plans.values(), "measure costs")
+        made.id: losses.harm for made, losses in sweep.measure(plans.values(), "measure costs")
     }
-    harm: dict[str, dict[Width, float]] = {}
+    harm: dict[str, dict[Option, float]] = {}
     for unit in layout.units:
         rise = [found[plan(unit, width).id] - found[plan(unit, base).id] for width in ordered]
         harm[unit] = dict(zip(ordered, np.maximum.accumulate(rise).tolist(), strict=True))
@@ -59,7 +59,3 @@ def measured_costs(sweep: Sweep, widths: Iterable[int], base: int = KEPT, data: 
         data,
         took,
     )
-
-
-def _loss(losses: Losses) -> float:
-    return float(losses.nll.mean()) if losses.kl is None else losses.mean_kl

@@ -15,11 +15,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lwq.common import paths
-from lwq.quantizers.storage.packed import Packed
-from lwq.quantizers.storage.sparse import Sparse, read
+from lwq.contracts.methods import Storage
+from lwq.quantizers import storage
 
 LIMIT = 20 << 30
 CHECKSUM = "crc32"
+STORAGE = "storage"  # what read and write call the name of the class
 
 
 def default() -> Path:
@@ -28,7 +29,7 @@ def default() -> Path:
 
 
 class Store:
-    """A folder of `Packed` matrices under a byte limit; what was used longest ago goes first.
+    """A folder of quantized matrices under a byte limit; what was used longest ago goes first.
 
     A file is written whole or not at all, and one that cannot be read, or whose checksum is wrong
     or missing, counts as missing, so that any number of processes may share the folder and any of
@@ -43,31 +44,32 @@ class Store:
         self.folder = paths.writable(folder or default(), "the bank's folder")
         self.limit = limit
 
-    def get(self, key: str) -> Packed | Sparse | None:
+    def get(self, key: str) -> Storage | None:
         """What was put under `key`, or None."""
         path = self._path(key)
         try:
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
-                about = {name: int(value) for name, value in (file.metadata() or {}).items()}
-            if about.pop(CHECKSUM, None) != checksum(tensors, about):
+                written = file.metadata() or {}
+            kind = written.pop(STORAGE)
+            about = {name: int(value) for name, value in written.items()}
+            if about.pop(CHECKSUM, None) != checksum(tensors, {STORAGE: kind, **about}):
                 raise ValueError("not what was written")
             os.utime(path)
-        except (OSError, ValueError, SafetensorError):
+        except (OSError, ValueError, KeyError, SafetensorError):
             path.unlink(missing_ok=True)  # damaged: it will be made again
             return None
-        return read(tensors, about)
+        return storage.read(kind, tensors, about)
 
-    def put(self, key: str, packed: Packed | Sparse) -> None:
+    def put(self, key: str, packed: Storage) -> None:
         """Keep `packed` under `key`."""
         path = self._path(key)
         path.parent.mkdir(exist_ok=True)
         with paths.replacing(path) as temporary:
             tensors = {name: tensor.contiguous() for name, tensor in packed.tensors().items()}
-            about = packed.header() | {CHECKSUM: checksum(tensors, packed.header())}
-            save_file(
-                tensors, temporary, metadata={name: str(value) for name, value in about.items()}
-            )
+            about: dict[str, int | str] = {STORAGE: storage.name_of(packed), **packed.header()}
+            about[CHECKSUM] = checksum(tensors, about)
+            save_file(tensors, temporary, {name: str(value) for name, value in about.items()})
 
     def __contains__(self, key: str) -> bool:
         return self._path(key).is_file()
@@ -95,7 +97,7 @@ class Store:
         return self.folder / key[:2] / f"{key}.safetensors"
 
 
-def checksum(tensors: Mapping[str, Tensor], about: Mapping[str, int] | None = None) -> int:
+def checksum(tensors: Mapping[str, Tensor], about: Mapping[str, int | str] | None = None) -> int:
     """CRC-32 over the names, dtypes, shapes and bytes of `tensors`, and over `about`."""
     total = zlib.crc32(repr(sorted((about or {}).items())).encode())
     for name, tensor in sorted(tensors.items()):

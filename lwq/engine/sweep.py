@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from lwq import models
 from lwq.common.errors import InputError
 from lwq.common.progress import bar
-from lwq.contracts import DROPPED, KEPT, Losses, Plan, Width, dropped, inside
+from lwq.contracts import DROPPED, KEPT, Losses, Option, Plan, dropped, inside
 from lwq.engine.apply import matrix_bits
 from lwq.engine.bank import Bank
 from lwq.engine.evaluate import Reference, batches, head, measured, require_windows_fit
 from lwq.statistics.forward import Calls, capture
 
 MEMORY = 2 << 30
-Path = tuple[tuple[Width, ...], ...]  # for each block in turn, the widths of its matrices
+Path = tuple[tuple[Option, ...], ...]  # for each block in turn, the widths of its matrices
 
 
 class Sweep:
@@ -80,7 +80,8 @@ class Sweep:
         paths = [self._path_of(plan) for plan in plans]
         try:
             with bar(label, len(plans)) as progress:
-                for index in sorted(range(len(plans)), key=paths.__getitem__):
+                # options with a name stand beside numbers: as text both have an order
+                for index in sorted(range(len(plans)), key=lambda index: repr(paths[index])):
                     yield plans[index], self._measure(plans[index], paths[index])
                     progress.update()
         finally:

@@ -1,1 +1,68 @@
-"""What other programs load, one file a format."""
+"""Exporters: a model and a plan to a folder that others load. One dict, one line a format.
+
+An exporter is a frozen dataclass with `require(plan, quantizer)`, which refuses before the work
+what the format cannot hold, called as `exporter(model, packed, plan, folder)`; `packed` hands over
+each quantized matrix once, from `lwq.engine.apply.packed`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from lwq.common import paths
+from lwq.common.errors import InputError
+from lwq.common.names import build, rebuild
+from lwq.contracts import Plan
+from lwq.contracts.methods import Exporter
+from lwq.engine.apply import Applied
+from lwq.exporters.dequantized import Dequantized
+from lwq.quantizers import QUANTIZERS
+
+EXPORTERS: dict[str, type[Exporter]] = {"dequantized": Dequantized}
+
+__all__ = ["EXPORTERS", "export", "require_exportable"]
+
+
+def export(
+    model: nn.Module,
+    plan: Plan,
+    folder: str | Path,
+    tokenizer: Any,
+    windows: Tensor | None = None,
+    format: str | Exporter = "dequantized",
+) -> dict[str, float]:
+    """Quantize `model` in place and write it with its tokenizer and `plan.json`.
+
+    Args:
+        folder: must be empty or missing; nothing is overwritten.
+        windows: calibration windows, where the quantizer needs them.
+        format: a name in EXPORTERS, a call in text, or an object of your own.
+
+    Returns:
+        unit -> relative error, as `quantize_` gives it.
+
+    Raises:
+        InputError: before the work starts, for an unknown format, a folder that holds files, or a
+            plan that the format cannot hold.
+    """
+    exporter, target = require_exportable(plan, folder, format)
+    applied = Applied(model, plan, windows)
+    exporter(model, iter(applied), plan, target)
+    tokenizer.save_pretrained(target)
+    plan.save(target / "plan.json")
+    return applied.errors()
+
+
+def require_exportable(
+    plan: Plan, folder: str | Path, format: str | Exporter
+) -> tuple[Exporter, Path]:
+    """The exporter, and where it writes, absolute; raises the InputErrors of `export`, and needs no
+    model.
+    """
+    exporter: Exporter = build(EXPORTERS, "format", format)
+    exporter.require(plan, rebuild(QUANTIZERS, "quantizer", plan.quantizer))
+    target = paths.resolve(Path(folder).expanduser())
+    if target.is_dir() and any(target.iterdir()):
+        raise InputError(f"{target} is not empty; choose a new folder")
+    return exporter, paths.writable(target, "--out")

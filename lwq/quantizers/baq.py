@@ -8,6 +8,8 @@ from torch import Tensor
 
 from lwq.common.errors import InputError
 from lwq.common.names import pick
+from lwq.contracts import Option
+from lwq.contracts.methods import Quantizer
 from lwq.quantizers.gptq import Grids, column_losses, columns_first, inverse_factor, with_grids
 from lwq.quantizers.shared import grid
 from lwq.quantizers.storage.packed import FLOATS, Packed, finite, width_ratio
@@ -15,7 +17,7 @@ from lwq.statistics.forward import MatrixStats
 
 
 @dataclass(frozen=True)
-class BAQ:
+class BAQ(Quantizer):
     """GPTQ with a width for each input column, chosen so that all columns lose the same.
 
         L_j = ½ Σ_i (w_ij − ŵ_ij)² / U_jj²   at b bits,     R_j = b + log2(L_j / geometric mean of
@@ -40,7 +42,7 @@ class BAQ:
     scale_dtype: str = "float16"
 
     needs: ClassVar[frozenset[str]] = frozenset({"gram"})
-    levels: ClassVar[tuple[int, ...]] = (2, 3, 4, 5, 6, 7, 8)
+    levels: ClassVar[tuple[Option, ...]] = (2, 3, 4, 5, 6, 7, 8)
 
     def __post_init__(self) -> None:
         pick(FLOATS, "scale_dtype", self.scale_dtype)

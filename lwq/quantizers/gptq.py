@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lwq.common.errors import InputError
 from lwq.common.names import pick
+from lwq.contracts import Option, Shape
 from lwq.quantizers.shared import grid
 from lwq.quantizers.storage.packed import FLOATS, Packed, finite
 from lwq.statistics.forward import MatrixStats
@@ -19,7 +20,7 @@ SOURCES = ("uniform", "quantized", "full")
 
 
 @dataclass(frozen=True)
-class GPTQ:
+class GPTQ(grid.Grouped):
     """Minimizes ‖(W − Ŵ) X‖² greedily, column by column.
 
         H = (2/n) Σ x xᵀ + λ I,   λ = damp_percent · mean diag H,   U = upper Cholesky factor of H⁻¹
@@ -59,7 +60,7 @@ class GPTQ:
     scale_dtype: str = "float16"
 
     needs: ClassVar[frozenset[str]] = frozenset({"gram"})
-    levels: ClassVar[tuple[int, ...]] = (2, 3, 4, 5, 6, 7, 8)
+    levels: ClassVar[tuple[Option, ...]] = grid.with_groups((2, 3, 4, 5, 6, 7, 8))
 
     def __post_init__(self) -> None:
         pick(FLOATS, "scale_dtype", self.scale_dtype)
@@ -70,9 +71,10 @@ class GPTQ:
                 f"diagonal, such as 0.01"
             )
 
-    def __call__(self, weight: Tensor, bits: int, stats: MatrixStats) -> Packed:
+    def __call__(self, weight: Tensor, option: Option, stats: MatrixStats) -> Packed:
+        bits, size = self.grid_of(option)
         rows, columns = finite(weight).shape
-        groups = grid.group_count((rows, columns), self.group_size)
+        groups = grid.group_count((rows, columns), size)
         size, fit = columns // groups, partial(self._fit, bits=bits)
         if self.act_order:
             diagonal = stats.require("gram").diagonal()
@@ -95,8 +97,8 @@ class GPTQ:
             zeros=None if self.sym else zeros.byte(),
         )
 
-    def nbytes(self, shape: tuple[int, int], bits: int) -> int:
-        return grid.grid_bytes(shape, bits, self.group_size, self.sym, self.scale_dtype)
+    def nbytes(self, shape: Shape, option: Option) -> int:
+        return grid.grid_bytes(shape, *self.grid_of(option), self.sym, self.scale_dtype)
 
     def _fit(self, groups: Tensor, bits: int) -> tuple[Tensor, Tensor]:
         return grid.fit(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lwq.common.errors import InputError
 from lwq.common.names import pick
+from lwq.contracts import Option, Shape
 from lwq.quantizers.shared import grid
 from lwq.quantizers.storage.packed import FLOATS, Packed, finite, packed_bytes, stored
 from lwq.statistics.forward import MatrixStats
@@ -18,7 +19,7 @@ FLAT = 1e-4  # a group whose weights span no more than this is constant
 
 
 @dataclass(frozen=True)
-class HQQ:
+class HQQ(grid.Grouped):
     """Minimizes ‖W − Ŵ‖_p over the zero point of each group, p < 1, by half-quadratic splitting.
 
         s = (max − min) / (2^b − 1),   q = clamp(round(w / s + z), 0, 2^b − 1),   ŵ = (q − z) · s
@@ -48,17 +49,18 @@ class HQQ:
     scale_dtype: str = "float16"
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    levels: ClassVar[tuple[int, ...]] = (2, 3, 4, 5, 6, 8)
+    levels: ClassVar[tuple[Option, ...]] = grid.with_groups((2, 3, 4, 5, 6, 8))
 
     def __post_init__(self) -> None:
         pick(FLOATS, "scale_dtype", self.scale_dtype)
         if not 0 < self.lp_norm < 1 or self.beta <= 0 or self.iters < 0:
             raise InputError(f"{self}: 0 < lp_norm < 1, beta > 0 and iters ≥ 0 are needed")
 
-    def __call__(self, weight: Tensor, bits: int, stats: MatrixStats | None = None) -> Packed:
-        rows, top = weight.shape[0], 2**bits - 1
-        groups = grid.group_count((rows, weight.shape[1]), self.group_size)
-        w = finite(weight).float().reshape(rows * groups, -1)
+    def __call__(self, weight: Tensor, option: Option, stats: MatrixStats | None = None) -> Packed:
+        bits, size = self.grid_of(option)
+        rows, columns = finite(weight).shape
+        top, groups = 2**bits - 1, grid.group_count((rows, columns), size)
+        w = weight.float().reshape(rows * groups, -1)  # (out, in) -> (out · groups, size)
         low, span = w.amin(1, keepdim=True), w.amax(1, keepdim=True) - w.amin(1, keepdim=True)
         flat = span <= FLAT
         inverse = torch.where(flat, 1.0, top / span).clamp_(max=2e4)
@@ -92,8 +94,8 @@ class HQQ:
             best = found
         return zero
 
-    def nbytes(self, shape: tuple[int, int], bits: int) -> int:
-        groups = shape[0] * grid.group_count(shape, self.group_size)
-        return (
-            packed_bytes(shape[0] * shape[1], bits) + 2 * groups * FLOATS[self.scale_dtype].itemsize
-        )
+    def nbytes(self, shape: Shape, option: Option) -> int:
+        bits, size = self.grid_of(option)
+        groups = shape[0] * grid.group_count(shape, size)
+        numbers = 2 * groups * FLOATS[self.scale_dtype].itemsize
+        return packed_bytes(shape[0] * shape[1], bits) + numbers

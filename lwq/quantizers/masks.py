@@ -12,7 +12,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lwq.contracts import Width
+from lwq.contracts import Option
+from lwq.contracts.methods import Quantizer
 from lwq.quantizers.storage.packed import finite, packed_bytes, stored
 from lwq.quantizers.storage.sparse import Sparse
 from lwq.statistics.forward import MatrixStats
@@ -23,7 +24,7 @@ def width_of(density: float) -> float:
     return round(1 + 0.16 * round(100 * density), 2)
 
 
-def density_of(width: Width) -> float:
+def density_of(width: float) -> float:
     """The share of the weights that a width keeps."""
     return (width - 1) / 16
 
@@ -32,26 +33,35 @@ def density_of(width: Width) -> float:
 LEVELS = tuple(width_of(percent / 100) for percent in range(1, 94))
 
 
+class Mask(Quantizer):
+    """Options are 1 + 16 · density bits a weight: the bitmap, and the weights that are kept."""
+
+    levels: ClassVar[tuple[Option, ...]] = LEVELS
+
+    @property
+    def family(self) -> str:
+        return "mask"
+
+
 @dataclass(frozen=True)
-class Magnitude:
+class Magnitude(Mask):
     """Keeps the weights with the largest |w| of each matrix.
 
     A width is 1 + 16 · density bits a weight. Source: Han et al. 2015, arXiv:1506.02626.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    levels: ClassVar[tuple[Width, ...]] = LEVELS
 
-    def __call__(self, weight: Tensor, bits: Width, stats: MatrixStats) -> Sparse:
+    def __call__(self, weight: Tensor, bits: float, stats: MatrixStats) -> Sparse:
         scores = finite(weight).float().abs().reshape(1, -1)
         return _kept(weight, _largest(scores, _count(weight.numel(), bits)).reshape(weight.shape))
 
-    def nbytes(self, shape: tuple[int, int], bits: Width) -> int:
+    def nbytes(self, shape: tuple[int, int], bits: float) -> int:
         return packed_bytes(shape[0] * shape[1], 1) + 2 * _count(shape[0] * shape[1], bits)
 
 
 @dataclass(frozen=True)
-class Wanda:
+class Wanda(Mask):
     """Keeps the weights with the largest score of each output row.
 
         S_ij = |w_ij| · ‖x_j‖₂,    ‖x_j‖₂ over the calibration tokens
@@ -61,18 +71,17 @@ class Wanda:
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"input_norms"})
-    levels: ClassVar[tuple[Width, ...]] = LEVELS
 
-    def __call__(self, weight: Tensor, bits: Width, stats: MatrixStats) -> Sparse:
+    def __call__(self, weight: Tensor, bits: float, stats: MatrixStats) -> Sparse:
         scores, norms = finite(weight).float().abs(), stats.require("square_sum").sqrt()
         scores = scores * norms if bool(norms.any()) else scores
         return _kept(weight, _largest(scores, _count(weight.shape[1], bits)))
 
-    def nbytes(self, shape: tuple[int, int], bits: Width) -> int:
+    def nbytes(self, shape: tuple[int, int], bits: float) -> int:
         return packed_bytes(shape[0] * shape[1], 1) + 2 * shape[0] * _count(shape[1], bits)
 
 
-def _count(total: int, bits: Width) -> int:
+def _count(total: int, bits: float) -> int:
     return round(total * density_of(bits))
 
 

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from lwq.common.errors import InputError
 from lwq.common.names import pick
-from lwq.contracts import Width
+from lwq.contracts import Option
+from lwq.contracts.methods import Quantizer
 from lwq.quantizers.gptq import Grids, inverse_factor, with_grids
 from lwq.quantizers.shared import grid
 from lwq.quantizers.storage.packed import FLOATS, Exact, Packed, finite, packed_bytes, stored
@@ -16,7 +17,7 @@ from lwq.statistics.forward import MatrixStats
 
 
 @dataclass(frozen=True)
-class OWQ:
+class OWQ(Quantizer):
     """Keeps whole input columns, chosen by their effect on the output, and quantizes the others
     with GPTQ.
 
@@ -45,7 +46,7 @@ class OWQ:
     scale_dtype: str = "float16"
 
     needs: ClassVar[frozenset[str]] = frozenset({"gram"})
-    levels: ClassVar[tuple[Width, ...]] = grid.with_fractions((2, 3, 4, 5, 6, 7, 8))
+    levels: ClassVar[tuple[Option, ...]] = grid.with_fractions((2, 3, 4, 5, 6, 7, 8))
 
     def __post_init__(self) -> None:
         pick(FLOATS, "scale_dtype", self.scale_dtype)
@@ -55,7 +56,7 @@ class OWQ:
                 f"from 0 to below 8, such as 0.1"
             )
 
-    def __call__(self, weight: Tensor, bits: Width, stats: MatrixStats) -> Packed:
+    def __call__(self, weight: Tensor, bits: float, stats: MatrixStats) -> Packed:
         rows, columns = finite(weight).shape
         count, bits = self._count(columns, bits), int(bits)
         groups = grid.group_count((rows, columns), self.group_size)
@@ -89,11 +90,11 @@ class OWQ:
         harm = stats.require("gram").diagonal() * error.square().sum(0)
         return torch.argsort(harm, descending=True, stable=True)
 
-    def _count(self, columns: int, bits: Width) -> int:
+    def _count(self, columns: int, bits: float) -> int:
         base, share = grid.parts(bits, self.outlier_bits)
         return 2 * round(share * columns / (16 - base) / 2)
 
-    def nbytes(self, shape: tuple[int, int], bits: Width) -> int:
+    def nbytes(self, shape: tuple[int, int], bits: float) -> int:
         kept, bits = self._count(shape[1], bits), int(bits)
         whole = grid.grid_bytes(shape, bits, self.group_size, False, self.scale_dtype)
         codes = packed_bytes(shape[0] * (shape[1] - kept), bits) - packed_bytes(

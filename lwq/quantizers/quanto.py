@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 
 from lwq.common.names import pick
+from lwq.contracts import Option
+from lwq.contracts.methods import Quantizer
 from lwq.quantizers.storage.packed import FLOATS, Packed, finite, packed_bytes, stored
 from lwq.statistics.forward import MatrixStats
 
 
 @dataclass(frozen=True)
-class Quanto:
+class Quanto(Quantizer):
     """optimum-quanto's qint8, qint4 and qint2 weights with its default optimizers, bit for bit.
 
         8 bits, per row:        s = max|w| / 127,              ŵ = clamp(round(w / s), −128, 127) ·
@@ -35,7 +37,7 @@ class Quanto:
     scale_dtype: str = "float32"
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    levels: ClassVar[tuple[int, ...]] = (2, 4, 8)
+    levels: ClassVar[tuple[Option, ...]] = (2, 4, 8)
 
     def __post_init__(self) -> None:
         pick(FLOATS, "scale_dtype", self.scale_dtype)

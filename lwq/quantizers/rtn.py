@@ -6,13 +6,14 @@ from typing import ClassVar
 from torch import Tensor
 
 from lwq.common.names import pick
+from lwq.contracts import Option, Shape
 from lwq.quantizers.shared import grid
 from lwq.quantizers.storage.packed import FLOATS, Packed, finite
 from lwq.statistics.forward import MatrixStats
 
 
 @dataclass(frozen=True)
-class RTN:
+class RTN(grid.Grouped):
     """Each weight goes to the nearest level of its group's min-max grid.
 
         ŵ = (clamp(round(w / s) + z, 0, 2^b − 1) − z) · s
@@ -32,17 +33,16 @@ class RTN:
     scale_dtype: str = "float16"
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    levels: ClassVar[tuple[int, ...]] = (2, 3, 4, 5, 6, 7, 8)
+    levels: ClassVar[tuple[Option, ...]] = grid.with_groups((2, 3, 4, 5, 6, 7, 8))
 
     def __post_init__(self) -> None:
         pick(FLOATS, "scale_dtype", self.scale_dtype)
 
-    def __call__(self, weight: Tensor, bits: int, stats: MatrixStats | None = None) -> Packed:
-        rows, groups = (
-            weight.shape[0],
-            grid.group_count((weight.shape[0], weight.shape[1]), self.group_size),
-        )
-        w = finite(weight).float().reshape(rows, groups, -1)
+    def __call__(self, weight: Tensor, option: Option, stats: MatrixStats | None = None) -> Packed:
+        bits, size = self.grid_of(option)
+        rows, columns = finite(weight).shape
+        groups = grid.group_count((rows, columns), size)
+        w = weight.float().reshape(rows, groups, -1)  # (out, in) -> (out, groups, size)
         half = 2 ** (bits - 1) - 1 if self.sym else None
         scale, zero = grid.fit(w, bits, half, FLOATS[self.scale_dtype])
         codes = grid.nearest(w, scale.unsqueeze(-1), zero.unsqueeze(-1), bits)
@@ -53,5 +53,5 @@ class RTN:
             zeros=None if self.sym else zero.byte(),
         )
 
-    def nbytes(self, shape: tuple[int, int], bits: int) -> int:
-        return grid.grid_bytes(shape, bits, self.group_size, self.sym, self.scale_dtype)
+    def nbytes(self, shape: Shape, option: Option) -> int:
+        return grid.grid_bytes(shape, *self.grid_of(option), self.sym, self.scale_dtype)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lwq.common.errors import InputError
-from lwq.contracts import Width
+from lwq.contracts import Option
+from lwq.contracts.methods import Quantizer
 from lwq.quantizers.gptq import columns_first, fitting_grid, inverse_factor
 from lwq.quantizers.shared import grid
 from lwq.quantizers.storage.packed import Exact, Packed, finite, packed_bytes, stored
@@ -20,7 +21,7 @@ CHUNK = 1 << 24  # numbers that the search for outliers holds at once
 
 
 @dataclass(frozen=True)
-class SpQR:
+class SpQR(Quantizer):
     """GPTQ with groups of 16, bilevel scales and sparse outliers.
 
         score_ij = Σ_k ((w_ik − Q(w_ik)) / U_kk)²  −  Σ_{k ≠ j} ((w_ik − Q'(w_ik)) / U_kk)²,    k in
@@ -54,13 +55,13 @@ class SpQR:
     damp_percent: float = 1.0
 
     needs: ClassVar[frozenset[str]] = frozenset({"gram"})
-    levels: ClassVar[tuple[Width, ...]] = grid.with_fractions((2, 3, 4, 5, 6, 7, 8))
+    levels: ClassVar[tuple[Option, ...]] = grid.with_fractions((2, 3, 4, 5, 6, 7, 8))
 
     def __post_init__(self) -> None:
         if not 0 <= self.outliers < 0.5 or not 1 <= self.stat_bits <= 8:
             raise InputError(f"{self}: 0 ≤ outliers < 0.5 and 1 ≤ stat_bits ≤ 8 are needed")
 
-    def __call__(self, weight: Tensor, bits: Width, stats: MatrixStats) -> Packed:
+    def __call__(self, weight: Tensor, bits: float, stats: MatrixStats) -> Packed:
         rows, columns = finite(weight).shape
         self._require_shape((rows, columns))
         count, bits = self._count((rows, columns), bits), int(bits)
@@ -115,7 +116,7 @@ class SpQR:
         )
         return Packed(codes.reshape(1, -1).byte(), scale[None], self.stat_bits, shifts=shift[None])
 
-    def _count(self, shape: tuple[int, int], bits: Width) -> int:
+    def _count(self, shape: tuple[int, int], bits: float) -> int:
         _, share = grid.parts(bits, OUTLIER_BITS * self.outliers)
         return round(share / OUTLIER_BITS * shape[0] * shape[1])
 
@@ -126,7 +127,7 @@ class SpQR:
                 f"output rows; choose one that does"
             )
 
-    def nbytes(self, shape: tuple[int, int], bits: Width) -> int:
+    def nbytes(self, shape: tuple[int, int], bits: float) -> int:
         self._require_shape(shape)
         groups = grid.group_count(shape, self.group_size)
         second = (

@@ -131,11 +131,10 @@ def _passes(quantizer: Any, widths: int) -> int:
     """Over the calibration windows, to quantize to so many widths; behind its like, a block runs
     twice for each.
     """
-    from lwq.engine.apply import inputs
     from lwq.quantizers import QUANTIZERS
 
     built = build(QUANTIZERS, "quantizer", quantizer)
-    return (2 * widths if inputs(built) == "uniform" else 1) if built.needs else 0
+    return (2 * widths if built.inputs == "uniform" else 1) if built.needs else 0
 
 
 def free() -> int:

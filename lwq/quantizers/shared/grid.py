@@ -1,14 +1,18 @@
 """Uniform grids: where the levels lie, and the nearest one. Shared by rtn and gptq."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from lwq.common.errors import InputError
-from lwq.contracts import Width
+from lwq.contracts import Option
+from lwq.contracts.methods import Quantizer
 from lwq.quantizers.storage.packed import FLOATS, packed_bytes
 
 # a group this far below its matrix's largest weight may vanish in the scale's dtype
 NEGLIGIBLE = 1e-4
+GROUPS = (32, 64, 128)  # sizes that options name
 
 
 def fit(groups: Tensor, bits: int, half: float | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -110,12 +114,36 @@ def grid_bytes(
     return packed_bytes(shape[0] * shape[1], bits) + groups * FLOATS[scale_dtype].itemsize + zeros
 
 
-def with_fractions(widths: tuple[int, ...]) -> tuple[Width, ...]:
+class Grouped(Quantizer):
+    """Options of a quantizer with groups: a width in its own group size, or in that of the name:
+    "4g32" is 4 bits in groups of 32.
+    """
+
+    group_size: int
+    levels: ClassVar[tuple[Option, ...]]
+
+    def nominal(self, option: Option) -> float:
+        return float(self.grid_of(option)[0])
+
+    def grid_of(self, option: Option) -> tuple[int, int]:
+        """(bits, columns that share a scale)."""
+        if isinstance(option, str):
+            bits, _, size = option.partition("g")
+            return int(bits), int(size)
+        return int(option), self.group_size
+
+
+def with_groups(widths: tuple[int, ...]) -> tuple[Option, ...]:
+    """`widths`, and each of them in groups of 32, 64 and 128 by name."""
+    return *widths, *(f"{bits}g{size}" for bits in widths for size in GROUPS)
+
+
+def with_fractions(widths: tuple[int, ...]) -> tuple[float, ...]:
     """`widths`, and those of 2, 3 and 4 with 0.05 to 0.95 bits more."""
     fractions = [round(width + step / 20, 2) for width in (2, 3, 4) for step in range(1, 20)]
     return tuple(sorted([*widths, *fractions]))
 
 
-def parts(bits: Width, default: float) -> tuple[int, float]:
+def parts(bits: float, default: float) -> tuple[int, float]:
     """(whole bits, the fraction); `default` where there is no fraction."""
     return int(bits), round(bits - int(bits), 6) or default

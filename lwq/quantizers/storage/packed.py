@@ -128,6 +128,22 @@ class Packed:
                 found |= {f"{name}.{key}": value for key, value in part.header().items()}
         return found
 
+    def require_sound(self, name: str) -> None:
+        """Raise InputError, in the name of the quantizer, unless codes are uint8 and below 2^bits
+        (2^width in a column of its own width).
+        """
+        if self.codes.dtype != torch.uint8:
+            raise InputError(
+                f"{name}: codes are {self.codes.dtype}; round them and store them as torch.uint8"
+            )
+        # a number, or (in,)
+        highest = 2**self.bits - 1 if self.widths is None else (2 ** self.widths.int() - 1).byte()
+        if bool((self.codes > highest).any()):
+            raise InputError(
+                f"{name}: a code of {int(self.codes.max())} does not fit {self.bits} bits; "
+                "clamp to 0 … 2^bits − 1"
+            )
+
     @property
     def nbytes(self) -> int:
         """Bytes of `tensors()`."""

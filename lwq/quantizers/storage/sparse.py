@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lwq.quantizers.storage.packed import Packed, pack, unpack
+from lwq.common.errors import InputError
+from lwq.contracts import Shape
+from lwq.quantizers.storage.packed import pack, unpack
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Sparse:
     values: Tensor
 
     @property
-    def shape(self) -> tuple[int, int]:
+    def shape(self) -> Shape:
         return int(self.mask.shape[0]), int(self.mask.shape[1])
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -37,7 +39,7 @@ class Sparse:
 
     def header(self) -> dict[str, int]:
         """The numbers that `read` needs beside the tensors."""
-        return {"sparse": 1, "rows": self.shape[0], "columns": self.shape[1]}
+        return {"rows": self.shape[0], "columns": self.shape[1]}
 
     @property
     def nbytes(self) -> int:
@@ -49,12 +51,12 @@ class Sparse:
         """Bytes in memory, where a bit of the mask takes one."""
         return self.mask.nbytes + self.values.nbytes
 
+    def require_sound(self, name: str) -> None:
+        """Raise InputError, in the name of the quantizer, unless each mark has its value."""
+        if (marked := int(self.mask.sum())) != len(self.values):
+            raise InputError(f"{name}: {len(self.values)} values for {marked} marks; give one each")
+
     @classmethod
     def read(cls, tensors: Mapping[str, Tensor], about: Mapping[str, int]) -> "Sparse":
         mask = unpack(tensors["mask"], 1, (about["rows"], about["columns"]))
         return cls(mask.bool(), tensors["values"])
-
-
-def read(tensors: dict[str, Tensor], about: dict[str, int]) -> Packed | Sparse:
-    """A stored matrix from its tensors and its header."""
-    return Sparse.read(tensors, about) if "sparse" in about else Packed.read(tensors, about)

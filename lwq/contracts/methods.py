@@ -1,0 +1,170 @@
+"""What each kind of method offers: every attribute that a caller reads. One protocol a kind.
+
+A method is a frozen dataclass that is called; its settings are its fields. What inherits from its
+protocol takes over the defaults below; anything else that has all of the attributes will do.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from lwq.common.errors import InputError
+from lwq.contracts.layout import Option, Shape
+from lwq.contracts.plan import Budget, Plan
+from lwq.contracts.results import Losses
+from lwq.contracts.scores import Costs, Scores
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+Harm = Mapping[Option, float]
+
+
+class Scorer(Protocol):
+    """`scorer(model, stats)` -> unit -> importance, higher = keeps more bits; or unit -> harms.
+
+    Attributes:
+        needs: statistics that the pass collects for it; none: no windows are needed.
+        granularity: of its units: "block", "group" or "matrix".
+    """
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset()
+
+    @property
+    def granularity(self) -> str:
+        return "block"
+
+    def __call__(self, model: "nn.Module", stats: Any) -> Mapping[str, float | Harm]: ...
+
+
+class Allocator(Protocol):
+    """`allocator(scores, budget, objective)` -> unit -> option, within the budget.
+
+    Attributes:
+        searches: whether it measures plans, so that it must be handed an objective.
+    """
+
+    @property
+    def searches(self) -> bool:
+        return False
+
+    def __call__(
+        self, scores: Scores | Costs, budget: Budget, objective: "Objective | None" = None
+    ) -> Mapping[str, Option]: ...
+
+
+@runtime_checkable
+class Storage(Protocol):
+    """A quantized matrix as it is stored: every part with its own width.
+
+    Attributes:
+        shape: (out_features, in_features).
+        nbytes: bytes of `tensors()`.
+        resident_bytes: bytes in memory.
+    """
+
+    @property
+    def shape(self) -> Shape: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    @property
+    def resident_bytes(self) -> int: ...
+
+    def dequantize(self, dtype: "torch.dtype" = ...) -> "Tensor":
+        """The weights that it stands for, (out_features, in_features)."""
+
+    def tensors(self) -> "dict[str, Tensor]":
+        """What a file holds; `read` is the inverse."""
+
+    def header(self) -> dict[str, int]:
+        """The numbers that `read` needs beside the tensors."""
+
+    @classmethod
+    def read(cls, tensors: "dict[str, Tensor]", header: dict[str, int]) -> "Storage": ...
+
+    def require_sound(self, name: str) -> None:
+        """Raise InputError, in the name of the quantizer, where it cannot be stored."""
+
+
+class Quantizer(Protocol):
+    """`quantizer(weight, option, stats)` -> Storage; weight (out_features, in_features).
+
+    Attributes:
+        needs: statistics of the matrix that it reads.
+        levels: its options beside 0 and 16: whole widths, fractions, or levels with a name.
+        inputs: which prefix makes the inputs behind `needs`: "full", "quantized" or "uniform";
+            see `GPTQ`.
+        family: what is done to weights: "grid" (all on few levels) or "mask" (most are zero).
+    """
+
+    @property
+    def inputs(self) -> str:
+        return "full"
+
+    @property
+    def family(self) -> str:
+        return "grid"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset()
+
+    @property
+    def levels(self) -> tuple[Option, ...]: ...
+
+    def nominal(self, option: Option) -> float:
+        """Bits a weight that `option` is named after; scales and zeros are not in it."""
+        if isinstance(option, str):
+            raise InputError(
+                f"{type(self).__name__} does not say how many bits a weight {option!r} has; "
+                "give it a method nominal(option) -> bits"
+            )
+        return float(option)
+
+    def nbytes(self, shape: Shape, option: Any) -> int:
+        """Stored bytes of a matrix, of all parts; InputError for a shape that does not suit it."""
+        ...
+
+    def __call__(self, weight: "Tensor", option: Any, stats: Any) -> Storage: ...
+
+
+class Objective(Protocol):
+    """`objective(bits)` -> Losses on the tune split, until its limit of forward passes is spent.
+
+    Attributes:
+        left: forward passes of the whole model that may still be spent.
+    """
+
+    @property
+    def left(self) -> float: ...
+
+    def __call__(self, bits: Mapping[str, Option]) -> Losses: ...
+
+    def many(self, plans: Iterable[Mapping[str, Option]]) -> list[Losses]: ...
+
+
+class Exporter(Protocol):
+    """`exporter(model, packed, plan, folder)` -> the folder, which another program loads.
+
+    Attributes:
+        says: one line: what is written and who reads it.
+    """
+
+    @property
+    def says(self) -> str: ...
+
+    def require(self, plan: Plan, quantizer: Quantizer) -> None:
+        """Raise InputError, before any work, for a plan that the format cannot hold."""
+
+    def __call__(
+        self,
+        model: Any,
+        packed: Iterator[tuple[str, Storage]],
+        plan: Plan,
+        folder: Path,
+    ) -> Path: ...

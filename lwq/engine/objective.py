@@ -1,0 +1,89 @@
+"""What a search is handed: plans in, losses out, until its forward passes are spent."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from lwq import models
+from lwq.common.errors import LimitSpent
+from lwq.common.names import spec
+from lwq.contracts import Losses, Option, Plan
+from lwq.engine.sweep import Sweep
+from lwq.quantizers import QUANTIZERS
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One plan that a search tried.
+
+    Attributes:
+        bits: unit -> option.
+        harm: mean KL to the reference, nats a token; mean NLL without one.
+        passes: forward passes of the whole model that were spent until then.
+    """
+
+    bits: Mapping[str, Option]
+    harm: float
+    passes: float
+
+
+@dataclass
+class Objective:
+    """`objective(bits)` -> Losses on the windows of a sweep; its cost is counted, and limited.
+
+    A plan costs the blocks that the sweep runs for it, as a share of all blocks: what it has in
+    common with the plan before is free, and so is one that was tried already.
+
+    Attributes:
+        sweep: on windows of the tune split, which no plan is judged on.
+        limit: forward passes of the whole model that may be spent.
+        granularity: of the units in `bits`.
+        log: every trial, in order.
+    """
+
+    sweep: Sweep
+    limit: float
+    granularity: str = "block"
+    log: list[Trial] = field(default_factory=list)
+    _known: dict[str, Losses] = field(default_factory=dict, repr=False)
+    _start: int = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._layout = models.layout(self.sweep.bank.exact, self.granularity)
+        self._quantizer = spec(QUANTIZERS, self.sweep.bank.quantizer)
+        self._start = self.sweep.blocks_run
+
+    @property
+    def spent(self) -> float:
+        """Forward passes so far."""
+        return (self.sweep.blocks_run - self._start) / len(self.sweep.blocks)
+
+    @property
+    def left(self) -> float:
+        """Forward passes that may still be spent."""
+        return max(0.0, self.limit - self.spent)
+
+    def __call__(self, bits: Mapping[str, Option]) -> Losses:
+        """Losses of one plan; LimitSpent where nothing is left and it was not tried before."""
+        return self.many([bits])[0]
+
+    def many(self, plans: Iterable[Mapping[str, Option]]) -> list[Losses]:
+        """Losses of several plans, measured in the order in which they share most work.
+
+        Raises LimitSpent once the limit is reached; what was measured until then is in `log`.
+        """
+        made = [Plan(dict(bits), self._layout, self._quantizer) for bits in plans]
+        new = {plan.id: plan for plan in made if plan.id not in self._known}
+        self._require_left(new)
+        for plan, losses in self.sweep.measure(new.values(), "search") if new else ():
+            self._known[plan.id] = losses
+            self.log.append(Trial(plan.bits, losses.harm, self.spent))
+            del new[plan.id]
+            self._require_left(new)
+        return [self._known[plan.id] for plan in made]
+
+    def _require_left(self, new: Mapping[str, Plan]) -> None:
+        if new and not self.left:
+            raise LimitSpent(
+                f"{self.limit:g} forward passes are spent on {len(self.log)} plans, and "
+                f"{len(new)} more are asked for; raise the limit"
+            )

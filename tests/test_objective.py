@@ -1,0 +1,78 @@
+"""What a search is handed: the losses of a plan, counted in forward passes, within a limit.
+
+pytest tests/test_objective.py
+"""
+
+import numpy as np
+import pytest
+
+import lwq
+from lwq.common.errors import LimitSpent
+from lwq.engine.apply import packed
+from lwq.engine.objective import Objective
+from lwq.quantizers import QUANTIZERS
+
+
+@pytest.fixture
+def sweep(toy, windows):
+    model, _ = toy
+    bank = lwq.Bank(model, QUANTIZERS["rtn"]())
+    return lwq.Sweep(model, windows, bank, lwq.reference(model, windows))
+
+
+def plans(layout):
+    """All blocks at 4 bits, and one at 2 bits in each place."""
+    units = list(layout.units)
+    return [dict.fromkeys(units, 4)] + [{**dict.fromkeys(units, 4), unit: 2} for unit in units]
+
+
+def test_losses_are_those_of_the_plan_and_passes_are_counted(sweep):
+    objective = Objective(sweep, limit=100)
+    bits = plans(sweep.bank.layout)
+    found = objective.many(bits)
+    for losses, wanted in zip(found, bits, strict=True):
+        plan = lwq.Plan(wanted, sweep.bank.layout, "rtn()")
+        (other,) = (measured for _, measured in sweep.measure([plan]))
+        assert np.array_equal(losses.nll, other.nll) and losses.harm == other.mean_kl
+    assert len(objective.log) == len(bits)
+    assert {trial.harm for trial in objective.log} == {losses.harm for losses in found}
+
+
+def test_a_plan_tried_before_is_free_and_the_limit_holds(sweep):
+    objective = Objective(sweep, limit=1.5)
+    first, *others = plans(sweep.bank.layout)
+    objective(first)
+    spent = objective.spent
+    assert spent == 1 and objective(first).harm == objective.log[0].harm
+    assert objective.spent == spent and len(objective.log) == 1
+    with pytest.raises(LimitSpent, match=r"1\.5 forward passes are spent"):
+        objective.many(others)
+    assert objective.left == 0 and 1 < len(objective.log) < len(others)
+    assert objective(first).harm == objective.log[0].harm  # known: nothing is spent on it
+
+
+def test_the_model_is_as_before_after_a_limit(sweep, toy):
+    before = {name: value.clone() for name, value in toy[0].state_dict().items()}
+    with pytest.raises(LimitSpent):
+        Objective(sweep, limit=0.1).many(plans(sweep.bank.layout))
+    assert all((value == before[name]).all() for name, value in toy[0].state_dict().items())
+
+
+@pytest.mark.parametrize("quantizer", ["rtn", "gptq(inputs='quantized')", "gptq"])
+def test_packed_hands_over_what_quantize_writes(toy, windows, quantizer):
+    """The same model as quantize_ leaves; each storage stands for what was written."""
+    import copy
+
+    model, _ = toy
+    scores = lwq.score(model, "zd")
+    plan = lwq.allocate(scores, model, (4, 3), quantizer, moved=2)
+    other = copy.deepcopy(model)
+    lwq.quantize_(other, plan, windows)
+    written = dict(lwq.models.matrices(other))
+    seen = {}
+    for name, made in packed(model, plan, windows):
+        assert name not in seen
+        seen[name] = made
+    assert set(seen) == set(written)
+    for name, made in seen.items():
+        assert (written[name].view() == made.dequantize()).all()
