@@ -14,6 +14,7 @@ from torch import Tensor
 from lwq.common.errors import InputError
 from lwq.common.names import pick
 from lwq.inputs import assets, toy
+from lwq.inputs.catalogue import TEXTS
 
 # shares of documents, percent
 SPLITS = {"calibrate": range(0, 50), "tune": range(50, 70), "judge": range(70, 100)}
@@ -22,6 +23,7 @@ HUB = {
     "pg19": ("emozilla/pg19", None, "validation"),
     "c4-hub": ("allenai/c4", "en", "validation"),
 }
+KNOWN = ("toy", *TEXTS, *HUB)
 PIECE = 2000  # characters of a document where a text marks none
 
 
@@ -112,6 +114,11 @@ def leading_bos(tokenizer: Any) -> list[int]:
     return [bos] if bos is not None and tokenizer("a").input_ids[:1] == [bos] else []
 
 
+def is_own(text: str) -> bool:
+    """Whether a text needs no file."""
+    return text in KNOWN
+
+
 def _bucket(document: str) -> int:
     return int.from_bytes(hashlib.sha256(document.encode()).digest()[:4], "big") % 100
 
@@ -126,16 +133,14 @@ def documents(text: str) -> list[str]:
     """The documents of a text, repeated ones once."""
     if text == "toy":
         found: Iterable[str] = toy.documents()
-    elif text in assets.TEXTS:
+    elif text in TEXTS:
         found = READERS[text](read(assets.fetch(text)))
     elif text in HUB:
         found = _from_hub(text)
     elif Path(text).expanduser().is_file():
         found = paragraphs(read(Path(text).expanduser()))
     else:
-        raise InputError(
-            f"unknown text {text!r}: not a file, and none of {['toy', *assets.TEXTS, *HUB]}"
-        )
+        raise InputError(f"unknown text {text!r}: not a file, and none of {list(KNOWN)}")
     unique = list(dict.fromkeys(document for document in found if document.strip()))
     if not unique:
         raise InputError(
@@ -199,12 +204,12 @@ def _from_hub(text: str) -> list[str]:
         raise InputError(
             f"the text {text!r} comes from a hub and needs datasets; in a clone of lwq: pip "
             f"install -e '.[hub]'; or use one of "
-            f"{list(assets.TEXTS)}"
+            f"{list(TEXTS)}"
         ) from None
     try:
         return list(load_dataset(path, config, split=split)["text"])
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"cannot reach {path} for the text {text!r} ({reason}); use {list(assets.TEXTS)}"
+            f"cannot reach {path} for the text {text!r} ({reason}); use {list(TEXTS)}"
         ) from None

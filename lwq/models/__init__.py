@@ -2,7 +2,7 @@
 that knows architectures.
 """
 
-from lwq.models.load import DTYPES, cast, load, require_hub_id
+from lwq.models.load import DTYPES, cast, load
 from lwq.models.structure import (
     Matrix,
     blocks,
@@ -44,7 +44,6 @@ __all__ = [
     "own_cache_setting",
     "replaced_blocks",
     "require_finite",
-    "require_hub_id",
     "resident",
     "streamed",
     "units",
