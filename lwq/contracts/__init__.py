@@ -15,6 +15,7 @@ from lwq.contracts.layout import (
     dropped,
     inside,
     matrix_bytes,
+    require_whole_drops,
 )
 from lwq.contracts.plan import Budget, Plan
 from lwq.contracts.results import Losses, Row, TaskScore
@@ -40,4 +41,5 @@ __all__ = [
     "inside",
     "load_scores",
     "matrix_bytes",
+    "require_whole_drops",
 ]
