@@ -240,9 +240,7 @@ def require_windows_fit(
     """
     if reference is not None and not torch.equal(reference.windows, windows):
         raise InputError("the reference was taken on other windows; take both on the same ones")
-    context = getattr(model.config, "max_position_embeddings", None) or getattr(
-        model.config, "n_positions", None
-    )
+    context = models.context_length(model.config)
     if context and windows.shape[1] > context:
         raise InputError(
             f"windows of {windows.shape[1]} tokens are longer than the model's context of {context}"

@@ -3,25 +3,19 @@ that knows architectures.
 """
 
 from lwq.models.load import DTYPES, cast, load
-from lwq.models.structure import (
-    Matrix,
-    blocks,
-    configuration,
+from lwq.models.running import drop_, replaced_blocks
+from lwq.models.settings import configuration, context_length, name, own_cache_setting, reach
+from lwq.models.state import evaluating
+from lwq.models.structure import Matrix, blocks, matrices
+from lwq.models.trace import final_norm, layout, traced, units
+from lwq.models.weights import (
     device,
-    drop_,
-    final_norm,
     fingerprint,
     free_bytes,
     free_memory,
-    layout,
-    matrices,
-    name,
-    own_cache_setting,
-    replaced_blocks,
     require_finite,
     resident,
     streamed,
-    units,
     vocabulary,
 )
 
@@ -31,8 +25,10 @@ __all__ = [
     "blocks",
     "cast",
     "configuration",
+    "context_length",
     "device",
     "drop_",
+    "evaluating",
     "final_norm",
     "fingerprint",
     "free_bytes",
@@ -42,10 +38,12 @@ __all__ = [
     "matrices",
     "name",
     "own_cache_setting",
+    "reach",
     "replaced_blocks",
     "require_finite",
     "resident",
     "streamed",
+    "traced",
     "units",
     "vocabulary",
 ]

@@ -16,7 +16,9 @@ from lwq.common.names import pick
 from lwq.common.progress import quiet_transformers
 from lwq.inputs import resolve, toy
 from lwq.models import streaming
-from lwq.models.structure import blocks, matrices, require_finite
+from lwq.models.settings import context_length
+from lwq.models.structure import blocks, matrices
+from lwq.models.weights import require_finite
 
 NEEDED = {  # in the folder of a checkpoint -> how its files may be called
     "config.json": ("config.json",),
@@ -70,10 +72,7 @@ def load(
         model, tokenizer = _pretrained(
             name, dtype=torch_dtype, device_map=device_map, trust_remote_code=trust_remote_code
         )
-    context = getattr(model.config, "max_position_embeddings", None) or getattr(
-        model.config, "n_positions", None
-    )
-    if context:
+    if context := context_length(model.config):
         tokenizer.model_max_length = min(tokenizer.model_max_length, context)
     model.config.name_or_path = name
     model._use_cache = getattr(model.config, "use_cache", True)

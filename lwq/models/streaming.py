@@ -23,6 +23,7 @@ from lwq.common import paths
 from lwq.common.errors import InputError
 from lwq.common.progress import quiet_transformers, track
 from lwq.contracts import inside
+from lwq.models.state import stands
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 
@@ -177,8 +178,8 @@ class Offload:
         """
 
         def hook(module: nn.Module, *_: Any) -> None:
-            # a block whose forward was replaced (recorded, dropped) does not compute
-            if "forward" not in module.__dict__:
+            # a block that was replaced (recorded, dropped) does not compute
+            if not stands(module):
                 for part in parts:
                     if not self._held[part]:
                         act(part)
