@@ -54,7 +54,8 @@ def batches(windows: Tensor) -> Iterator[Tensor]:
 def logits(model: nn.Module, windows: Tensor) -> Iterator[Tensor]:
     """Logits of the next token, one window after the other: (length − 1, vocabulary)."""
     for batch in batches(windows):
-        for window in model(batch.to(models.device(model)), use_cache=False).logits:
+        answer = models.call(model, batch.to(models.device(model)), use_cache=False)
+        for window in answer.logits:
             yield window[:-1]
 
 
@@ -67,7 +68,7 @@ def head(model: nn.Module, windows: Tensor, hidden: Sequence[Tensor]) -> Iterato
         with models.replaced_blocks(
             model, lambda name, x, *_, kept=states: kept if name == last else x
         ):
-            found = model(batch.to(states.device), use_cache=False).logits
+            found = models.call(model, batch.to(states.device), use_cache=False).logits
         for window in found:
             yield window[:-1]
 

@@ -64,7 +64,8 @@ def windows(
             lines).
         tokenizer: of the model that will read them.
         n: number of windows.
-        length: tokens a window, with the BOS token where the model was trained with one.
+        length: tokens a window, with the BOS token (or what else its tokenizer puts before a text)
+            where the model was trained with one.
         split: "calibrate", "tune" or "judge"; a document belongs to exactly one of them, by the
             hash of its text.
         seed: of the generator that orders the documents.
@@ -87,8 +88,8 @@ def windows(
         )
     chosen = split_documents(text, split)
     order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed)).tolist()
-    bos = leading_bos(tokenizer)
-    body = length - len(bos)
+    first = prefix(tokenizer)
+    body = length - len(first)
     tokens: list[int] = []
     for index in order:
         tokens += tokenizer(
@@ -103,15 +104,17 @@ def windows(
             "or shorter windows, or take a longer text"
         )
     cut = torch.tensor(tokens[: n * body]).reshape(n, body)
-    return torch.cat([torch.tensor(bos, dtype=torch.long).expand(n, -1), cut], dim=1)
+    return torch.cat([torch.tensor(first, dtype=torch.long).expand(n, -1), cut], dim=1)
 
 
-def leading_bos(tokenizer: Any) -> list[int]:
-    """[bos] where the tokenizer puts one before a text, which is how its model was trained; else
-    [].
+def prefix(tokenizer: Any) -> list[int]:
+    """What the tokenizer puts before every text, which is how its model was trained: [bos],
+    nothing, or tokens of its own.
     """
-    bos = tokenizer.bos_token_id
-    return [bos] if bos is not None and tokenizer("a").input_ids[:1] == [bos] else []
+    bare = tokenizer("a", add_special_tokens=False).input_ids
+    whole = tokenizer("a").input_ids
+    starts = [at for at in range(len(whole)) if whole[at : at + len(bare)] == bare]
+    return whole[: starts[0]] if starts else []
 
 
 def is_own(text: str) -> bool:

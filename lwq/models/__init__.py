@@ -5,7 +5,7 @@ that knows architectures.
 from lwq.models.load import DTYPES, cast, load
 from lwq.models.running import drop_, replaced_blocks
 from lwq.models.settings import configuration, context_length, name, own_cache_setting, reach
-from lwq.models.state import evaluating
+from lwq.models.state import call
 from lwq.models.structure import Matrix, blocks, matrices
 from lwq.models.trace import final_norm, layout, traced, units
 from lwq.models.weights import (
@@ -23,12 +23,12 @@ __all__ = [
     "DTYPES",
     "Matrix",
     "blocks",
+    "call",
     "cast",
     "configuration",
     "context_length",
     "device",
     "drop_",
-    "evaluating",
     "final_norm",
     "fingerprint",
     "free_bytes",

@@ -24,6 +24,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """What `module`, a model or a block, answers in evaluation mode. Everything in lwq that runs a
+    caller's model runs it so.
+    """
+    with evaluating(module):
+        return module(*args, **kwargs)
+
+
 class StandIn:
     """What a block calls in place of its own `forward`, until it is taken away again.
 

@@ -16,7 +16,7 @@ from lwq.common.errors import InputError
 from lwq.common.names import pick
 from lwq.contracts import GRANULARITIES, Layout, inside
 from lwq.models.settings import name
-from lwq.models.state import evaluating
+from lwq.models.state import call
 from lwq.models.structure import MIN_COVERAGE, Matrix, block_lists, blocks, matrices
 from lwq.models.weights import device, fingerprint
 
@@ -106,9 +106,10 @@ class _Watch:
     def look(self) -> Trace:
         hooks = list(self._hooks())
         try:
-            with evaluating(self.model), torch.no_grad():
+            with torch.no_grad():
                 # two ids: one may stand for padding, whose embedding is zero
-                self.model(torch.arange(2, device=device(self.model))[None], use_cache=False)
+                tokens = torch.arange(2, device=device(self.model))[None]
+                call(self.model, tokens, use_cache=False)
         except InputError:
             raise
         except (TypeError, ValueError, RuntimeError, LookupError, AttributeError) as error:

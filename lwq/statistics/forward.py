@@ -149,7 +149,7 @@ class Calls:
     def run(self, block: nn.Module, name: str, batch: int, hidden: Tensor) -> Tensor:
         """The output hidden states of `block` for the input hidden states `hidden` of one batch."""
         args, kwargs = self.arguments[name][batch]
-        output = block(hidden, *args, **kwargs)
+        output = models.call(block, hidden, *args, **kwargs)
         return output[0] if isinstance(output, tuple) else output
 
 
@@ -175,7 +175,7 @@ def capture(model: nn.Module, windows: Tensor, batch_size: int = BATCH) -> Calls
     with models.replaced_blocks(model, act):
         for batch in windows.split(batch_size):
             try:
-                model(batch.to(device), use_cache=False)
+                models.call(model, batch.to(device), use_cache=False)
             except _Captured:
                 continue
     return calls
