@@ -305,7 +305,7 @@ def test_the_widths_of_a_mask_stay_as_it_has_them():
 def test_zero_bits_for_a_part_of_a_block_are_refused_when_the_plan_is_made(toy):
     made = lwq.score(toy[0], "random(granularity='matrix')")
     with pytest.raises(
-        lwq.InputError, match="0 bits for a part of .'model.layers..'.*granularity='block'"
+        lwq.InputError, match="0 bits for a part of 'model.layers..'.*granularity='block'"
     ):
         lwq.allocate(made, toy[0], (4, 0), "rtn", "topk", avg_bits=3.5)
     plan = lwq.allocate(made, toy[0], (4, 0), "rtn", "knapsack", avg_bits=3)

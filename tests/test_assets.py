@@ -27,7 +27,7 @@ import lwq
 from lwq.common import paths
 from lwq.common.errors import InputError
 from lwq.inputs import assets, ladder, resolve
-from lwq.inputs.assets import Model, Task, Text, Wheel
+from lwq.inputs.catalogue import Model, Task, Text, Wheel
 
 MODEL, TEXTS, TASKS = "tiny-model", ("one", "two"), ("quiz", "subjects")
 

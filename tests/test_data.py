@@ -54,7 +54,7 @@ def test_a_window_starts_with_bos_where_the_tokenizer_puts_one(tokenizer):
 
     found = windows("toy", Bos(), n=3, length=16)
     assert found.shape == (3, 16) and (found[:, 0] == 7).all() and not (found[:, 1:] == 7).any()
-    assert texts.leading_bos(tokenizer) == []
+    assert texts.prefix(tokenizer) == []
 
 
 def test_a_file_of_one_s_own(tmp_path, tokenizer):

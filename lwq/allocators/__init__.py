@@ -3,7 +3,6 @@
 An allocator is a frozen dataclass, called as `allocator(scores, budget)`; it returns unit -> bits.
 """
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lwq.allocators.knapsack import Knapsack
@@ -12,7 +11,7 @@ from lwq.allocators.rates import Rates
 from lwq.allocators.uniform import Uniform
 from lwq.common.errors import InputError
 from lwq.common.names import build, spec
-from lwq.contracts import DROPPED, Budget, Costs, Layout, Plan, Scores, Width
+from lwq.contracts import Budget, Costs, Plan, Scores, Width, require_whole_drops
 
 if TYPE_CHECKING:
     from torch import nn
@@ -86,7 +85,7 @@ def allocate(
             f"{spec(ALLOCATORS, chooser)} broke the budget: {limit} is "
             f"{budget.spent(chosen):g}, not {amount:g}"
         )
-    _require_whole_drops(layout, chosen)
+    require_whole_drops(layout.rest, chosen)
     provenance = {
         "scorer": scores.scorer,
         "allocator": spec(ALLOCATORS, chooser),
@@ -95,18 +94,3 @@ def allocate(
         "calibration": scores.data,
     }
     return Plan(chosen, layout, spec(QUANTIZERS, packer), provenance)
-
-
-def _require_whole_drops(layout: Layout, bits: Mapping[str, Width]) -> None:
-    """Raise InputError where only some units of a block have 0 bits: half a block cannot be
-    skipped.
-    """
-    drops: dict[str, set[bool]] = {}
-    for unit, width in bits.items():
-        drops.setdefault(layout.block_of(unit), set()).add(width == DROPPED)
-    if torn := [block for block, found in drops.items() if len(found) > 1]:
-        raise InputError(
-            f"0 bits for a part of {torn[:4]}: a block is dropped whole; score with "
-            f"granularity='block', take the allocator "
-            "'knapsack', which drops whole blocks, or leave 0 out of bits"
-        )

@@ -81,7 +81,7 @@ def list_(kind: Annotated[str, typer.Argument(help=" | ".join(KINDS))]) -> None:
     from lwq import allocators, exporters, quantizers, scorers
     from lwq.common.names import pick
     from lwq.engine import tasks as questions
-    from lwq.inputs import assets, ladder, texts
+    from lwq.inputs import catalogue, texts
     from lwq.studies import grid
 
     def first_lines(table: dict[str, type]) -> dict[str, str]:
@@ -94,21 +94,21 @@ def list_(kind: Annotated[str, typer.Argument(help=" | ".join(KINDS))]) -> None:
         "formats": {name: cls().says for name, cls in exporters.EXPORTERS.items()},
         "models": {
             "toy": "4 random blocks, made in code",
-            **{name: entry.note for name, entry in assets.MODELS.items()},
+            **{name: entry.note for name, entry in catalogue.MODELS.items()},
             **{
-                name: f"llama of {ladder.depth(name)} blocks, trained here in minutes"
-                for name in ladder.NAMES
+                name: f"llama of {catalogue.rung(name)} blocks, trained here in minutes"
+                for name in catalogue.LADDER
             },
         },
         "texts": {
             "toy": "seeded grammar, made in code",
-            **{name: entry.note for name, entry in assets.TEXTS.items()},
+            **{name: entry.note for name, entry in catalogue.TEXTS.items()},
             **{
                 name: f"{path} (needs a hub and lwq's extra 'hub')"
                 for name, (path, *_) in texts.HUB.items()
             },
         },
-        "tasks": {name: assets.TASKS[name].note for name in questions.STOCK},
+        "tasks": {name: catalogue.TASKS[name].note for name in questions.STOCK},
         "studies": grid.names(),
     }
     found = pick(tables, "kind", kind)

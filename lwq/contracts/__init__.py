@@ -17,6 +17,7 @@ from lwq.contracts.layout import (
     inside,
     matrix_bytes,
     nominal_bits,
+    require_whole_drops,
 )
 from lwq.contracts.plan import Budget, Plan
 from lwq.contracts.results import Losses, Row, TaskScore
@@ -44,4 +45,5 @@ __all__ = [
     "load_scores",
     "matrix_bytes",
     "nominal_bits",
+    "require_whole_drops",
 ]

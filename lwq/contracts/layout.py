@@ -1,6 +1,6 @@
 """Units, their sizes, and what bits weigh in bytes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -82,6 +82,18 @@ class Layout:
                 f"units that the model lacks: {sorted(missing)[:4] or 'none'}; "
                 f"units that the {what} lacks: {sorted(extra)[:4] or 'none'}"
             )
+        for unit, shapes in self.units.items():
+            if shapes != other.units[unit]:
+                raise InputError(
+                    f"this {what} was made for {self.model!r} and does not fit {other.model!r}: "
+                    f"{unit} has the matrices {_shown(shapes)} in the {what} and "
+                    f"{_shown(other.units[unit])} in the model"
+                )
+        if self.rest != other.rest:
+            raise InputError(
+                f"this {what} was made for {self.model!r} and does not fit {other.model!r}: they "
+                f"have other counts of the weights that stay ({_differing(self.rest, other.rest)})"
+            )
         if self.fingerprint != other.fingerprint:
             raise InputError(
                 f"this {what} was made for other weights of {self.model!r} (fingerprint "
@@ -90,6 +102,18 @@ class Layout:
                 f"--dtype?): load the model "
                 f"afresh and in the same dtype, or make a new {what}"
             )
+
+
+def _shown(shapes: Mapping[str, Shape]) -> str:
+    """The first matrices of a unit, for an error."""
+    found = [f"{name.rpartition('.')[2]} {tuple(shape)}" for name, shape in shapes.items()]
+    return ", ".join(found[:4]) + (" …" if len(found) > 4 else "")
+
+
+def _differing(one: Mapping[str, int], other: Mapping[str, int]) -> str:
+    """The first place where two counts differ, for an error."""
+    place = next(key for key in {**one, **other} if one.get(key) != other.get(key))
+    return f"{place or 'outside blocks'}: {one.get(place)} and {other.get(place)}"
 
 
 @dataclass(frozen=True)
@@ -161,6 +185,20 @@ def dropped(block: str, bits: Mapping[str, Width]) -> bool:
     """
     widths = [width for unit, width in bits.items() if block and inside(unit, block)]
     return bool(widths) and not any(widths)
+
+
+def require_whole_drops(blocks: Iterable[str], bits: Mapping[str, Width]) -> None:
+    """Raise InputError where only some units of a block have 0 bits: half a block cannot be
+    skipped.
+    """
+    zeros = [unit for unit, width in bits.items() if width == DROPPED]
+    for block in blocks if zeros else ():
+        if block and any(inside(unit, block) for unit in zeros) and not dropped(block, bits):
+            raise InputError(
+                f"0 bits for a part of {block!r}: a block is dropped whole; give 0 to all of its "
+                "units or to none (granularity='block', or the allocator 'knapsack', which drops "
+                "whole blocks), or leave 0 out of bits"
+            )
 
 
 def _gone(bits: Mapping[str, Width]) -> set[str]:

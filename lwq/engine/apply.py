@@ -1,7 +1,7 @@
 """Apply a plan to a model: quantize what it names, drop what has 0 bits, keep what has 16."""
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from tempfile import TemporaryDirectory
 
@@ -12,7 +12,7 @@ from lwq.common import paths
 from lwq.common.errors import InputError
 from lwq.common.names import rebuild
 from lwq.common.progress import track
-from lwq.contracts import DROPPED, KEPT, Option, Plan, Shape, dropped, inside
+from lwq.contracts import DROPPED, KEPT, Option, Plan, Shape, dropped, require_whole_drops
 from lwq.contracts.methods import Quantizer, Storage
 from lwq.engine.store import Store
 from lwq.quantizers import QUANTIZERS
@@ -154,18 +154,6 @@ def _dropped_first(model: nn.Module, bits: Mapping[str, Option]) -> Iterator[Non
     except BaseException:
         drop_blocks_(model, {})
         raise
-
-
-def require_whole_drops(blocks: Iterable[str], bits: Mapping[str, Option]) -> None:
-    """Raise InputError where only some units of a block have 0 bits: half a block cannot be
-    skipped.
-    """
-    for block in blocks:
-        partly = any(width == DROPPED and inside(unit, block) for unit, width in bits.items())
-        if partly and not dropped(block, bits):
-            raise InputError(
-                f"{block}: 0 bits for a part of a block; give 0 to all of its units or to none"
-            )
 
 
 def _relative_error(

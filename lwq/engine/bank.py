@@ -17,7 +17,7 @@ from lwq import models
 from lwq.common.errors import InputError
 from lwq.common.hashing import codes
 from lwq.common.names import rebuild, spec
-from lwq.contracts import DROPPED, KEPT, Option, Plan, inside
+from lwq.contracts import DROPPED, KEPT, Option, Plan, inside, require_whole_drops
 from lwq.contracts.methods import Quantizer, Storage
 from lwq.engine import apply
 from lwq.engine.apply import (
@@ -25,7 +25,6 @@ from lwq.engine.apply import (
     matrix_bits,
     quantized,
     require_fit,
-    require_whole_drops,
 )
 from lwq.engine.store import Store
 from lwq.quantizers import QUANTIZERS

@@ -54,7 +54,8 @@ def batches(windows: Tensor) -> Iterator[Tensor]:
 def logits(model: nn.Module, windows: Tensor) -> Iterator[Tensor]:
     """Logits of the next token, one window after the other: (length − 1, vocabulary)."""
     for batch in batches(windows):
-        for window in model(batch.to(models.device(model)), use_cache=False).logits:
+        answer = models.call(model, batch.to(models.device(model)), use_cache=False)
+        for window in answer.logits:
             yield window[:-1]
 
 
@@ -67,7 +68,7 @@ def head(model: nn.Module, windows: Tensor, hidden: Sequence[Tensor]) -> Iterato
         with models.replaced_blocks(
             model, lambda name, x, *_, kept=states: kept if name == last else x
         ):
-            found = model(batch.to(states.device), use_cache=False).logits
+            found = models.call(model, batch.to(states.device), use_cache=False).logits
         for window in found:
             yield window[:-1]
 
@@ -240,9 +241,7 @@ def require_windows_fit(
     """
     if reference is not None and not torch.equal(reference.windows, windows):
         raise InputError("the reference was taken on other windows; take both on the same ones")
-    context = getattr(model.config, "max_position_embeddings", None) or getattr(
-        model.config, "n_positions", None
-    )
+    context = models.context_length(model.config)
     if context and windows.shape[1] > context:
         raise InputError(
             f"windows of {windows.shape[1]} tokens are longer than the model's context of {context}"

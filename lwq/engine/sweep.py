@@ -154,7 +154,7 @@ def require_separable(model: nn.Module, windows: Tensor) -> None:
     hidden = calls.hidden
     for name, block in models.blocks(model).items():
         hidden = [calls.run(block, name, 0, hidden[0])]
-    whole = model(few.to(models.device(model)), use_cache=False).logits[0, :-1]
+    whole = models.call(model, few.to(models.device(model)), use_cache=False).logits[0, :-1]
     if not torch.equal(next(head(model, few, hidden)), whole):
         raise InputError(
             f"{type(model).__name__}: its blocks hand on more than hidden states, so that running "

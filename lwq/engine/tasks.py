@@ -209,44 +209,67 @@ def loglikelihoods(
     request.
 
     Requests that share their context share its computation: a context stands once in a row of
-        tokens, all its continuations
-    behind it, and a mask keeps each from seeing the others. Where a model makes something else of
-    such a row (it is tried on the first), or the row is longer than a sliding window, every request
-    has a forward pass of its own.
+    tokens, all its continuations behind it, rows stand side by side, and a mask keeps each from
+    seeing the others. Whether a model makes the same of it is tried on the passes that ask most of
+    it; where it does not (recurrence, a mask of its own), and for rows longer than a window, every
+    request has a forward pass of its own.
     """
     encoded = [encode(model, tokenizer, *request) for request in requests]
     groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for index, (context, _) in enumerate(encoded):
         groups[context].append(index)
-    reach = _reach(model) if _packs(model, next(iter(groups.values())), encoded) else 0
-    short = [row for row in groups.values() if _span(row, encoded) <= reach]
-    long = [row for row in groups.values() if _span(row, encoded) > reach]
-    packs = [partial(_packed, model, batch, encoded) for batch in _batches(short, encoded)]
-    alone = [partial(_plain, model, row, encoded) for row in long]
+    reach = models.reach(model.config) or math.inf
+    batches = list(
+        _batches([row for row in groups.values() if _span(row, encoded) <= reach], encoded)
+    )
     found: dict[int, tuple[float, bool]] = {}
-    for answer in track([*packs, *alone], "answer questions", leave=False):
+    packs = True
+    for batch in _hardest(batches, encoded):
+        plain = _plain(model, [index for row in batch for index in row], encoded)
+        packs = packs and _same(model, batch, encoded, plain)
+        found |= plain
+    left = [[row for row in batch if row[0] not in found] for batch in batches]
+    packed = [partial(_packed, model, batch, encoded) for batch in left if batch and packs]
+    done = {index for batch in batches if packs for row in batch for index in row} | found.keys()
+    alone = [partial(_plain, model, row, encoded) for row in groups.values() if row[0] not in done]
+    for answer in track([*packed, *alone], "answer questions", leave=False):
         found |= answer()
     return [found[index] for index in range(len(encoded))]
-
-
-def _reach(model: nn.Module) -> float:
-    """Tokens that every layer sees back."""
-    return getattr(model.config, "sliding_window", None) or math.inf
 
 
 def _span(row: list[int], encoded: "Encoded") -> int:
     return len(encoded[row[0]][0]) + max(len(encoded[index][1]) for index in row)
 
 
-def _packs(model: nn.Module, row: list[int], encoded: "Encoded") -> bool:
-    """Whether the model makes the same of a packed row as of plain ones."""
+def _length(row: list[int], encoded: "Encoded") -> int:
+    """Tokens of a packed row."""
+    return len(encoded[row[0]][0]) + sum(len(encoded[index][1]) for index in row)
+
+
+def _hardest(batches: list[list[list[int]]], encoded: "Encoded") -> list[list[list[int]]]:
+    """The first pass, the one with the longest row, and the one with the longest request."""
+    if not batches:
+        return []
+    longest = [
+        max(batches, key=lambda batch: max(size(row, encoded) for row in batch))
+        for size in (_length, _span)
+    ]
+    return list({batch[0][0]: batch for batch in (batches[0], *longest)}.values())
+
+
+def _same(
+    model: nn.Module,
+    batch: list[list[int]],
+    encoded: "Encoded",
+    plain: Mapping[int, tuple[float, bool]],
+) -> bool:
+    """Whether the model makes the same of packed rows as of plain ones."""
     try:
-        packed = _packed(model, [row], encoded)
+        packed = _packed(model, batch, encoded)
     except (TypeError, ValueError, RuntimeError):  # it takes no such mask, or no positions
         return False
-    plain = _plain(model, row, encoded)
     limit = CLOSE.get(next(model.parameters()).dtype, ROUGH)
-    return max(abs(packed[index][0] - plain[index][0]) for index in row) <= limit
+    return max(abs(packed[index][0] - plain[index][0]) for index in packed) <= limit
 
 
 def _plain(model: nn.Module, row: list[int], encoded: "Encoded") -> dict[int, tuple[float, bool]]:
@@ -255,7 +278,8 @@ def _plain(model: nn.Module, row: list[int], encoded: "Encoded") -> dict[int, tu
     for index in row:
         context, answer = encoded[index]
         tokens = torch.tensor([context + answer[:-1]], device=models.device(model))
-        found[index] = _judge(model(tokens, use_cache=False).logits[0, len(context) - 1 :], answer)
+        logits = models.call(model, tokens, use_cache=False).logits[0, len(context) - 1 :]
+        found[index] = _judge(logits, answer)
     return found
 
 
@@ -266,18 +290,19 @@ def encode(
     model: nn.Module, tokenizer: Any, context: str, continuation: str
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Token ids of both, as lm-eval cuts them: together, with the spaces at the end of the context
-    moved over.
+    moved over, and with the special tokens (such as BOS) that the tokenizer itself adds to a text.
     """
     spaces = len(context) - len(context.rstrip())
     if spaces:
         context, continuation = context[:-spaces], context[-spaces:] + continuation
-    special = {
-        "add_special_tokens": "gemma" in str(getattr(model.config, "model_type", "")),
-        "verbose": False,
-    }
-    before = tokenizer(context, **special).input_ids
-    whole = tokenizer(context + continuation, **special).input_ids
-    limit = int(getattr(model.config, "max_position_embeddings", 0) or len(whole))
+    prefix = tokenizer.bos_token or tokenizer.eos_token
+    # a text that brings its BOS with it gets no second one
+    special = not (prefix and context.startswith(prefix))
+    before, whole = (
+        tokenizer(text, add_special_tokens=special, verbose=False).input_ids
+        for text in (context, context + continuation)
+    )
+    limit = models.context_length(model.config) or len(whole)
     cut = max(0, len(whole) - 1 - limit)
     if not before or cut >= len(before):
         raise InputError(
@@ -292,7 +317,7 @@ def _batches(rows: list[list[int]], encoded: Encoded) -> Iterator[list[list[int]
     batch: list[list[int]] = []
     size = 0
     for row in rows:
-        length = len(encoded[row[0]][0]) + sum(len(encoded[index][1]) for index in row)
+        length = _length(row, encoded)
         if batch and size + length > TOKENS:
             yield batch
             batch, size = [], 0
@@ -329,7 +354,8 @@ def _packed(
         groups += [group] * (len(tokens) - start)
     kept = torch.cat(list(places.values())).unique()
     device = models.device(model)
-    logits = model(
+    logits = models.call(
+        model,
         torch.tensor([tokens], device=device),
         attention_mask=_mask(
             torch.tensor(groups), torch.tensor(parts), next(model.parameters()).dtype

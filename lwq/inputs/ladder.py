@@ -21,11 +21,9 @@ from lwq.common import paths
 from lwq.common.errors import InputError
 from lwq.common.hashing import digest
 from lwq.common.progress import track
-from lwq.inputs import assets
+from lwq.inputs import assets, catalogue
 from lwq.inputs.texts import split_documents
 
-RUNGS = (2, 4, 8, 16)
-NAMES = tuple(f"ladder-{rung}" for rung in RUNGS)
 SPECIAL = "<|end|>"
 
 
@@ -58,22 +56,11 @@ class Recipe:
     seed: int = 0
 
 
-def depth(name: str) -> int | None:
-    """Blocks of the rung called `name`, such as "ladder-8"; None for another name. Raises
-    InputError for a missing rung.
-    """
-    if not name.startswith("ladder-"):
-        return None
-    if name not in NAMES:
-        raise InputError(f"unknown rung {name!r}; there are {list(NAMES)}")
-    return RUNGS[NAMES.index(name)]
-
-
 def recipe(name: str) -> Recipe:
     """The recipe of the rung called `name`. Raises InputError where there is no such rung."""
-    blocks = depth(name)
+    blocks = catalogue.rung(name)
     if blocks is None:
-        raise InputError(f"{name!r} is no rung of the ladder; there are {list(NAMES)}")
+        raise InputError(f"{name!r} is no rung of the ladder; there are {list(catalogue.LADDER)}")
     return Recipe(blocks)
 
 
@@ -215,5 +202,5 @@ def batches(tokens: Tensor, recipe: Recipe) -> Iterator[Tensor]:
 
 
 if __name__ == "__main__":
-    for rung in RUNGS:
+    for rung in catalogue.RUNGS:
         print(f"ladder-{rung}: {fetch(Recipe(rung))}")

@@ -88,7 +88,7 @@ class Orders:
 
 
 def permuted(key: str, tensor: Tensor, orders: Orders) -> Tensor:
-    """The tensor called `key` of a llama, qwen2 or gemma3, with its hidden units in their new order.
+    """The tensor called `key` of a llama, qwen2 or gemma3, its hidden units in their new order.
 
     Raises InputError for a name that is none of theirs: half a permutation is another function.
     """

@@ -1,17 +1,59 @@
-"""What a name stands for: a carried model, text or task, or a rung of the ladder, which is trained
-when first asked for.
+"""What a name stands for: a carried model, text or task, a rung of the ladder (trained when first
+asked for), the toy, a file or folder of the user's own, or something that a hub has.
 """
 
+import re
+from difflib import get_close_matches
 from pathlib import Path
 
-from lwq.inputs import assets
+from lwq.common.errors import InputError
+from lwq.inputs import assets, catalogue, toy
+
+# models that need no folder and no hub, as errors list them
+KNOWN = ("toy", *catalogue.MODELS, *catalogue.LADDER)
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+
+
+def model_kind(name: str, base: Path = Path()) -> str:
+    """ "toy", "carried", "ladder", "folder" (a path that exists, relative to `base`) or "hub".
+
+    Raises InputError for a rung that there is not, a path that leads nowhere, or a name that is
+    nearly one of ours: a hub would be asked for half a minute.
+    """
+    if kind := _own_kind(name):
+        return kind
+    if (base / Path(name).expanduser()).exists():
+        return "folder"
+    if not HUB_ID.fullmatch(name):
+        raise InputError(
+            f"no such folder: {name!r}; names that need no folder and no hub: {list(KNOWN)}"
+        )
+    if "/" not in name and (near := get_close_matches(name, KNOWN, n=1)):
+        raise InputError(
+            f"unknown model {name!r} (did you mean {near[0]!r}?); choose one of {list(KNOWN)}, a "
+            f"folder, or a hub id with its owner (OWNER/{name})"
+        )
+    return "hub"
+
+
+def is_own(name: str) -> bool:
+    """Whether a model needs neither a folder nor a hub."""
+    return bool(_own_kind(name))
+
+
+def _own_kind(name: str) -> str:
+    if toy.depth(name) is not None:
+        return "toy"
+    if name in catalogue.MODELS:
+        return "carried"
+    return "" if catalogue.rung(name) is None else "ladder"
 
 
 def fetch(name: str) -> Path:
     """The files of `name` as `lwq.inputs.assets.fetch` gives them; a rung of the ladder is trained
     where the cache lacks it.
     """
-    if not is_rung(name):
+    if catalogue.rung(name) is None:
         return assets.fetch(name)
     from lwq.inputs import ladder
 
@@ -22,14 +64,9 @@ def verify(name: str) -> Path:
     """Hash the cached files of `name` again; returns what `fetch` does. Raises InputError as
     `lwq.inputs.assets.verify` does.
     """
-    if not is_rung(name):
+    if catalogue.rung(name) is None:
         return assets.verify(name)
     from lwq.inputs import ladder
 
     folder = ladder.place(ladder.recipe(name))
     return assets.verify_files(name, folder, folder)
-
-
-def is_rung(name: str) -> bool:
-    """Whether a name is meant as a rung of the ladder; the ladder says whether there is one."""
-    return name.startswith("ladder-")

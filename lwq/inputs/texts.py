@@ -14,6 +14,7 @@ from torch import Tensor
 from lwq.common.errors import InputError
 from lwq.common.names import pick
 from lwq.inputs import assets, toy
+from lwq.inputs.catalogue import TEXTS
 
 # shares of documents, percent
 SPLITS = {"calibrate": range(0, 50), "tune": range(50, 70), "judge": range(70, 100)}
@@ -22,6 +23,7 @@ HUB = {
     "pg19": ("emozilla/pg19", None, "validation"),
     "c4-hub": ("allenai/c4", "en", "validation"),
 }
+KNOWN = ("toy", *TEXTS, *HUB)
 PIECE = 2000  # characters of a document where a text marks none
 
 
@@ -62,7 +64,8 @@ def windows(
             lines).
         tokenizer: of the model that will read them.
         n: number of windows.
-        length: tokens a window, with the BOS token where the model was trained with one.
+        length: tokens a window, with the BOS token (or what else its tokenizer puts before a text)
+            where the model was trained with one.
         split: "calibrate", "tune" or "judge"; a document belongs to exactly one of them, by the
             hash of its text.
         seed: of the generator that orders the documents.
@@ -85,8 +88,8 @@ def windows(
         )
     chosen = split_documents(text, split)
     order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed)).tolist()
-    bos = leading_bos(tokenizer)
-    body = length - len(bos)
+    first = prefix(tokenizer)
+    body = length - len(first)
     tokens: list[int] = []
     for index in order:
         tokens += tokenizer(
@@ -101,15 +104,22 @@ def windows(
             "or shorter windows, or take a longer text"
         )
     cut = torch.tensor(tokens[: n * body]).reshape(n, body)
-    return torch.cat([torch.tensor(bos, dtype=torch.long).expand(n, -1), cut], dim=1)
+    return torch.cat([torch.tensor(first, dtype=torch.long).expand(n, -1), cut], dim=1)
 
 
-def leading_bos(tokenizer: Any) -> list[int]:
-    """[bos] where the tokenizer puts one before a text, which is how its model was trained; else
-    [].
+def prefix(tokenizer: Any) -> list[int]:
+    """What the tokenizer puts before every text, which is how its model was trained: [bos],
+    nothing, or tokens of its own.
     """
-    bos = tokenizer.bos_token_id
-    return [bos] if bos is not None and tokenizer("a").input_ids[:1] == [bos] else []
+    bare = tokenizer("a", add_special_tokens=False).input_ids
+    whole = tokenizer("a").input_ids
+    starts = [at for at in range(len(whole)) if whole[at : at + len(bare)] == bare]
+    return whole[: starts[0]] if starts else []
+
+
+def is_own(text: str) -> bool:
+    """Whether a text needs no file."""
+    return text in KNOWN
 
 
 def _bucket(document: str) -> int:
@@ -126,16 +136,14 @@ def documents(text: str) -> list[str]:
     """The documents of a text, repeated ones once."""
     if text == "toy":
         found: Iterable[str] = toy.documents()
-    elif text in assets.TEXTS:
+    elif text in TEXTS:
         found = READERS[text](read(assets.fetch(text)))
     elif text in HUB:
         found = _from_hub(text)
     elif Path(text).expanduser().is_file():
         found = paragraphs(read(Path(text).expanduser()))
     else:
-        raise InputError(
-            f"unknown text {text!r}: not a file, and none of {['toy', *assets.TEXTS, *HUB]}"
-        )
+        raise InputError(f"unknown text {text!r}: not a file, and none of {list(KNOWN)}")
     unique = list(dict.fromkeys(document for document in found if document.strip()))
     if not unique:
         raise InputError(
@@ -199,12 +207,12 @@ def _from_hub(text: str) -> list[str]:
         raise InputError(
             f"the text {text!r} comes from a hub and needs datasets; in a clone of lwq: pip "
             f"install -e '.[hub]'; or use one of "
-            f"{list(assets.TEXTS)}"
+            f"{list(TEXTS)}"
         ) from None
     try:
         return list(load_dataset(path, config, split=split)["text"])
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"cannot reach {path} for the text {text!r} ({reason}); use {list(assets.TEXTS)}"
+            f"cannot reach {path} for the text {text!r} ({reason}); use {list(TEXTS)}"
         ) from None

@@ -5,8 +5,6 @@ need no network.
 import random
 from typing import Any
 
-import torch
-
 BLOCKS, WIDTH = 4, 64
 
 
@@ -20,6 +18,7 @@ def depth(name: str) -> int | None:
 
 def model(seed: int = 0, blocks: int = BLOCKS) -> Any:
     """A llama of width 64 with random weights; context of 512 tokens, tied embeddings."""
+    import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(

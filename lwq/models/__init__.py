@@ -2,26 +2,20 @@
 that knows architectures.
 """
 
-from lwq.models.load import DTYPES, cast, load, require_hub_id
-from lwq.models.structure import (
-    Matrix,
-    blocks,
-    configuration,
+from lwq.models.load import DTYPES, cast, load
+from lwq.models.running import drop_, replaced_blocks
+from lwq.models.settings import configuration, context_length, name, own_cache_setting, reach
+from lwq.models.state import call
+from lwq.models.structure import Matrix, blocks, matrices
+from lwq.models.trace import final_norm, layout, traced, units
+from lwq.models.weights import (
     device,
-    drop_,
-    final_norm,
     fingerprint,
     free_bytes,
     free_memory,
-    layout,
-    matrices,
-    name,
-    own_cache_setting,
-    replaced_blocks,
     require_finite,
     resident,
     streamed,
-    units,
     vocabulary,
 )
 
@@ -29,8 +23,10 @@ __all__ = [
     "DTYPES",
     "Matrix",
     "blocks",
+    "call",
     "cast",
     "configuration",
+    "context_length",
     "device",
     "drop_",
     "final_norm",
@@ -42,11 +38,12 @@ __all__ = [
     "matrices",
     "name",
     "own_cache_setting",
+    "reach",
     "replaced_blocks",
     "require_finite",
-    "require_hub_id",
     "resident",
     "streamed",
+    "traced",
     "units",
     "vocabulary",
 ]

@@ -3,10 +3,8 @@ from disk.
 """
 
 import copy
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,11 @@ from torch import nn
 from lwq.common.errors import InputError
 from lwq.common.names import pick
 from lwq.common.progress import quiet_transformers
-from lwq.inputs import assets, ladder, resolve, toy
+from lwq.inputs import resolve, toy
 from lwq.models import streaming
-from lwq.models.structure import blocks, matrices, require_finite
+from lwq.models.settings import context_length
+from lwq.models.structure import blocks, matrices
+from lwq.models.weights import require_finite
 
 NEEDED = {  # in the folder of a checkpoint -> how its files may be called
     "config.json": ("config.json",),
@@ -31,7 +31,6 @@ NEEDED = {  # in the folder of a checkpoint -> how its files may be called
         "tekken.json",
     ),
 }
-HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -73,10 +72,7 @@ def load(
         model, tokenizer = _pretrained(
             name, dtype=torch_dtype, device_map=device_map, trust_remote_code=trust_remote_code
         )
-    context = getattr(model.config, "max_position_embeddings", None) or getattr(
-        model.config, "n_positions", None
-    )
-    if context:
+    if context := context_length(model.config):
         tokenizer.model_max_length = min(tokenizer.model_max_length, context)
     model.config.name_or_path = name
     model._use_cache = getattr(model.config, "use_cache", True)
@@ -133,13 +129,16 @@ def _source(name: str) -> str | Path:
     """The folder of a carried or trained model or of the user's own; another name, if a hub may
     have it, as it is.
     """
-    if name in assets.MODELS or ladder.depth(name):
+    kind = resolve.model_kind(name)
+    if kind in ("carried", "ladder"):
         return resolve.fetch(name)
-    if (folder := Path(name).expanduser()).is_dir():
-        _require_checkpoint(name, folder)
-        return str(folder)
-    require_hub_id(name)
-    return name
+    if kind == "hub":
+        return name
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"{name!r} is a file; name the folder of the checkpoint")
+    _require_checkpoint(name, folder)
+    return str(folder)
 
 
 def _require_checkpoint(name: str, folder: Path) -> None:
@@ -156,21 +155,6 @@ def _require_checkpoint(name: str, folder: Path) -> None:
         )
 
 
-def require_hub_id(name: str) -> None:
-    """Raise InputError for a path, or a name that is nearly one of ours: a hub would be asked for
-    half a minute.
-    """
-    known = ["toy", *assets.MODELS, *ladder.NAMES]
-    if not HUB_ID.fullmatch(name):
-        raise InputError(f"no such folder: {name!r}; names that need no folder and no hub: {known}")
-    if "/" not in name and (near := get_close_matches(name, known, n=1)):
-        raise InputError(
-            f"unknown model {name!r} (did you mean {near[0]!r}?); choose one of {known}, a "
-            f"folder, or a hub id with its owner "
-            f"(OWNER/{name})"
-        )
-
-
 @contextmanager
 def _loading(name: str) -> Iterator[None]:
     """What transformers raises, in our words."""
@@ -183,6 +167,6 @@ def _loading(name: str) -> Iterator[None]:
         reason = " ".join(str(error).split())[:300]
         raise InputError(
             f"cannot load the model {name!r}: {reason}. Names that need no hub: "
-            f"{['toy', *assets.MODELS, *ladder.NAMES]}; otherwise give "
+            f"{list(resolve.KNOWN)}; otherwise give "
             "a folder or a hub id with safetensors weights"
         ) from None

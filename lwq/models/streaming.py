@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from lwq.common import paths
 from lwq.common.errors import InputError
 from lwq.common.progress import quiet_transformers, track
+from lwq.contracts import inside
+from lwq.models.state import stands
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 
@@ -76,7 +78,7 @@ class Offload:
         """Inside, the weights of the part that `name` is, or is inside of, are in memory; `save`
         keeps what was changed.
         """
-        part = next((part for part in self.parts if _inside(name, part)), None)
+        part = next((part for part in self.parts if inside(name, part)), None)
         if part is None:
             raise InputError(
                 f"{name!r} is not a part of this model; its parts are {self.parts[:4]} …"
@@ -176,8 +178,8 @@ class Offload:
         """
 
         def hook(module: nn.Module, *_: Any) -> None:
-            # a block whose forward was replaced (recorded, dropped) does not compute
-            if "forward" not in module.__dict__:
+            # a block that was replaced (recorded, dropped) does not compute
+            if not stands(module):
                 for part in parts:
                     if not self._held[part]:
                         act(part)
@@ -317,7 +319,7 @@ def _conversions(model: Any) -> list[Any]:
 
 def _owner(key: str, blocks: Mapping[str, nn.Module]) -> str:
     """The block that the parameter `key` is inside of, or else the module that holds it."""
-    return next((block for block in blocks if _inside(key, block)), key.rpartition(".")[0])
+    return next((block for block in blocks if inside(key, block)), key.rpartition(".")[0])
 
 
 def _first_names(model: nn.Module) -> dict[str, str]:
@@ -329,7 +331,3 @@ def _first_names(model: nn.Module) -> dict[str, str]:
         key: first.setdefault(id(tensor), key)
         for key, tensor in model.named_parameters(remove_duplicate=False)
     }
-
-
-def _inside(name: str, part: str) -> bool:
-    return name == part or name.startswith(part + ".")

@@ -11,7 +11,7 @@ import pandas as pd
 
 from lwq.common.errors import InputError
 from lwq.common.names import nickname
-from lwq.inputs import assets
+from lwq.inputs import catalogue
 from lwq.report import claims, figures, intervals
 
 SWEPT = ("orderings", "model_scale")  # studies that move blocks from one width to another
@@ -37,7 +37,7 @@ def models(table: pd.DataFrame) -> Iterator[dict[Any, Any]]:
     for (model, judge), part in sorted(
         rows.groupby(["model", "judge"]), key=lambda group: place(*group[0])
     ):
-        carried = assets.MODELS.get(str(model))
+        carried = catalogue.MODELS.get(str(model))
         note = carried.note if carried else LADDER if str(model).startswith("ladder-") else ""
         yield {
             **part.iloc[0].to_dict(),

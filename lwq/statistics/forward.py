@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from lwq import models
 from lwq.common.errors import InputError
 from lwq.common.progress import track
+from lwq.common.tensors import is_finite
+from lwq.contracts import inside
 
 NEEDS = frozenset({"gram", "input_norms", "similarity", "hidden_states", "last_token"})
 # a need that no pass serves: a scorer that runs the model by itself asks for the windows
@@ -147,7 +149,7 @@ class Calls:
     def run(self, block: nn.Module, name: str, batch: int, hidden: Tensor) -> Tensor:
         """The output hidden states of `block` for the input hidden states `hidden` of one batch."""
         args, kwargs = self.arguments[name][batch]
-        output = block(hidden, *args, **kwargs)
+        output = models.call(block, hidden, *args, **kwargs)
         return output[0] if isinstance(output, tuple) else output
 
 
@@ -173,7 +175,7 @@ def capture(model: nn.Module, windows: Tensor, batch_size: int = BATCH) -> Calls
     with models.replaced_blocks(model, act):
         for batch in windows.split(batch_size):
             try:
-                model(batch.to(device), use_cache=False)
+                models.call(model, batch.to(device), use_cache=False)
             except _Captured:
                 continue
     return calls
@@ -229,7 +231,7 @@ def stream(
     compared = bool(needs & {"similarity", "hidden_states", "last_token"}) or source == "quantized"
     for name in track(names, label):
         stats, block = BlockStats(name), blocks[name]
-        own = {key: matrix for key, matrix in matrices.items() if key.startswith(name + ".")}
+        own = {key: matrix for key, matrix in matrices.items() if inside(key, name)}
         with models.resident(model, name, save):
             # in place where nobody looks at the inputs again
             outputs = list(hidden) if compared else hidden
@@ -253,15 +255,6 @@ def stream(
         hidden = outputs
 
 
-def is_finite(values: Tensor) -> bool:
-    """Neither NaN nor Inf. A finite sum has finite parts, and takes a fraction of the exact test's
-    time.
-    """
-    return math.isfinite(float(values.sum(dtype=torch.float32))) or bool(
-        torch.isfinite(values).all()
-    )
-
-
 def _require_finite(stats: BlockStats, outputs: list[Tensor]) -> None:
     """Raise InputError, naming the place, where the block's statistics or outputs hold NaN or Inf:
     a score would rank them.
@@ -282,9 +275,7 @@ def _require_finite(stats: BlockStats, outputs: list[Tensor]) -> None:
 
 def _until_last(blocks: list[str], matrices: Collection[str]) -> list[str]:
     """The blocks up to the last one that holds any of `matrices`."""
-    holding = [
-        i for i, block in enumerate(blocks) if any(key.startswith(block + ".") for key in matrices)
-    ]
+    holding = [i for i, block in enumerate(blocks) if any(inside(key, block) for key in matrices)]
     return blocks[: max(holding, default=-1) + 1]
 
 

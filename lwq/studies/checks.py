@@ -105,18 +105,17 @@ def require_model(name: str) -> None:
     """Raise InputError for a name that is carried by nobody, is no folder, and cannot be meant for
     a hub.
     """
-    from lwq import models
+    from lwq.inputs import resolve
 
-    if not (_is_model(name) or _path(name).exists()):
-        models.require_hub_id(name)
+    resolve.model_kind(name, user_code.folder())
 
 
 def require_text(name: str) -> None:
     """Raise InputError for a text that has no such name and is no file."""
-    from lwq.inputs import assets, texts
+    from lwq.inputs import texts
 
-    if not (_is_text(name) or _path(name).is_file()):
-        known = dict.fromkeys(("toy", *assets.TEXTS, *texts.HUB))
+    if not (texts.is_own(name) or _path(name).is_file()):
+        known = dict.fromkeys(texts.KNOWN)
         pick(known, "text", name, f"; or a UTF-8 file, its path relative to {user_code.folder()}")
 
 
@@ -124,9 +123,11 @@ def placed(values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` with paths of models and texts absolute where they lead somewhere: a notebook runs
     in another folder.
     """
+    from lwq.inputs import resolve, texts
+
     known = {
-        **dict.fromkeys(("model", "models"), _is_model),
-        **dict.fromkeys(("text", "judge", "other_texts"), _is_text),
+        **dict.fromkeys(("model", "models"), resolve.is_own),
+        **dict.fromkeys(("text", "judge", "other_texts"), texts.is_own),
     }
     return {
         name: _placed(value, known[name]) if name in known else value
@@ -140,18 +141,6 @@ def _placed(value: Any, known: Callable[[str], bool]) -> Any:
     if not isinstance(value, str) or known(value) or not _path(value).exists():
         return value
     return os.path.abspath(_path(value))
-
-
-def _is_model(name: str) -> bool:
-    from lwq.inputs import assets, ladder, toy
-
-    return name in assets.MODELS or toy.depth(name) is not None or ladder.depth(name) is not None
-
-
-def _is_text(name: str) -> bool:
-    from lwq.inputs import assets, texts
-
-    return name == "toy" or name in assets.TEXTS or name in texts.HUB
 
 
 def _path(name: str) -> Path:

@@ -32,7 +32,7 @@ from lwq.engine.costs import measured_costs
 from lwq.engine.evaluate import Reference, reference
 from lwq.engine.store import Store
 from lwq.engine.sweep import Sweep
-from lwq.inputs import assets
+from lwq.inputs import catalogue
 from lwq.inputs.texts import WindowSpec
 from lwq.quantizers import QUANTIZERS
 from lwq.results.measurements import Results
@@ -111,7 +111,7 @@ class Experiment:
             pick(models.DTYPES, name, getattr(self, name))
         self.quantizer = build(QUANTIZERS, "quantizer", self.quantizer)
         if (
-            self.model in assets.MODELS
+            self.model in catalogue.MODELS
             and getattr(self.quantizer, "group_size", 0) == FORBIDDEN_GROUP
         ):
             raise InputError(

@@ -85,9 +85,9 @@ def _trained(name: str) -> int:
     """Passes of a token that train a rung of the depth ladder which is not in the cache: one
     forward, two backward.
     """
-    from lwq.inputs import ladder
+    from lwq.inputs import catalogue, ladder
 
-    depth = ladder.depth(name)
+    depth = catalogue.rung(name)
     if depth is None or ladder.place(recipe := ladder.Recipe(depth)).is_dir():
         return 0
     return 3 * recipe.steps * recipe.batch * recipe.length

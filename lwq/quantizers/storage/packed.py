@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lwq.common.errors import InputError
-from lwq.statistics.forward import is_finite
+from lwq.common.tensors import is_finite
 
 FLOATS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 

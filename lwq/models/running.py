@@ -1,0 +1,50 @@
+"""Run a model with blocks replaced or dropped; what stood there before is there again after."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+from torch import Tensor, nn
+
+from lwq.models import state
+from lwq.models.structure import blocks
+from lwq.models.trace import traced
+
+Recorder: TypeAlias = Callable[[str, Tensor, tuple[Any, ...], dict[str, Any]], Tensor]
+
+
+@contextmanager
+def replaced_blocks(model: nn.Module, act: Recorder) -> Iterator[None]:
+    """Inside, each block calls `act(name, hidden, other args, kwargs) -> hidden` instead of
+    computing.
+
+    The rest of the model (embeddings, masks, positions, final norm, head) runs as it does always.
+    """
+    table = blocks(model)
+    returns_tuple = traced(model).returns_tuple
+
+    def stand_in(key: str) -> Callable[..., Any]:
+        def forward(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+            result = act(key, hidden, args, kwargs)
+            return (result, None) if returns_tuple[key] else result
+
+        return forward
+
+    for key, block in table.items():
+        state.put(block, stand_in(key))
+    try:
+        yield
+    finally:
+        for block in table.values():
+            state.take(block)
+
+
+def drop_(model: nn.Module, block_name: str, dropped: bool = True) -> None:
+    """Make a block pass its input through, in place (its position in the list, and its attention
+    type, stay); or undo it.
+    """
+    block = blocks(model)[block_name]
+    state.take(block)
+    if dropped:
+        returns_tuple = traced(model).returns_tuple[block_name]
+        state.put(block, lambda hidden, *_, **__: (hidden, None) if returns_tuple else hidden)

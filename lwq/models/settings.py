@@ -1,0 +1,99 @@
+"""What a model's configuration says: its name, its context, its windows. Composite models (with a
+vision tower, with an encoder) keep what the text decoder does in a part of their configuration.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from lwq.common.hashing import digest
+
+IDLE = (  # how the names of settings begin that decide no number
+    *(
+        "_",
+        "transformers_version",
+        "architectures",
+        "dtype",
+        "torch_dtype",
+        "name_or_path",
+        "use_cache",
+        "return_dict",
+    ),
+    *("output_", "id2label", "label2id", "initializer_range"),
+)
+# what architectures call the longest text that they read
+CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions")
+# what they call how far a token of some layers sees back
+REACH = (
+    "sliding_window",
+    "window_size",
+    "attention_window",
+    "local_window",
+    "attention_chunk_size",
+)
+
+
+def name(model: nn.Module) -> str:
+    """The name that the model was loaded by."""
+    return str(getattr(model.config, "name_or_path", "") or type(model).__name__)
+
+
+def text_settings(config: Any) -> dict[str, Any]:
+    """Setting -> value of the part of `config` that describes the text decoder."""
+    from transformers import PreTrainedConfig
+
+    if not isinstance(config, PreTrainedConfig):
+        return dict(vars(config))
+    part = config.get_text_config(decoder=True)
+    own = part.to_dict()
+    aliases = {alias: own[real] for alias, real in part.attribute_map.items() if real in own}
+    return {**own, **aliases}
+
+
+def context_length(config: Any) -> int | None:
+    """Tokens that the model reads at most; None where nothing limits it."""
+    return min(_numbers(text_settings(config), CONTEXT), default=None)
+
+
+def reach(config: Any) -> int | None:
+    """Tokens that every layer sees back; None where none has a window."""
+    return min(_numbers(text_settings(config), REACH), default=None)
+
+
+def _numbers(settings: dict[str, Any], names: tuple[str, ...]) -> Iterator[int]:
+    for key in names:
+        values = settings.get(key)
+        for value in values if isinstance(values, list | tuple) else [values]:
+            if isinstance(value, int) and value > 0:
+                yield value
+
+
+def configuration(model: Any) -> str:
+    """8 hex digits over the settings that decide what the weights compute: rope, eps, windows,
+    heads.
+    """
+    return digest(_computing(model.config.to_dict()))[:8] if hasattr(model, "config") else ""
+
+
+def _computing(settings: Any) -> Any:
+    """`settings` at any depth without names, labels, versions and types."""
+    if isinstance(settings, dict):
+        return {
+            key: _computing(value)
+            for key, value in settings.items()
+            if not str(key).startswith(IDLE)
+        }
+    return settings if isinstance(settings, str | int | float | list | None) else str(settings)
+
+
+@contextmanager
+def own_cache_setting(model: Any) -> Iterator[None]:
+    """Inside, `config.use_cache` is what it was before `load` turned it off: to be saved."""
+    now = model.config.use_cache
+    model.config.use_cache = getattr(model, "_use_cache", now)
+    try:
+        yield
+    finally:
+        model.config.use_cache = now

@@ -1,0 +1,69 @@
+"""What a model is set to while lwq works with it, and what it is given back after: its mode, and
+blocks that do something else than compute.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Inside, every module is in evaluation mode (no dropout); after, each has the mode that it
+    had.
+    """
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """What `module`, a model or a block, answers in evaluation mode. Everything in lwq that runs a
+    caller's model runs it so.
+    """
+    with evaluating(module):
+        return module(*args, **kwargs)
+
+
+class StandIn:
+    """What a block calls in place of its own `forward`, until it is taken away again.
+
+    Attributes:
+        act: the arguments of the block -> its output.
+        before: the `forward` that the block itself had (accelerate and users put one there), None
+            where it had that of its class.
+    """
+
+    def __init__(self, block: nn.Module, act: Callable[..., Any]):
+        self.act, self.before = act, block.__dict__.get("forward")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.act(*args, **kwargs)
+
+
+def put(block: nn.Module, act: Callable[..., Any]) -> None:
+    """Let `block` call `act` instead of computing; `take` undoes it."""
+    block.__dict__["forward"] = StandIn(block, act)
+
+
+def take(block: nn.Module) -> None:
+    """Give back what `block` had before the last `put`, exactly; nothing where it has no
+    stand-in.
+    """
+    now = block.__dict__.get("forward")
+    if isinstance(now, StandIn):
+        del block.__dict__["forward"]
+        if now.before is not None:
+            block.__dict__["forward"] = now.before
+
+
+def stands(block: nn.Module) -> bool:
+    """Whether a stand-in acts for `block`."""
+    return isinstance(block.__dict__.get("forward"), StandIn)

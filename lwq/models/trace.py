@@ -1,0 +1,230 @@
+"""Run a model once over two tokens and see what its modules do: which lists of blocks run, how
+often, what they return, which matrices eat the same tensor, what follows the last block.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lwq.common.errors import InputError
+from lwq.common.names import pick
+from lwq.contracts import GRANULARITIES, Layout, inside
+from lwq.models.settings import name
+from lwq.models.state import call
+from lwq.models.structure import MIN_COVERAGE, Matrix, block_lists, blocks, matrices
+from lwq.models.weights import device, fingerprint
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one short forward pass tells.
+
+    Attributes:
+        returns_tuple: block -> whether it returns a tuple, hidden states first.
+        groups: unit of granularity "group" -> names of its matrices.
+        idle: matrices whose module did not run.
+        final_norm: path of the norm between the last block and the head, "" where there is none.
+    """
+
+    returns_tuple: dict[str, bool]
+    groups: dict[str, list[str]]
+    idle: frozenset[str]
+    final_norm: str
+
+
+_traces: WeakKeyDictionary[nn.Module, Trace] = WeakKeyDictionary()
+
+
+def units(model: nn.Module, granularity: str = "block") -> dict[str, list[str]]:
+    """Unit -> names of its matrices. Granularity "block", "group" or "matrix"; see
+    `lwq.contracts.Layout`.
+    """
+    pick(dict.fromkeys(GRANULARITIES), "granularity", granularity)
+    if granularity == "matrix":
+        return {key: [key] for key in matrices(model)}
+    if granularity == "group":
+        return traced(model).groups
+    found: dict[str, list[str]] = {block: [] for block in blocks(model)}
+    for key in matrices(model):
+        found[next(block for block in found if inside(key, block))].append(key)
+    return found
+
+
+def layout(model: nn.Module, granularity: str = "block") -> Layout:
+    """The units, their sizes and the fingerprint of `model`, as plain data.
+
+    Raises InputError where the blocks do not run as blocks do; see `traced`.
+    """
+    traced(model)
+    table = matrices(model)
+    rest = {
+        block_name: sum(p.numel() for p in block.parameters())
+        - sum(m.shape[0] * m.shape[1] for key, m in table.items() if inside(key, block_name))
+        for block_name, block in blocks(model).items()
+    }
+    in_blocks = sum(p.numel() for block in blocks(model).values() for p in block.parameters())
+    rest[""] = sum(p.numel() for p in model.parameters()) - in_blocks
+    shapes = {
+        unit: {key: table[key].shape for key in keys}
+        for unit, keys in units(model, granularity).items()
+    }
+    return Layout(name(model), fingerprint(model), granularity, shapes, rest)
+
+
+def traced(model: nn.Module) -> Trace:
+    """What a forward pass over two tokens shows; computed once a model.
+
+    Raises InputError, with the module lists and how often each ran, unless every block runs once,
+    in the order of the list, and no other list holds a large share of the weights that ran.
+    """
+    if model not in _traces:
+        _traces[model] = _Watch(model).look()
+    return _traces[model]
+
+
+class _Watch:
+    """Hooks on the modules of a model, and what they noted during one pass."""
+
+    def __init__(self, model: Any):
+        self.model = model
+        self.blocks, self.matrices = blocks(model), matrices(model)
+        self.lists = block_lists(model)
+        self.names = {block: key for key, block in self.blocks.items()}
+        self.returns_tuple: dict[str, bool] = {}
+        self.source: dict[nn.Module, int] = {}  # module -> id of the tensor that it ate
+        self.order: list[str] = []
+        self.ran: list[nn.Module] = []  # items of any list of blocks, as often as they ran
+        self.norms: list[str] = []  # that ran since the last block
+        self._kept: list[Any] = []  # inputs, so that no two share an id
+
+    def look(self) -> Trace:
+        hooks = list(self._hooks())
+        try:
+            with torch.no_grad():
+                # two ids: one may stand for padding, whose embedding is zero
+                tokens = torch.arange(2, device=device(self.model))[None]
+                call(self.model, tokens, use_cache=False)
+        except InputError:
+            raise
+        except (TypeError, ValueError, RuntimeError, LookupError, AttributeError) as error:
+            raise InputError(
+                f"{name(self.model)!r} ({type(self.model).__name__}) cannot read two tokens "
+                f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); lwq works on "
+                f"decoders that are called with token ids alone"
+            ) from None
+        finally:
+            for hook in hooks:
+                hook.remove()
+        self._require_blocks()
+        modules = self.source.keys()
+        idle = {
+            key for key, m in self.matrices.items() if m.expert is None and m.module not in modules
+        }
+        groups = _groups(self.matrices, self.source)
+        return Trace(self.returns_tuple, groups, frozenset(idle), (self.norms or [""])[-1])
+
+    def _hooks(self) -> Iterator[RemovableHandle]:
+        for block in self.names:
+            yield block.register_forward_hook(self._note_block)
+        for item in {item: None for found in self.lists.values() for item in found}:
+            yield item.register_forward_hook(lambda module, *_: self.ran.append(module))
+        for module in {matrix.module: None for matrix in self.matrices.values()}:
+            yield module.register_forward_pre_hook(self._note_input)
+        head = self.model.get_output_embeddings()
+        for path, module in self.model.named_modules():
+            if module is not head and not any(inside(path, block) for block in self.blocks):
+                yield module.register_forward_hook(self._noting_norm(path))
+
+    def _note_input(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        given = args[0] if args else None  # modules of experts may be called by keywords
+        self._kept.append(given)
+        self.source[module] = id(module if given is None else given)
+
+    def _note_block(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self.order.append(self.names[module])
+        self.returns_tuple[self.names[module]] = isinstance(output, tuple)
+        self.norms.clear()
+
+    def _noting_norm(self, path: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if args and _is_norm(module, args[0], output):
+                self.norms.append(path)
+
+        return hook
+
+    def _require_blocks(self) -> None:
+        """Raise InputError unless the blocks ran once each, in order, and nothing large beside
+        them.
+        """
+        own = next(iter(self.blocks)).rpartition(".")[0]
+        weights = {path: sum(p.numel() for p in m.parameters()) for path, m in self.lists.items()}
+        times = {path: [self.ran.count(item) for item in m] for path, m in self.lists.items()}
+        large = [
+            path
+            for path, counts in times.items()
+            if path != own and any(counts) and weights[path] > (1 - MIN_COVERAGE) * weights[own]
+        ]
+        if self.order == list(self.blocks) and not large:
+            return
+        told = "; ".join(
+            f"{path}: {len(counts)} modules with {weights[path]:,} weights, run {_words(counts)}"
+            for path, counts in times.items()
+        )
+        raise InputError(
+            f"{name(self.model)!r} ({type(self.model).__name__}) is no decoder with one list of "
+            f"blocks that run once each, in order. Its module lists in a pass over two tokens: "
+            f"{told}"
+        )
+
+
+def _words(counts: list[int]) -> str:
+    """How often the modules of a list ran."""
+    if len(set(counts)) > 1:
+        return f"{min(counts)} to {max(counts)} times"
+    return {0: "never", 1: "once each"}.get(counts[0], f"{counts[0]} times each")
+
+
+def _is_norm(module: nn.Module, given: Any, output: Any) -> bool:
+    """Whether a module made other hidden states of their shape from some, without a matrix."""
+    return (
+        isinstance(given, Tensor)
+        and isinstance(output, Tensor)
+        and given.is_floating_point()
+        and given.shape == output.shape
+        and all(parameter.ndim < 2 for parameter in module.parameters())
+        and not torch.equal(given, output)
+    )
+
+
+def _groups(table: dict[str, Matrix], source: dict[nn.Module, int]) -> dict[str, list[str]]:
+    together: dict[Any, list[str]] = {}
+    for key, matrix in table.items():
+        alone = matrix.expert is not None or matrix.module not in source
+        together.setdefault(
+            key if alone else (key.rpartition(".")[0], source[matrix.module]), []
+        ).append(key)
+    return {_group_name(keys): keys for keys in together.values()}
+
+
+def _group_name(keys: list[str]) -> str:
+    """`….q_proj`, `….k_proj`, `….v_proj` -> `….qkv`; `….gate_proj`, `….up_proj` -> `….gate_up`; one
+    alone keeps its name.
+    """
+    if len(keys) == 1:
+        return keys[0]
+    parent = keys[0].rpartition(".")[0]
+    roles = [re.sub(r"_?(proj|lin|linear)$", "", key.rpartition(".")[2]) for key in keys]
+    short = all(len(role) == 1 for role in roles)
+    return f"{parent}.{''.join(sorted(roles, key='qkv'.find)) if short else '_'.join(roles)}"
+
+
+def final_norm(model: nn.Module) -> nn.Module | None:
+    """The norm between the last block and the head, or None."""
+    path = traced(model).final_norm
+    return model.get_submodule(path) if path else None

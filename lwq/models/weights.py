@@ -1,0 +1,82 @@
+"""The weights of a model, in memory or on disk: where, of what bytes, and whether finite."""
+
+import hashlib
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import psutil
+import torch
+from torch import nn
+
+from lwq.common.errors import InputError
+from lwq.common.progress import track
+from lwq.common.tensors import is_finite
+from lwq.models import streaming
+
+
+def vocabulary(model: Any) -> int:
+    """Number of tokens that the model can read."""
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
+def resident(model: nn.Module, name: str, save: bool = False) -> AbstractContextManager[None]:
+    """Inside, the weights of the block that `name` is, or is inside of, are in memory; `save` keeps
+    what was changed.
+
+    Only a model from `load(..., stream=True)` needs it; any other is in memory anyway.
+    """
+    kept = streamed(model)
+    return kept.resident(name, save) if kept else nullcontext()
+
+
+def streamed(model: nn.Module) -> streaming.Offload | None:
+    """Where the weights of a model from `load(..., stream=True)` are; None for any other."""
+    return getattr(model, "_offload", None)
+
+
+def device(model: nn.Module) -> torch.device:
+    """Where token ids go."""
+    kept = streamed(model)
+    return kept.device if kept else next(model.parameters()).device
+
+
+def free_memory(model: nn.Module) -> int:
+    """Bytes that are free where the model computes."""
+    return free_bytes(device(model))
+
+
+def free_bytes(place: torch.device) -> int:
+    """Bytes that are free on a GPU, or in this machine."""
+    return (
+        torch.cuda.mem_get_info(place)[0]
+        if place.type == "cuda"
+        else psutil.virtual_memory().available
+    )
+
+
+def require_finite(model: nn.Module) -> None:
+    """Raise InputError naming the first tensor that holds NaN or Inf, how many, and where."""
+    kept = streamed(model)
+    tensors = (
+        track(kept.state(), "check weights", len(model.state_dict()))
+        if kept
+        else model.named_parameters()
+    )
+    for key, tensor in tensors:
+        if tensor.is_meta or is_finite(tensor):
+            continue
+        bad = (~torch.isfinite(tensor)).nonzero()
+        raise InputError(
+            f"{key} holds {len(bad)} NaN or Inf values, the first at "
+            f"{bad[0].tolist()}; repair or download it again"
+        )
+
+
+def fingerprint(model: nn.Module) -> str:
+    """16 hex digits of the sha256 over names, types, shapes and values of all parameters."""
+    total = hashlib.sha256()
+    kept = streamed(model)
+    for key, tensor in kept.state() if kept else sorted(model.state_dict(keep_vars=True).items()):
+        total.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()[:16]
