@@ -153,7 +153,7 @@ def test_what_does_not_fit_is_refused_before_anything_changes(toy):
         quantize_(model, Plan(plan.bits, plan.layout, "rtn(group_size=48)"))
     with pytest.raises(
         lwq.InputError,
-        match=r"Quanto has no width \[3\]; it offers \[2, 4, 8\], "
+        match=r"Quanto has no width \[3\], which is asked for .*; it offers \[2, 4, 8\], "
         r"0 and 16",
     ):
         quantize_(model, Plan(dict.fromkeys(plan.bits, 3), plan.layout, "quanto()"))

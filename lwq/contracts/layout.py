@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, TypeAlias
 
 from lwq.common.errors import InputError
@@ -22,6 +23,9 @@ class Sizer(Protocol):
 
     @property
     def levels(self) -> tuple[Option, ...]: ...
+
+    @property
+    def outside(self) -> "Sizer": ...
 
     def nominal(self, option: Option) -> float: ...
 
@@ -49,6 +53,11 @@ class Layout:
     units: Mapping[str, Mapping[str, Shape]]
     rest: Mapping[str, int]
 
+    @cached_property
+    def outside(self) -> frozenset[str]:
+        """The units that are in no block: embeddings and head, where they are units."""
+        return frozenset(unit for unit in self.units if self.block_of(unit) not in self.rest)
+
     def weights(self, unit: str) -> int:
         """Number of weights in the matrices of `unit`."""
         return sum(rows * columns for rows, columns in self.units[unit].values())
@@ -61,8 +70,9 @@ class Layout:
     @property
     def coverage(self) -> float:
         """Share of the blocks' weights that a plan reaches, from 0 to 1."""
-        inside = sum(count for block, count in self.rest.items() if block)
-        return self.total / (self.total + inside)
+        left = sum(count for block, count in self.rest.items() if block)
+        reached = self.total - sum(map(self.weights, self.outside))
+        return reached / (reached + left)
 
     def block_of(self, unit: str) -> str:
         """The block that `unit` is or is inside of; `unit` where it is in none."""
@@ -144,10 +154,13 @@ class Size:
         weighed: dict[Any, int] = {}
         plan_bytes = 0
         for unit, matrices in layout.units.items():
+            beyond = unit in layout.outside
+            packer = quantizer.outside if beyond else quantizer
             for shape in matrices.values():
-                if (shape, bits[unit]) not in weighed:
-                    weighed[shape, bits[unit]] = matrix_bytes(shape, bits[unit], quantizer)
-                plan_bytes += weighed[shape, bits[unit]]
+                key = (beyond, shape, bits[unit])
+                if key not in weighed:
+                    weighed[key] = matrix_bytes(shape, bits[unit], packer)
+                plan_bytes += weighed[key]
         nominal = {unit: nominal_bits(bits[unit], quantizer) for unit in layout.units}
         gone = _gone(bits)
         rest = sum(2 * count for block, count in layout.rest.items() if block not in gone)

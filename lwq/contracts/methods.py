@@ -99,6 +99,7 @@ class Quantizer(Protocol):
         levels: its options beside 0 and 16: whole widths, fractions, or levels with a name.
         inputs: which prefix makes the inputs behind `needs`: "full", "quantized" or "uniform";
             see `GPTQ`.
+        outside: the quantizer of embeddings and head, which has no `needs`; itself, or another.
         family: what is done to weights: "grid" (all on few levels) or "mask" (most are zero).
     """
 
@@ -116,6 +117,11 @@ class Quantizer(Protocol):
 
     @property
     def levels(self) -> tuple[Option, ...]: ...
+
+    @property
+    def outside(self) -> "Quantizer":
+        """What rounds embeddings and head, of which no statistics are collected."""
+        return self
 
     def nominal(self, option: Option) -> float:
         """Bits a weight that `option` is named after; scales and zeros are not in it."""

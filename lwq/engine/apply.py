@@ -22,21 +22,28 @@ from lwq.statistics.forward import BlockStats, MatrixStats, require_windows, str
 Wanted = Mapping[str, set[Option]]  # matrix -> the options that it is quantized to
 
 
-def require_fit(quantizer: Quantizer, shapes: Mapping[str, Shape], widths: set[Option]) -> None:
-    """Raise InputError, naming the matrix, if a width is not the quantizer's or a shape does not
-    suit it.
+def require_fit(
+    quantizer: Quantizer,
+    shapes: Mapping[str, Shape],
+    options: Mapping[str, Option],
+    outside: Collection[str] = (),
+) -> None:
+    """Raise InputError, naming the matrix, if its option is not the quantizer's or its shape does
+    not suit it. Matrices `outside` of blocks go through `quantizer.outside`.
     """
     require_complete(quantizer)
-    wanted = widths - {DROPPED, KEPT}
-    if bad := sorted(wanted - set(quantizer.levels), key=str):
-        raise InputError(
-            f"{type(quantizer).__name__} has no width {bad}; it offers "
-            f"{list(quantizer.levels)}, 0 and 16"
-        )
-    for name, shape in shapes.items():
+    for name, option in options.items():
+        packer = quantizer.outside if name in outside else quantizer
+        if option not in (DROPPED, KEPT, *packer.levels):
+            raise InputError(
+                f"{type(packer).__name__} has no width [{option!r}], which is asked for {name}; it "
+                f"offers {list(packer.levels)}, 0 and 16"
+            )
+        if option == DROPPED and name in outside:
+            raise InputError(f"{name}: 0 bits; embeddings and head cannot be dropped")
         try:
-            for option in wanted or quantizer.levels[:1]:
-                quantizer.nbytes(shape, option)
+            if option not in (DROPPED, KEPT):
+                packer.nbytes(shapes[name], option)
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
 
@@ -89,7 +96,7 @@ class Applied:
         self.squares: dict[str, tuple[float, float]] = {}
 
     def __iter__(self) -> Iterator[tuple[str, Storage]]:
-        bits, matrices = self.plan.bits, models.matrices(self.model)
+        bits, matrices = self.plan.bits, all_matrices(self.model)
         options = matrix_bits(self.plan)
         wanted = {name: {option} - {DROPPED, KEPT} for name, option in options.items()}
         behind = self.quantizer.inputs == "quantized"
@@ -110,11 +117,17 @@ class Applied:
 
 def require_applicable(model: nn.Module, plan: Plan) -> Quantizer:
     """The plan's quantizer; raises the InputErrors of `quantize_`."""
-    plan.layout.require(models.layout(model, plan.layout.granularity), "plan")
+    own = models.layout(model, plan.layout.granularity, bool(plan.layout.outside))
+    plan.layout.require(own, "plan")
     quantizer = rebuild(QUANTIZERS, "quantizer", plan.quantizer)
-    require_fit(quantizer, shapes(plan), set(plan.bits.values()))
+    require_fit(quantizer, shapes(plan), matrix_bits(plan), plan.layout.outside)
     require_whole_drops(models.blocks(model), plan.bits)
     return quantizer
+
+
+def all_matrices(model: nn.Module) -> dict[str, models.Matrix]:
+    """Those of the blocks, and embeddings and head."""
+    return {**models.matrices(model), **models.outside(model)}
 
 
 def shapes(plan: Plan) -> dict[str, Shape]:
@@ -174,6 +187,41 @@ def _to_write(
     """(matrix, Packed), at a moment when the consumer may write it into the model and it stays
     there.
     """
+    inner, beyond = _split(model, wanted)
+    last = quantizer.inputs != "quantized"  # else the blocks see the embeddings as they will be
+    for do in (False, True):
+        if do == last:
+            yield from ((n, made) for n, _, made in _outside(model, quantizer, beyond, save=True))
+        else:
+            yield from _blocks_to_write(model, quantizer, inner, windows)
+
+
+def _split(model: nn.Module, wanted: Wanted) -> tuple[Wanted, Wanted]:
+    """Those inside blocks, and those outside."""
+    beyond = models.outside(model)
+    inner = {name: options for name, options in wanted.items() if name not in beyond}
+    return inner, {name: wanted[name] for name in beyond if wanted.get(name)}
+
+
+def _outside(
+    model: nn.Module, quantizer: Quantizer, wanted: Wanted, save: bool
+) -> Iterator[tuple[str, Option, Storage]]:
+    """(matrix, option, storage) of embeddings and head, one at a time in memory."""
+    matrices = models.outside(model)
+    for name, options in track(list(wanted.items()), "quantize (embeddings and head)"):
+        with models.resident(model, name, save):
+            for option in sorted(options, key=str):
+                yield (
+                    name,
+                    option,
+                    _made(quantizer.outside, matrices[name], option, BlockStats(name)),
+                )
+
+
+def _blocks_to_write(
+    model: nn.Module, quantizer: Quantizer, wanted: Wanted, windows: Tensor | None
+) -> Iterator[tuple[str, Storage]]:
+    """`_to_write` for matrices of blocks."""
     source = quantizer.inputs
     if source == "uniform" and len({frozenset(widths) for widths in wanted.values()}) == 1:
         # in a plan of one width the blocks before have that width: the same, in one pass
@@ -188,7 +236,7 @@ def _to_write(
     with TemporaryDirectory(dir=paths.cache(), prefix="plan-") as folder:
         aside = Store(folder)
         # each width's pass needs the model as it was
-        for name, _, made in quantized(model, quantizer, wanted, windows):
+        for name, _, made in _blocks_quantized(model, quantizer, wanted, windows):
             aside.put(name, made)
         for block, names in models.units(model, "block").items():
             with models.resident(model, block, save=True):
@@ -203,10 +251,20 @@ def quantized(
     wanted: Wanted,
     windows: Tensor | None,
 ) -> Iterator[tuple[str, Option, Storage]]:
-    """(matrix, bits, Packed) for each wanted width of each matrix, while the model stays as it is.
+    """(matrix, option, storage) for each wanted option of each matrix, while the model stays as it
+    is.
 
     It takes one streamed pass with `inputs="full"`, and one a width with "uniform".
     """
+    inner, beyond = _split(model, wanted)
+    yield from _blocks_quantized(model, quantizer, inner, windows)
+    yield from _outside(model, quantizer, beyond, save=False)
+
+
+def _blocks_quantized(
+    model: nn.Module, quantizer: Quantizer, wanted: Wanted, windows: Tensor | None
+) -> Iterator[tuple[str, Option, Storage]]:
+    """`quantized` for matrices of blocks."""
     if quantizer.inputs == "uniform":
         for width in sorted(set().union(*wanted.values()), key=str):
             yield from _behind_its_like(

@@ -25,6 +25,7 @@ from lwq.engine.apply import (
     matrix_bits,
     quantized,
     require_fit,
+    shapes,
 )
 from lwq.engine.store import Store
 from lwq.quantizers import QUANTIZERS
@@ -76,7 +77,8 @@ class Bank:
         restore_(self.exact)
         self._take()
         self.layout = models.layout(self.exact)
-        self.matrices = models.matrices(model)
+        inner, self.beyond = models.matrices(model), models.outside(model)
+        self.matrices = {**inner, **self.beyond}
         self.now: dict[str, Option] = dict.fromkeys(self.matrices, KEPT)
         self.packed: LRUCache[tuple[str, Option], Storage] = LRUCache(
             memory, getsizeof=lambda packed: packed.resident_bytes
@@ -91,7 +93,7 @@ class Bank:
         if kept:
             kept.after_load.append(self._write_block)
         else:
-            self.original = {name: matrix.view().clone() for name, matrix in self.matrices.items()}
+            self.original = {name: self.matrices[name].view().clone() for name in inner}
 
     def prepare(self, plans: Iterable[Plan]) -> None:
         """Quantize what `plans` need and the bank lacks, in as few passes as can be; the model is
@@ -113,11 +115,8 @@ class Bank:
                 wanted[name].add(width)
         for text in {plan.quantizer for plan in plans if set(plan.bits.values()) - {DROPPED, KEPT}}:
             require_quantizer(text, self.quantizer)
-        require_fit(
-            self.quantizer,
-            {n: self.matrices[n].shape for n in wanted},
-            set().union(*wanted.values()),
-        )
+        for plan in plans:
+            require_fit(self.quantizer, shapes(plan), matrix_bits(plan), plan.layout.outside)
         self._take()
         if not self._missing(wanted):
             return
@@ -136,7 +135,7 @@ class Bank:
         try:
             self._swap(plan)
         except _Lost:  # damaged files, or some that another process deleted meanwhile
-            for name, width in matrix_bits(plan).items():
+            for name, width in self._state(plan).items():
                 # the store deletes what it cannot read, so that it is missing
                 self._find(name, width)
             self.prepare([plan])
@@ -164,8 +163,12 @@ class Bank:
             other._restore()
         self.model._bank = self  # type: ignore[assignment]  # torch types attributes of a module as tensors or modules
 
+    def _state(self, plan: Plan) -> dict[str, Option]:
+        """Option of each matrix; what is outside blocks and not in the plan stays as it is."""
+        return {**dict.fromkeys(self.beyond, KEPT), **matrix_bits(plan)}
+
     def _swap(self, plan: Plan) -> None:
-        for name, width in matrix_bits(plan).items():
+        for name, width in self._state(plan).items():
             if width not in (self.now[name], DROPPED):
                 self._set(name, width)
 
@@ -183,8 +186,10 @@ class Bank:
                 self._write(name, width)
 
     def _write(self, name: str, width: Option) -> None:
-        weights = self.original[name] if width == KEPT else self._get(name, width).dequantize()
-        self.matrices[name].view().copy_(weights)
+        live = self.matrices[name].view()
+        if name in self.beyond and models.streamed(self.model) is None:
+            self.original.setdefault(name, live.clone())  # large, and few plans change it
+        live.copy_(self.original[name] if width == KEPT else self._get(name, width).dequantize())
 
     def _get(self, name: str, width: Option) -> Storage:
         found = self._find(name, width)

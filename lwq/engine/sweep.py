@@ -16,7 +16,8 @@ from lwq.engine.evaluate import Reference, batches, head, measured, require_wind
 from lwq.statistics.forward import Calls, capture
 
 MEMORY = 2 << 30
-Path = tuple[tuple[Option, ...], ...]  # for each block in turn, the widths of its matrices
+# options of what is used before the blocks, of each block in turn, of what is used after them
+Path = tuple[tuple[Option, ...], ...]
 
 
 class Sweep:
@@ -63,7 +64,10 @@ class Sweep:
         self.stride = math.ceil(len(self.blocks) / room)
         self.blocks_run = 0
         self._kept = {0: self.calls.hidden}  # number of a block -> its input, for the path below
-        self._path: Path = ()
+        self._path: Path = ()  # of the blocks that ran last
+        self._before: tuple[Option, ...] = tuple(
+            KEPT for name in bank.beyond if models.is_before(model, name)
+        )
         self._last: tuple[Path, Losses] | None = None
 
     def measure(
@@ -105,18 +109,23 @@ class Sweep:
         """The last block's outputs, from the last boundary that `path` shares with the path before
         it.
         """
+        before, *inner, _ = path
+        if before != self._before:  # other embeddings: nothing is shared
+            self.calls = capture_batches(self.model, self.windows)
+            self._before, self._path = before, ()
+            self._kept = {0: self.calls.hidden}
         shared = next(
-            (i for i, (new, old) in enumerate(zip(path, self._path, strict=False)) if new != old),
+            (i for i, (new, old) in enumerate(zip(inner, self._path, strict=False)) if new != old),
             len(self._path),
         )
         self._kept = {number: states for number, states in self._kept.items() if number <= shared}
-        self._path = path
+        self._path = tuple(inner)
         start = max(self._kept)
         hidden = self._kept[start]
         for number, (name, block) in list(enumerate(self.blocks.items()))[start:]:
             if number % self.stride == 0:
                 self._kept[number] = hidden
-            if any(path[number]):  # else it is dropped
+            if any(inner[number]):  # else it is dropped
                 with models.resident(self.model, name):
                     hidden = [
                         self.calls.run(block, name, batch, states)
@@ -132,10 +141,14 @@ class Sweep:
             for block in self.blocks
         }
         # a block without matrices runs as well, unless the plan drops it
-        return tuple(
+        inner = (
             found or (DROPPED if dropped(block, plan.bits) else KEPT,)
             for block, found in widths.items()
         )
+        beyond = {name: bits.get(name, KEPT) for name in self.bank.beyond}
+        before = (option for name, option in beyond.items() if models.is_before(self.model, name))
+        after = (option for name, option in beyond.items() if models.is_after(self.model, name))
+        return tuple(before), *inner, tuple(after)
 
 
 def capture_batches(model: nn.Module, windows: Tensor) -> Calls:

@@ -3,11 +3,13 @@ that knows architectures.
 """
 
 from lwq.models.load import DTYPES, cast, load
+from lwq.models.outside import is_after, is_before, outside
 from lwq.models.running import drop_, replaced_blocks
 from lwq.models.settings import configuration, context_length, name, own_cache_setting, reach
 from lwq.models.state import call
 from lwq.models.structure import Matrix, blocks, matrices
-from lwq.models.trace import final_norm, layout, traced, units
+from lwq.models.trace import final_norm, traced
+from lwq.models.units import layout, units
 from lwq.models.weights import (
     device,
     fingerprint,
@@ -34,9 +36,12 @@ __all__ = [
     "free_bytes",
     "free_memory",
     "layout",
+    "is_after",
+    "is_before",
     "load",
     "matrices",
     "name",
+    "outside",
     "own_cache_setting",
     "reach",
     "replaced_blocks",

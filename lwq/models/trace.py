@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lwq.common.errors import InputError
-from lwq.common.names import pick
-from lwq.contracts import GRANULARITIES, Layout, inside
+from lwq.contracts import inside
 from lwq.models.settings import name
 from lwq.models.state import call
 from lwq.models.structure import MIN_COVERAGE, Matrix, block_lists, blocks, matrices
-from lwq.models.weights import device, fingerprint
+from lwq.models.weights import device
 
 
 @dataclass(frozen=True)
@@ -30,51 +29,17 @@ class Trace:
         groups: unit of granularity "group" -> names of its matrices.
         idle: matrices whose module did not run.
         final_norm: path of the norm between the last block and the head, "" where there is none.
+        embeddings: paths of the embeddings outside blocks that ate the token ids.
     """
 
     returns_tuple: dict[str, bool]
     groups: dict[str, list[str]]
     idle: frozenset[str]
     final_norm: str
+    embeddings: tuple[str, ...]
 
 
 _traces: WeakKeyDictionary[nn.Module, Trace] = WeakKeyDictionary()
-
-
-def units(model: nn.Module, granularity: str = "block") -> dict[str, list[str]]:
-    """Unit -> names of its matrices. Granularity "block", "group" or "matrix"; see
-    `lwq.contracts.Layout`.
-    """
-    pick(dict.fromkeys(GRANULARITIES), "granularity", granularity)
-    if granularity == "matrix":
-        return {key: [key] for key in matrices(model)}
-    if granularity == "group":
-        return traced(model).groups
-    found: dict[str, list[str]] = {block: [] for block in blocks(model)}
-    for key in matrices(model):
-        found[next(block for block in found if inside(key, block))].append(key)
-    return found
-
-
-def layout(model: nn.Module, granularity: str = "block") -> Layout:
-    """The units, their sizes and the fingerprint of `model`, as plain data.
-
-    Raises InputError where the blocks do not run as blocks do; see `traced`.
-    """
-    traced(model)
-    table = matrices(model)
-    rest = {
-        block_name: sum(p.numel() for p in block.parameters())
-        - sum(m.shape[0] * m.shape[1] for key, m in table.items() if inside(key, block_name))
-        for block_name, block in blocks(model).items()
-    }
-    in_blocks = sum(p.numel() for block in blocks(model).values() for p in block.parameters())
-    rest[""] = sum(p.numel() for p in model.parameters()) - in_blocks
-    shapes = {
-        unit: {key: table[key].shape for key in keys}
-        for unit, keys in units(model, granularity).items()
-    }
-    return Layout(name(model), fingerprint(model), granularity, shapes, rest)
 
 
 def traced(model: nn.Module) -> Trace:
@@ -100,6 +65,9 @@ class _Watch:
         self.source: dict[nn.Module, int] = {}  # module -> id of the tensor that it ate
         self.order: list[str] = []
         self.ran: list[nn.Module] = []  # items of any list of blocks, as often as they ran
+        # two ids: one may stand for padding, whose embedding is zero; not in the order of positions
+        self.tokens = torch.tensor([[1, 0]], device=device(model))
+        self.embeddings: list[str] = []
         self.norms: list[str] = []  # that ran since the last block
         self._kept: list[Any] = []  # inputs, so that no two share an id
 
@@ -107,9 +75,7 @@ class _Watch:
         hooks = list(self._hooks())
         try:
             with torch.no_grad():
-                # two ids: one may stand for padding, whose embedding is zero
-                tokens = torch.arange(2, device=device(self.model))[None]
-                call(self.model, tokens, use_cache=False)
+                call(self.model, self.tokens, use_cache=False)
         except InputError:
             raise
         except (TypeError, ValueError, RuntimeError, LookupError, AttributeError) as error:
@@ -127,7 +93,13 @@ class _Watch:
             key for key, m in self.matrices.items() if m.expert is None and m.module not in modules
         }
         groups = _groups(self.matrices, self.source)
-        return Trace(self.returns_tuple, groups, frozenset(idle), (self.norms or [""])[-1])
+        return Trace(
+            self.returns_tuple,
+            groups,
+            frozenset(idle),
+            (self.norms or [""])[-1],
+            tuple(self.embeddings),
+        )
 
     def _hooks(self) -> Iterator[RemovableHandle]:
         for block in self.names:
@@ -140,6 +112,8 @@ class _Watch:
         for path, module in self.model.named_modules():
             if module is not head and not any(inside(path, block) for block in self.blocks):
                 yield module.register_forward_hook(self._noting_norm(path))
+            if isinstance(module, nn.Embedding):
+                yield module.register_forward_hook(self._noting_embedding(path))
 
     def _note_input(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         given = args[0] if args else None  # modules of experts may be called by keywords
@@ -155,6 +129,13 @@ class _Watch:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if args and _is_norm(module, args[0], output):
                 self.norms.append(path)
+
+        return hook
+
+    def _noting_embedding(self, path: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if torch.equal(args[0], self.tokens):
+                self.embeddings.append(path)
 
         return hook
 

@@ -1,13 +1,16 @@
 """Quantizers: one matrix to codes on a grid. One dict, one line a method.
 
-A quantizer is a frozen dataclass with `needs` (statistics), `levels` (widths) and `nbytes(shape,
-bits)`, called as `quantizer(weight, bits, stats)`; it returns a Packed, or a Sparse.
+A quantizer is a frozen dataclass with `levels` (its options) and `nbytes(shape, option)`, called
+as `quantizer(weight, option, stats)`; it returns one of STORAGES. `lwq.contracts.methods.Quantizer`
+says what else callers read.
 """
 
+from lwq.contracts.methods import Quantizer
 from lwq.quantizers.baq import BAQ
 from lwq.quantizers.gptq import GPTQ
 from lwq.quantizers.hqq import HQQ
 from lwq.quantizers.masks import Magnitude, Wanda
+from lwq.quantizers.mse import MSE
 from lwq.quantizers.owq import OWQ
 from lwq.quantizers.quanto import Quanto
 from lwq.quantizers.rtn import RTN
@@ -15,8 +18,9 @@ from lwq.quantizers.spqr import SpQR
 from lwq.quantizers.storage.packed import Packed
 from lwq.quantizers.storage.sparse import Sparse
 
-QUANTIZERS: dict[str, type] = {
+QUANTIZERS: dict[str, type[Quantizer]] = {
     "rtn": RTN,
+    "mse": MSE,
     "quanto": Quanto,
     "gptq": GPTQ,
     "hqq": HQQ,

@@ -11,6 +11,7 @@ from lwq.common.names import pick
 from lwq.contracts import Option
 from lwq.contracts.methods import Quantizer
 from lwq.quantizers.gptq import Grids, column_losses, columns_first, inverse_factor, with_grids
+from lwq.quantizers.mse import MSE
 from lwq.quantizers.shared import grid
 from lwq.quantizers.storage.packed import FLOATS, Packed, finite, width_ratio
 from lwq.statistics.forward import MatrixStats
@@ -65,6 +66,10 @@ class BAQ(Quantizer):
         grids = replace(grids, ratio=width_ratio(widths, bits))
         codes = with_grids(columns_first(weight), factor, (2 ** widths.int() - 1)[:, None], grids)
         return Packed(codes.T.contiguous(), scales.to(dtype), bits, zeros.byte(), widths=widths)
+
+    @property
+    def outside(self) -> MSE:
+        return MSE(self.group_size, self.scale_dtype)
 
     def nbytes(self, shape: tuple[int, int], bits: int) -> int:
         """Exact where the rows are a multiple of 8; else each width in use may round up by a

@@ -12,6 +12,8 @@ from torch import Tensor
 from lwq.common.errors import InputError
 from lwq.common.names import pick
 from lwq.contracts import Option, Shape
+from lwq.quantizers.mse import MSE
+from lwq.quantizers.rtn import RTN
 from lwq.quantizers.shared import grid
 from lwq.quantizers.storage.packed import FLOATS, Packed, finite
 from lwq.statistics.forward import MatrixStats
@@ -96,6 +98,11 @@ class GPTQ(grid.Grouped):
             bits=bits,
             zeros=None if self.sym else zeros.byte(),
         )
+
+    @property
+    def outside(self) -> RTN | MSE:
+        size, dtype = self.group_size, self.scale_dtype
+        return RTN(size, True, dtype) if self.sym else MSE(size, dtype)
 
     def nbytes(self, shape: Shape, option: Option) -> int:
         return grid.grid_bytes(shape, *self.grid_of(option), self.sym, self.scale_dtype)

@@ -77,6 +77,10 @@ class Wanda(Mask):
         scores = scores * norms if bool(norms.any()) else scores
         return _kept(weight, _largest(scores, _count(weight.shape[1], bits)))
 
+    @property
+    def outside(self) -> Magnitude:
+        return Magnitude()
+
     def nbytes(self, shape: tuple[int, int], bits: float) -> int:
         return packed_bytes(shape[0] * shape[1], 1) + 2 * shape[0] * _count(shape[1], bits)
 

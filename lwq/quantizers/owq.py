@@ -11,6 +11,7 @@ from lwq.common.names import pick
 from lwq.contracts import Option
 from lwq.contracts.methods import Quantizer
 from lwq.quantizers.gptq import Grids, inverse_factor, with_grids
+from lwq.quantizers.mse import MSE
 from lwq.quantizers.shared import grid
 from lwq.quantizers.storage.packed import FLOATS, Exact, Packed, finite, packed_bytes, stored
 from lwq.statistics.forward import MatrixStats
@@ -93,6 +94,10 @@ class OWQ(Quantizer):
     def _count(self, columns: int, bits: float) -> int:
         base, share = grid.parts(bits, self.outlier_bits)
         return 2 * round(share * columns / (16 - base) / 2)
+
+    @property
+    def outside(self) -> MSE:
+        return MSE(self.group_size, self.scale_dtype)
 
     def nbytes(self, shape: tuple[int, int], bits: float) -> int:
         kept, bits = self._count(shape[1], bits), int(bits)

@@ -12,6 +12,7 @@ from lwq.common.errors import InputError
 from lwq.contracts import Option
 from lwq.contracts.methods import Quantizer
 from lwq.quantizers.gptq import columns_first, fitting_grid, inverse_factor
+from lwq.quantizers.mse import MSE
 from lwq.quantizers.shared import grid
 from lwq.quantizers.storage.packed import Exact, Packed, finite, packed_bytes, stored
 from lwq.statistics.forward import MatrixStats
@@ -126,6 +127,10 @@ class SpQR(Quantizer):
                 f"spqr: stat_group={self.stat_group} does not divide {shape[0]} "
                 f"output rows; choose one that does"
             )
+
+    @property
+    def outside(self) -> MSE:
+        return MSE(self.group_size)
 
     def nbytes(self, shape: tuple[int, int], bits: float) -> int:
         self._require_shape(shape)
