@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, TypeAlias
 
 from lwq.common.errors import InputError
@@ -53,7 +54,7 @@ class Layout:
         """Number of weights in the matrices of `unit`."""
         return sum(rows * columns for rows, columns in self.units[unit].values())
 
-    @property
+    @cached_property
     def total(self) -> int:
         """Number of weights that a plan reaches."""
         return sum(map(self.weights, self.units))
