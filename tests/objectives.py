@@ -11,7 +11,7 @@ from lwq.contracts import Losses
 
 @dataclass
 class Made:
-    """harm(plan) by a formula; each new plan costs one forward pass, or its share of the windows."""
+    """harm(plan) by a formula; a new plan costs a forward pass, or its share of the windows."""
 
     harm: Callable[[Mapping], float]
     limit: float = 1e9

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from objectives import Made
 
 import lwq
 from lwq.allocators import ALLOCATORS
@@ -15,7 +16,6 @@ from lwq.allocators.expected import costs
 from lwq.contracts import Budget, Layout, Plan, Scores, Size, load_scores
 from lwq.quantizers.masks import Magnitude
 from lwq.quantizers.rtn import RTN
-from objectives import Made
 
 WIDTHS = {
     "uniform": (8, 4, 2),
