@@ -3,14 +3,16 @@ example.
 """
 
 import json
+from bisect import bisect_left
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from objectives import Made
 
 import lwq
 from lwq.allocators import ALLOCATORS
 from lwq.allocators.expected import costs
-from lwq.allocators.ranked import steps
 from lwq.contracts import Budget, Layout, Plan, Scores, Size, load_scores
 from lwq.quantizers.masks import Magnitude
 from lwq.quantizers.rtn import RTN
@@ -18,10 +20,27 @@ from lwq.quantizers.rtn import RTN
 WIDTHS = {
     "uniform": (8, 4, 2),
     "topk": (4, 2),
-    "levels": (8, 4, 3, 2),
-    "rates": (8, 4, 3, 2),
-    "knapsack": (8, 4, 3, 0),
+    **dict.fromkeys(["levels", "rates", "edges", "lieq"], (8, 4, 3, 2)),
 }
+BY_RANK = {"topk", "levels", "rates", "lieq"}  # more important units never have fewer bits
+CHEAP = {"refine": "refine(batch=2)", "evolution": "evolution(generations=3, offspring=4)"}
+
+
+def widths_of(name):
+    return WIDTHS.get(name, (8, 4, 3, 0))
+
+
+def planned(name, made, **arguments):
+    """A plan by an allocator with what it needs: pairs, or an objective."""
+    given = made
+    if name == "impq":
+        units = list(made)
+        harm = dict.fromkeys(units, {w: 4.0**-w for w in widths_of(name)})
+        given = replace(costs(made, harm), pairs={units[0]: {units[1]: 0.1, units[-1]: -0.01}})
+    if ALLOCATORS[name].searches:
+        bad = lambda bits: sum(made[u] * 4.0**-w for u, w in bits.items())  # noqa: E731
+        arguments["objective"] = Made(bad, limit=60)
+    return lwq.allocate(given, None, quantizer="rtn", allocator=CHEAP.get(name, name), **arguments)
 
 
 def scores(blocks=12, sizes=None):
@@ -38,15 +57,16 @@ def scores(blocks=12, sizes=None):
 @pytest.mark.parametrize("limit", ["avg_bits", "true_bits", "max_bytes"])
 def test_keeps_the_budget(name, share, limit):
     made = scores(sizes=[64, 32, 96, 64, 128, 64, 64, 32, 32, 64, 256, 64])
-    low, high = _range(made, WIDTHS[name], limit)
+    low, high = _range(made, widths_of(name), limit)
     amount = low + share * (high - low)
-    plan = lwq.allocate(made, None, WIDTHS[name], "rtn", name, **{limit: amount})
+    plan = planned(name, made, bits=widths_of(name), **{limit: amount})
     assert plan.bits.keys() == made.keys()
     assert getattr(plan.size(RTN()), {"max_bytes": "total_bytes"}.get(limit, limit)) <= amount * (
         1 + 1e-9
     )
-    # one step less would break the budget, so nothing is wasted beyond one unit
-    if name not in ("uniform", "knapsack"):
+    again = planned(name, made, bits=widths_of(name), **{limit: amount})
+    assert again == plan, "an allocator is a function of what it is given"
+    if name in BY_RANK:
         order = made.order()
         assert all(plan.bits[a] <= plan.bits[b] for a, b in zip(order, order[1:], strict=False))
 
@@ -62,18 +82,61 @@ def _range(made, widths, limit):
 @pytest.mark.parametrize("name", ALLOCATORS)
 @pytest.mark.parametrize("limit", ["avg_bits", "true_bits", "max_bytes"])
 def test_a_generous_limit_leaves_every_unit_at_the_high_width(name, limit):
-    plan = lwq.allocate(scores(), None, WIDTHS[name], "rtn", name, **{limit: 10**9})
-    assert set(plan.bits.values()) == {WIDTHS[name][0]}
+    plan = planned(name, scores(), bits=widths_of(name), **{limit: 10**9})
+    assert set(plan.bits.values()) == {widths_of(name)[0]}
     assert set(lwq.allocate(scores(), None, (4,), "rtn", avg_bits=4.5).bits.values()) == {4}
 
 
+def slow_steps(order, widths, spread):
+    """The way down as (unit, its next width), by the times in the docstring of `steps`."""
+    moves = [
+        (level + spread * rank / len(order), rank, level)
+        for level in range(len(widths) - 1)
+        for rank in range(len(order))
+    ]
+    return [(order[rank], widths[level + 1]) for _, rank, level in sorted(moves)]
+
+
+def slow_descent(made, budget, spread):
+    """As few steps as the budget asks for, by bisection over whole plans."""
+    way = slow_steps(made.order(), budget.widths, spread)
+
+    def after(count):
+        return {**dict.fromkeys(made, budget.widths[0]), **dict(way[:count])}
+
+    def enough(count):
+        spent = budget.spent(after(count))
+        return spent >= budget.amount if budget.limit == "moved" else budget.holds(after(count))
+
+    return after(bisect_left(range(len(way) + 1), True, key=enough))
+
+
+@pytest.mark.parametrize("limit", ["avg_bits", "true_bits", "max_bytes", "moved"])
+@pytest.mark.parametrize("widths", [(8, 4, 3, 2), (4, 2), (16, 4, 0), (5, 3, 2)])
+@pytest.mark.parametrize("seed", range(4))
+def test_running_sums_equal_bisection_over_plans(limit, widths, seed):
+    """Sizes, scores with ties and amounts by chance; blocks of one unit, so that 0 may be there."""
+    draw = np.random.default_rng(seed)
+    plain = scores(37, (32 * draw.integers(1, 9, 37)).tolist())
+    made = Scores(dict(zip(plain, draw.integers(0, 12, 37) / 3, strict=True)), plain.layout, "made")
+    name, spread = ("topk", 1.0) if len(widths) == 2 else ("levels", 1.0 + seed)
+    low, high = Budget(made.layout, widths, RTN(), limit, 36 if limit == "moved" else 1e9).range()
+    for share in (0.0, 0.1, 0.37, 0.5, 0.83, 1.0):
+        amount = low + share * (high - low)
+        budget = Budget(
+            made.layout, widths, RTN(), limit, round(amount) if limit == "moved" else amount
+        )
+        chooser = ALLOCATORS[name]() if name == "topk" else ALLOCATORS[name](spread)
+        assert chooser(made, budget) == slow_descent(made, budget, spread)
+
+
 @pytest.mark.parametrize("spread", [1.0, 2.0, 3.5])
-def test_bisection_equals_walking_every_step(spread):
+def test_running_sums_equal_walking_every_step(spread):
     made = scores()
     for amount in (2.0, 2.7, 3.3, 4.6, 6.1, 8.0):
         budget = Budget(made.layout, (8, 4, 3, 2), RTN(), "avg_bits", amount)
         bits = dict.fromkeys(made, 8)
-        for unit, width in [(None, None), *steps(made.order(), budget.widths, spread)]:
+        for unit, width in [(None, None), *slow_steps(made.order(), budget.widths, spread)]:
             if unit:
                 bits[unit] = width
             if budget.holds(bits):

@@ -76,3 +76,31 @@ def test_packed_hands_over_what_quantize_writes(toy, windows, quantizer):
     assert set(seen) == set(written)
     for name, made in seen.items():
         assert (written[name].view() == made.dequantize()).all()
+
+
+def test_a_share_of_the_windows_costs_its_share_and_is_their_beginning(sweep):
+    objective = Objective(sweep, limit=100)
+    first, second, *_ = plans(sweep.bank.layout)
+    half = objective.many([first, second], share=0.5)
+    count = round(0.5 * len(sweep.windows))
+    assert 0.5 < objective.spent <= 2 * count / len(sweep.windows)
+    whole = objective.many([first, second])
+    for part, losses in zip(half, whole, strict=True):
+        assert len(part.nll) == count
+        np.testing.assert_allclose(part.nll, losses.nll[:count], rtol=1e-6)
+        np.testing.assert_allclose(part.kl, losses.kl[:count], rtol=1e-4)
+    assert [trial.share for trial in objective.log] == [0.5, 0.5, 1.0, 1.0]
+
+
+def test_a_search_on_a_real_objective_never_loses_to_its_start(sweep):
+    scores = lwq.score(sweep.model, "zd")
+    for search in (
+        "refine",
+        "evolution(offspring=6, generations=4, stages=((2, 0.5),))",
+        "iterate",
+    ):
+        objective = Objective(sweep, limit=12)
+        plan = lwq.allocate(scores, None, (4, 3, 2), "rtn", search, avg_bits=3, objective=objective)
+        start = lwq.allocate(scores, None, (4, 3, 2), "rtn", "knapsack", avg_bits=3)
+        assert objective.spent < 14
+        assert objective(plan.bits).harm <= objective(start.bits).harm

@@ -1,17 +1,29 @@
 """Allocators: scores and a budget to bits. One dict, one line a method.
 
-An allocator is a frozen dataclass, called as `allocator(scores, budget)`; it returns unit -> bits.
+An allocator is a frozen dataclass, called as `allocator(scores, budget, objective)`; it returns
+unit -> option. One that searches measures plans by the objective; all others leave it alone.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from lwq.allocators.edges import Edges
+from lwq.allocators.equal_loss import EqualLoss
+from lwq.allocators.evolution import Evolution
+from lwq.allocators.greedy import Greedy
+from lwq.allocators.impq import ImpQ
+from lwq.allocators.iterate import Iterate
 from lwq.allocators.knapsack import Knapsack
+from lwq.allocators.lagrange import Lagrange
+from lwq.allocators.lieq import LieQ
 from lwq.allocators.ranked import Levels, TopK
 from lwq.allocators.rates import Rates
+from lwq.allocators.refine import Refine
 from lwq.allocators.uniform import Uniform
 from lwq.common.errors import InputError
 from lwq.common.names import build, spec
-from lwq.contracts import Budget, Costs, Plan, Scores, Width, require_whole_drops
+from lwq.contracts import Budget, Costs, Option, Plan, Scores, Width, require_whole_drops
+from lwq.contracts.methods import Objective
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,7 +33,16 @@ ALLOCATORS: dict[str, type] = {
     "topk": TopK,
     "levels": Levels,
     "rates": Rates,
+    "edges": Edges,
+    "lieq": LieQ,
+    "equal_loss": EqualLoss,
+    "greedy": Greedy,
+    "lagrange": Lagrange,
     "knapsack": Knapsack,
+    "impq": ImpQ,
+    "refine": Refine,
+    "evolution": Evolution,
+    "iterate": Iterate,
 }
 
 __all__ = ["ALLOCATORS", "allocate"]
@@ -38,6 +59,11 @@ def allocate(
     avg_bits: float | None = None,
     true_bits: float | None = None,
     max_bytes: int | None = None,
+    options: Mapping[str, tuple[Option, ...]] | None = None,
+    pinned: Mapping[str, Option] | None = None,
+    least: Option | None = None,
+    groups: Mapping[str, str] | None = None,
+    objective: Objective | None = None,
 ) -> Plan:
     """Turn scores into a Plan under exactly one budget.
 
@@ -56,6 +82,8 @@ def allocate(
         true_bits: stored bits a weight, scales and zeros counted, at most.
         max_bytes: stored bytes of the whole model, embeddings and head at 16 bits included, at
             most.
+        options, pinned, least, groups: what single units may have; see `Budget`.
+        objective: measures plans for the allocators that search.
 
     Raises:
         InputError: for scores of another model, a width that the quantizer lacks, a shape that does
@@ -76,10 +104,13 @@ def allocate(
     ((limit, amount),) = given.items()
     packer = build(QUANTIZERS, "quantizer", quantizer)
     require_complete(packer)
-    budget = Budget(layout, tuple(bits), packer, limit, amount)
+    budget = Budget(
+        layout, tuple(bits), packer, limit, amount, options or {}, pinned or {}, least, groups or {}
+    )
     default = {1: "uniform", 2: "topk"}.get(len(bits), "levels")
     chooser = build(ALLOCATORS, "allocator", allocator or default)
-    chosen = chooser(scores, budget)
+    # allocators of a user's own may take no objective
+    chosen = chooser(scores, budget) if objective is None else chooser(scores, budget, objective)
     if not budget.holds(chosen):
         raise InputError(
             f"{spec(ALLOCATORS, chooser)} broke the budget: {limit} is "

@@ -1,46 +1,118 @@
 """Move the least important units down, one step at a time, until the budget holds."""
 
-from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from lwq.allocators.table import SLACK, unit_sizes
 from lwq.common.errors import InputError
-from lwq.contracts import Budget, Scores, Width
+from lwq.contracts import DROPPED, Budget, Costs, Option, Scores
+from lwq.contracts.methods import Allocator, Objective
 
 
-def steps(order: list[str], widths: tuple[Width, ...], spread: float) -> list[tuple[str, Width]]:
-    """The way from all-high to all-low as (unit, its next width), one unit one level down at a
-    time.
+def steps(units: int, levels: int, spread: float) -> tuple[np.ndarray, np.ndarray]:
+    """The way from all-high to all-low, one unit one level down at a time: (rank, level) of each
+    step, from `level` to the next.
 
-    Unit r (0 = least important) leaves level s at time s + spread · r / units. So less important
-    units never have more bits; `spread` = 1 empties each level before the next is used, and a
-    larger one keeps more widths in use at once.
+    Unit r (0 = least important) leaves level s at time s + spread · r / units; of equal times the
+    less important unit goes first. So less important units never have more bits; `spread` = 1
+    empties each level before the next is used, and a larger one keeps more widths in use at once.
     """
-    moves = [
-        (level + spread * rank / len(order), rank, level)
-        for level in range(len(widths) - 1)
-        for rank in range(len(order))
-    ]
-    return [(order[rank], widths[level + 1]) for _, rank, level in sorted(moves)]
+    level, rank = (part.ravel() for part in np.mgrid[0 : levels - 1, 0:units])
+    order = np.lexsort((level, rank, level + spread * rank / units))
+    return rank[order], level[order]
 
 
-def descend(scores: Scores, budget: Budget, spread: float) -> dict[str, Width]:
-    """Take as few steps down as the budget asks for (by bisection: every step makes the plan
-    smaller).
+def descend(order: Sequence[str], budget: Budget, spread: float, name: str) -> dict[str, Option]:
+    """Take as few steps down as the budget asks for: the sizes after each step are a running sum.
+
+    Args:
+        order: units from the least to the most important; pinned ones stay where they are.
+        name: of the allocator, for errors.
+
+    Raises:
+        InputError: for constraints that an order of units cannot honour.
     """
-    way = steps(scores.order(), budget.widths, spread)
+    widths = common_widths(budget, name)
+    free = [unit for unit in order if len(budget.choices[unit]) > 1]
+    rank, level = steps(len(free), len(widths), spread)
+    count = _needed(budget, free, widths, rank, level)
+    taken = np.bincount(rank[:count], minlength=len(free))
+    chosen = {unit: options[0] for unit, options in budget.choices.items()}
+    return chosen | {unit: widths[down] for unit, down in zip(free, taken.tolist(), strict=True)}
 
-    def after(count: int) -> dict[str, Width]:
-        return {**dict.fromkeys(scores, budget.widths[0]), **dict(way[:count])}
 
-    def enough(count: int) -> bool:
-        spent = budget.spent(after(count))
-        return spent >= budget.amount if budget.limit == "moved" else budget.holds(after(count))
+def common_widths(budget: Budget, name: str) -> tuple[Option, ...]:
+    """The options of every unit that is not pinned. Raises InputError where they differ, or where
+    units are tied.
+    """
+    if budget.groups:
+        raise InputError(f"{name} orders single units; for groups take 'knapsack' or 'lagrange'")
+    sets = {options for options in budget.choices.values() if len(options) > 1}
+    if len(sets) > 1:
+        raise InputError(
+            f"{name} moves units along one row of options, and they differ: "
+            f"{sorted(map(str, sets))[:2]}; for options of a unit's own take 'knapsack' or "
+            "'lagrange'"
+        )
+    return next(iter(sets), budget.widths)
 
-    return after(bisect_left(range(len(way) + 1), True, key=enough))
+
+def _needed(
+    budget: Budget, free: list[str], widths: tuple[Option, ...], rank: np.ndarray, level: np.ndarray
+) -> int:
+    """How many steps it takes until the budget holds."""
+    if budget.limit == "moved":
+        return _of_first_steps(int(budget.amount), level)
+    places = {unit: row for row, unit in enumerate(budget.layout.units)}
+    size = unit_sizes(budget)  # (units, options)
+    columns = [budget.offered.index(width) for width in widths]
+    top = [budget.offered.index(budget.choices[unit][0]) for unit in places]
+    rows = np.array([places[unit] for unit in free], dtype=int)[rank]  # of each step
+    less = size[rows, np.array(columns)[level]] - size[rows, np.array(columns)[level + 1]]
+    total = size[np.arange(len(size)), top].sum()
+    if budget.limit == "max_bytes":
+        total += 2 * sum(budget.layout.rest.values())
+        less += _rests(budget, free, widths, rank, level)
+    after = total - np.concatenate([[0.0], np.cumsum(less)])  # no, one, two … steps
+    scale = {"avg_bits": budget.layout.total, "true_bits": budget.layout.total / 8}
+    room = budget.amount * SLACK * scale.get(budget.limit, 1)
+    return int((after <= room).argmax())
+
+
+def _of_first_steps(moved: int, level: np.ndarray) -> int:
+    """Steps until so many units have left the highest level."""
+    return int(np.searchsorted(np.cumsum(level == 0), moved)) + 1 if moved else 0
+
+
+def _rests(
+    budget: Budget, free: list[str], widths: tuple[Option, ...], rank: np.ndarray, level: np.ndarray
+) -> np.ndarray:
+    """What each step saves of what no plan reaches: the last unit of a block that goes to 0 bits
+    takes the rest of the block with it.
+    """
+    saved = np.zeros(len(rank))
+    if widths[-1] != DROPPED:
+        return saved
+    layout, pinned = budget.layout, budget.choices.keys() - set(free)
+    staying = {layout.block_of(unit) for unit in pinned if budget.choices[unit] != (DROPPED,)}
+    blocks = [layout.block_of(unit) for unit in free]
+    last = {  # block -> its last step
+        blocks[unit]: step
+        for step, unit in zip(
+            np.flatnonzero(level == len(widths) - 2).tolist(),
+            rank[level == len(widths) - 2].tolist(),
+            strict=True,
+        )
+    }
+    for block, step in last.items():
+        saved[step] = 0 if block in staying else 2 * layout.rest.get(block, 0)
+    return saved
 
 
 @dataclass(frozen=True)
-class TopK:
+class TopK(Allocator):
     """Two widths: the most important units keep the high one, the least important move to the low
     one.
 
@@ -50,17 +122,19 @@ class TopK:
     for equal blocks.
     """
 
-    def __call__(self, scores: Scores, budget: Budget) -> dict[str, Width]:
-        if len(budget.widths) != 2:
+    def __call__(
+        self, scores: Scores | Costs, budget: Budget, objective: Objective | None = None
+    ) -> dict[str, Option]:
+        widths = common_widths(budget, "topk")
+        if len(widths) != 2:
             raise InputError(
-                f"topk takes two widths, not {budget.widths}; use the allocator "
-                f"'levels' for three or more"
+                f"topk takes two widths, not {widths}; use the allocator 'levels' for three or more"
             )
-        return descend(scores, budget, spread=1.0)
+        return descend(scores.order(), budget, 1.0, "topk")
 
 
 @dataclass(frozen=True)
-class Levels:
+class Levels(Allocator):
     """Three or more widths in bands of importance.
 
     Attributes:
@@ -71,7 +145,9 @@ class Levels:
 
     spread: float = 2.0
 
-    def __call__(self, scores: Scores, budget: Budget) -> dict[str, Width]:
+    def __call__(
+        self, scores: Scores | Costs, budget: Budget, objective: Objective | None = None
+    ) -> dict[str, Option]:
         if self.spread < 1:
             raise InputError(f"levels: spread={self.spread}; it is at least 1")
-        return descend(scores, budget, self.spread)
+        return descend(scores.order(), budget, self.spread, "levels")

@@ -3,13 +3,15 @@
 from bisect import bisect_right
 from dataclasses import dataclass
 
-from lwq.contracts import Budget, Scores, Width
+from lwq.common.errors import InputError
+from lwq.contracts import Budget, Costs, Option, Scores
+from lwq.contracts.methods import Allocator, Objective
 
 HALVINGS = 40  # of the range of means
 
 
 @dataclass(frozen=True)
-class Rates:
+class Rates(Allocator):
     """A width for each unit, linear in its score around a mean that the budget sets.
 
         width(u) = mean + 2 · spread · 16 · (n(u) − mean n),    n(u) = (s(u) − min s) / (max s − min
@@ -27,15 +29,25 @@ class Rates:
 
     spread: float | None = 0.08
 
-    def __call__(self, scores: Scores, budget: Budget) -> dict[str, Width]:
-        options, shifts = sorted(budget.widths, key=budget.nominal), self._shifts(scores)
-        levels = [budget.nominal(option) for option in options]
+    def __call__(
+        self, scores: Scores | Costs, budget: Budget, objective: Objective | None = None
+    ) -> dict[str, Option]:
+        if isinstance(scores, Costs) or budget.groups:
+            raise InputError(
+                "rates follow the scores of single units; for costs and groups take 'knapsack'"
+            )
+        ladders = {own: _Ladder.of(own, budget) for own in set(budget.choices.values())}
+        shifts = self._shifts(scores)
 
-        def around(mean: float) -> dict[str, Width]:
-            return {unit: options[_below(levels, mean + shifts[unit])] for unit in scores}
+        def around(mean: float) -> dict[str, Option]:
+            return {
+                unit: ladders[own].below(mean + shifts[unit])
+                for unit, own in budget.choices.items()
+            }
 
         # all at the lowest, all at the highest
-        low, high = levels[0] - max(shifts.values()), levels[-1] - min(shifts.values())
+        low = min(ladder.bits[0] for ladder in ladders.values()) - max(shifts.values())
+        high = max(ladder.bits[-1] for ladder in ladders.values()) - min(shifts.values())
         if budget.holds(around(high)):
             return around(high)
         for _ in range(HALVINGS):
@@ -52,6 +64,17 @@ class Rates:
         return {unit: scale * (value - mean) for unit, value in scores.items()}
 
 
-def _below(levels: list[float], wish: float) -> int:
-    """The index of the largest level that is no larger than `wish`, or of the smallest."""
-    return max(0, bisect_right(levels, wish + 1e-9) - 1)
+@dataclass(frozen=True)
+class _Ladder:
+    """Options with their nominal bits, the lowest first."""
+
+    options: tuple[Option, ...]
+    bits: tuple[float, ...]
+
+    @classmethod
+    def of(cls, options: tuple[Option, ...], budget: Budget) -> "_Ladder":
+        return cls(options[::-1], tuple(map(budget.nominal, options[::-1])))
+
+    def below(self, wish: float) -> Option:
+        """The highest option of at most `wish` bits, or the lowest there is."""
+        return self.options[max(0, bisect_right(self.bits, wish + 1e-9) - 1)]

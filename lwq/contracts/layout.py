@@ -62,7 +62,7 @@ class Layout:
         """Number of weights in the matrices of `unit`."""
         return sum(rows * columns for rows, columns in self.units[unit].values())
 
-    @property
+    @cached_property
     def total(self) -> int:
         """Number of weights that a plan reaches."""
         return sum(map(self.weights, self.units))

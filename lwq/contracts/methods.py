@@ -151,7 +151,9 @@ class Objective(Protocol):
 
     def __call__(self, bits: Mapping[str, Option]) -> Losses: ...
 
-    def many(self, plans: Iterable[Mapping[str, Option]]) -> list[Losses]: ...
+    def many(self, plans: Iterable[Mapping[str, Option]], share: float = 1.0) -> list[Losses]:
+        """Losses of several plans, which share work, on the first `share` of the windows."""
+        ...
 
 
 class Exporter(Protocol):

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,11 @@ class Budget:
         limit: "moved" (units below the highest width), "avg_bits", "true_bits" or "max_bytes" (the
             whole model).
         amount: the value of that limit.
+        options: unit -> the options that it may have, where they are not `widths`: what a format
+            or a kernel can hold of it.
+        pinned: unit -> the one option that it gets; neither `widths` nor `least` limits it.
+        least: no unit that is free goes below the nominal bits of this option, or is dropped.
+        groups: unit -> name of its group; all members of one get the same option.
     """
 
     layout: Layout
@@ -44,22 +50,18 @@ class Budget:
     quantizer: Sizer
     limit: str
     amount: float
+    options: Mapping[str, tuple[Option, ...]] = field(default_factory=dict)
+    pinned: Mapping[str, Option] = field(default_factory=dict)
+    least: Option | None = None
+    groups: Mapping[str, str] = field(default_factory=dict)
 
     LIMITS = ("moved", "avg_bits", "true_bits", "max_bytes")
 
     def __post_init__(self) -> None:
-        own: dict[Option, Option] = {
-            option: option for option in (DROPPED, *self.quantizer.levels, KEPT)
-        }
-        if bad := [width for width in self.widths if width not in own]:
-            raise InputError(
-                f"bits={self.widths}: {bad} out of range; this quantizer offers "
-                f"{list(own)} (0 drops, 16 keeps)"
-            )
+        widths = self._own(f"bits={self.widths}", self.widths)
         if len(set(self.widths)) != len(self.widths) or not self.widths:
             raise InputError(f"bits={self.widths}: name each width once, at least one")
-        # 4.0 and numpy's 4 become the quantizer's 4
-        options = sorted((own[width] for width in self.widths), key=self._place, reverse=True)
+        options = sorted(widths, key=self._place, reverse=True)
         object.__setattr__(self, "widths", tuple(options))
         if not isinstance(self.amount, Real):
             raise InputError(
@@ -70,7 +72,71 @@ class Budget:
             "amount",
             int(self.amount) if isinstance(self.amount, Integral) else float(self.amount),
         )
+        self._require_constraints()
         self._require_reach()
+
+    @cached_property
+    def choices(self) -> Mapping[str, tuple[Option, ...]]:
+        """Unit -> the options that it may have, those with the most bits first.
+
+        Members of a group may have what all of them may; a block of which one unit must stay is not
+        dropped. Raises InputError where a unit is left with none.
+        """
+        common = self._above_least(self.widths)
+        found = dict.fromkeys(self.layout.units, common)
+        found |= {unit: self._above_least(own) for unit, own in self.options.items()}
+        found |= {unit: (option,) for unit, option in self.pinned.items()}
+        if self.groups:
+            found = _joined(found, self.groups)
+        if self._constrained and any(DROPPED in own for own in found.values()):
+            found = _whole_drops(found, self.layout)
+        if none := [unit for unit, own in found.items() if not own]:
+            raise InputError(
+                f"no option is left for {none[:4]} of bits={self.widths}: least={self.least!r}, "
+                f"options, pinned units, their groups and their blocks leave none in common; "
+                "loosen one of them"
+            )
+        return found
+
+    @cached_property
+    def offered(self) -> tuple[Option, ...]:
+        """Every option that some unit may have, those with the most bits first."""
+        distinct = {option for own in set(self.choices.values()) for option in own}
+        return tuple(sorted(distinct, key=self._place, reverse=True))
+
+    @property
+    def _constrained(self) -> bool:
+        return bool(self.options or self.pinned or self.groups) or self.least is not None
+
+    def _above_least(self, options: tuple[Option, ...]) -> tuple[Option, ...]:
+        floor = 0.0 if self.least is None else self.nominal(self.least)
+        kept = (option for option in options if self.nominal(option) >= floor)
+        return tuple(sorted(kept, key=self._place, reverse=True))
+
+    def _require_constraints(self) -> None:
+        """Raise InputError for a constraint on what is no unit, or to what is no option."""
+        named = {"options": self.options, "pinned": self.pinned, "groups": self.groups}
+        for name, constraint in named.items():
+            if unknown := [unit for unit in constraint if unit not in self.layout.units]:
+                raise InputError(
+                    f"{name}: {unknown[:4]} are no units of {self.layout.model!r}; its units are "
+                    f"{list(self.layout.units)[:4]} …"
+                )
+        self._own(f"least={self.least!r}", () if self.least is None else (self.least,))
+        pinned = {unit: self._own(f"pinned {unit}", (one,))[0] for unit, one in self.pinned.items()}
+        options = {unit: self._own(f"options of {unit}", own) for unit, own in self.options.items()}
+        object.__setattr__(self, "pinned", pinned)
+        object.__setattr__(self, "options", options)
+
+    def _own(self, place: str, options: tuple[Option, ...]) -> tuple[Option, ...]:
+        """The quantizer's own spelling of `options`: 4.0 and numpy's 4 become its 4."""
+        own = {option: option for option in (DROPPED, *self.quantizer.levels, KEPT)}
+        if bad := [option for option in options if option not in own]:
+            raise InputError(
+                f"{place}: {bad} out of range; this quantizer offers "
+                f"{list(own)} (0 drops, 16 keeps)"
+            )
+        return tuple(own[option] for option in options)
 
     def nominal(self, option: Option) -> float:
         """Bits a weight that `option` is named after."""
@@ -101,15 +167,15 @@ class Budget:
     def spent(self, bits: Mapping[str, Width]) -> float:
         """The amount that an allocation uses, in the unit of the limit."""
         if self.limit == "moved":
-            return sum(width != self.widths[0] for width in bits.values())
+            return sum(option != self.choices[unit][0] for unit, option in bits.items())
         size = Size.of(self.layout, bits, self.quantizer)
         return size.total_bytes if self.limit == "max_bytes" else getattr(size, self.limit)
 
     def range(self) -> tuple[float, float]:
         """The smallest and largest amounts that the widths can reach."""
         ends = [
-            self.spent(dict.fromkeys(self.layout.units, width))
-            for width in (self.widths[-1], self.widths[0])
+            self.spent({unit: own[place] for unit, own in self.choices.items()})
+            for place in (-1, 0)
         ]
         return min(ends), max(ends)
 
@@ -117,6 +183,38 @@ class Budget:
         """Whether an allocation stays within the limit (`moved` asks for exactly that many)."""
         spent = self.spent(bits)
         return spent == self.amount if self.limit == "moved" else spent <= self.amount * (1 + 1e-12)
+
+
+def _joined(
+    choices: Mapping[str, tuple[Option, ...]], groups: Mapping[str, str]
+) -> dict[str, tuple[Option, ...]]:
+    """Each member of a group with the options that all members may have."""
+    shared: dict[str, tuple[Option, ...]] = {}
+    for unit, group in groups.items():
+        own = choices[unit]
+        shared[group] = tuple(option for option in shared.get(group, own) if option in own)
+    return {**choices, **{unit: shared[group] for unit, group in groups.items()}}
+
+
+def _whole_drops(
+    choices: Mapping[str, tuple[Option, ...]], layout: Layout
+) -> dict[str, tuple[Option, ...]]:
+    """A block goes whole or not at all: 0 is open to each of its units or to none, and is all that
+    is open where one of them must go.
+    """
+    own: dict[str, list[tuple[Option, ...]]] = {}
+    for unit, options in choices.items():
+        own.setdefault(layout.block_of(unit), []).append(options)
+    gone = {block for block, found in own.items() if (DROPPED,) in found}
+    stay = {block for block, found in own.items() if not all(DROPPED in one for one in found)}
+
+    def open_to(block: str, option: Option) -> bool:
+        return block not in stay if option == DROPPED else block not in gone
+
+    return {
+        unit: tuple(option for option in options if open_to(layout.block_of(unit), option))
+        for unit, options in choices.items()
+    }
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,11 @@ class Losses:
         """What searches make small, nats a token: mean KL, or mean NLL without a reference."""
         return float(self.nll.mean()) if self.kl is None else self.mean_kl
 
+    def first(self, count: int) -> "Losses":
+        """On the first `count` windows."""
+        kl, top1 = (None if one is None else one[:count] for one in (self.kl, self.top1))
+        return Losses(self.nll[:count], kl, top1, self.tokens)
+
     def summary(self) -> dict[str, float]:
         """Metric -> value, as the results table has them; KL and agreement only where there was a
         reference.

@@ -67,8 +67,8 @@ class Scores(Mapping[str, float]):
 
 @dataclass(frozen=True)
 class Costs(Mapping[str, Mapping[Width, float]]):
-    """Expected harm of each unit at each width: finite, **never increasing in bits**, and added up
-    over units.
+    """Expected harm of each unit at each option: finite, **never increasing in bits** (levels with
+    a name aside), and added up over units.
 
     Attributes:
         harm: unit -> bits -> harm, for each unit of `layout`; in nats a token where it was measured
@@ -77,6 +77,10 @@ class Costs(Mapping[str, Mapping[Width, float]]):
         scorer: what found them, with its settings.
         data: the text behind them; "" for costs that need none.
         cost: what it took: windows, tokens, seconds.
+        pairs: unit -> unit -> what the two do together at their lowest options beyond the sum of
+            what each does alone, in the unit of `harm`; each pair stands once, pairs that are not
+            there do nothing. Where there are pairs, harm may rise with bits: what is lost is then
+            the sum of both.
     """
 
     harm: Mapping[str, Mapping[Width, float]]
@@ -84,12 +88,14 @@ class Costs(Mapping[str, Mapping[Width, float]]):
     scorer: str
     data: str = ""
     cost: Mapping[str, float] = field(default_factory=dict)
+    pairs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if wrong := sorted(self.harm.keys() ^ self.layout.units.keys()):
             raise InputError(
                 f"{self.scorer}: costs for each unit are needed; missing or unknown: {wrong[:6]}"
             )
+        self._require_pairs()
         for unit, harm in self.harm.items():
             # options with a name have no order that is known here
             numbers = sorted(option for option in harm if not isinstance(option, str))
@@ -97,13 +103,25 @@ class Costs(Mapping[str, Mapping[Width, float]]):
             if (
                 not harm
                 or not all(map(math.isfinite, harm.values()))
-                or falling != sorted(falling, reverse=True)
+                or (falling != sorted(falling, reverse=True) and not self.pairs)
             ):
                 raise InputError(
                     f"{self.scorer}: the costs of {unit} are {dict(harm)}; they are finite and "
                     f"never increase with bits "
                     "(where noise made them, take the running maximum from the highest width down)"
                 )
+
+    def _require_pairs(self) -> None:
+        found = [(a, b, value) for a, inner in self.pairs.items() for b, value in inner.items()]
+        seen = {frozenset(pair) for *pair, _ in found}
+        for a, b, value in found:
+            if a == b or not {a, b} <= self.harm.keys() or not math.isfinite(value):
+                raise InputError(
+                    f"{self.scorer}: pairs[{a!r}][{b!r}] is {value}; name two different units and "
+                    "a finite number"
+                )
+        if len(seen) != len(found):
+            raise InputError(f"{self.scorer}: a pair stands twice in pairs; keep one of the two")
 
     def __getitem__(self, unit: str) -> Mapping[Width, float]:
         return self.harm[unit]

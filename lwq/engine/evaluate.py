@@ -3,7 +3,7 @@ window.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,19 @@ class Reference:
     logits: list[Tensor]
     hidden: list[Tensor]
     head: int = 0
+
+    def first(self, count: int) -> "Reference":
+        """The reference on the first `count` windows."""
+        windows = self.windows[:count]
+        hidden = torch.cat(self.hidden)[:count] if self.hidden else None
+        return replace(
+            self,
+            windows=windows,
+            losses=self.losses.first(count),
+            log_probs=self.log_probs[:count],
+            logits=self.logits[:count],
+            hidden=[] if hidden is None else list(batches(hidden)),
+        )
 
 
 def batches(windows: Tensor) -> Iterator[Tensor]:

@@ -18,12 +18,14 @@ class Trial:
     Attributes:
         bits: unit -> option.
         harm: mean KL to the reference, nats a token; mean NLL without one.
-        passes: forward passes of the whole model that were spent until then.
+        passes: forward passes of the whole model over all windows that were spent until then.
+        share: of the windows that it was measured on.
     """
 
     bits: Mapping[str, Option]
     harm: float
     passes: float
+    share: float = 1.0
 
 
 @dataclass
@@ -44,18 +46,22 @@ class Objective:
     limit: float
     granularity: str = "block"
     log: list[Trial] = field(default_factory=list)
-    _known: dict[str, Losses] = field(default_factory=dict, repr=False)
+    _known: dict[tuple[str, int], Losses] = field(default_factory=dict, repr=False)
+    _parts: dict[int, Sweep] = field(default_factory=dict, repr=False)
     _start: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._layout = models.layout(self.sweep.bank.exact, self.granularity)
         self._quantizer = spec(QUANTIZERS, self.sweep.bank.quantizer)
+        self._parts[len(self.sweep.windows)] = self.sweep
         self._start = self.sweep.blocks_run
 
     @property
     def spent(self) -> float:
-        """Forward passes so far."""
-        return (self.sweep.blocks_run - self._start) / len(self.sweep.blocks)
+        """Forward passes so far; one over some of the windows counts as their share."""
+        run = sum(count * part.blocks_run for count, part in self._parts.items())
+        windows = len(self.sweep.windows)
+        return (run / windows - self._start) / len(self.sweep.blocks)
 
     @property
     def left(self) -> float:
@@ -66,20 +72,34 @@ class Objective:
         """Losses of one plan; LimitSpent where nothing is left and it was not tried before."""
         return self.many([bits])[0]
 
-    def many(self, plans: Iterable[Mapping[str, Option]]) -> list[Losses]:
-        """Losses of several plans, measured in the order in which they share most work.
+    def many(self, plans: Iterable[Mapping[str, Option]], share: float = 1.0) -> list[Losses]:
+        """Losses of several plans on the first `share` of the windows (at least one), measured in
+        the order in which they share most work.
 
         Raises LimitSpent once the limit is reached; what was measured until then is in `log`.
         """
+        count = max(1, round(share * len(self.sweep.windows)))
         made = [Plan(dict(bits), self._layout, self._quantizer) for bits in plans]
-        new = {plan.id: plan for plan in made if plan.id not in self._known}
+        new = {plan.id: plan for plan in made if (plan.id, count) not in self._known}
         self._require_left(new)
-        for plan, losses in self.sweep.measure(new.values(), "search") if new else ():
-            self._known[plan.id] = losses
-            self.log.append(Trial(plan.bits, losses.harm, self.spent))
+        for plan, losses in self._part(count).measure(new.values(), "search") if new else ():
+            self._known[plan.id, count] = losses
+            self.log.append(Trial(plan.bits, losses.harm, self.spent, share))
             del new[plan.id]
             self._require_left(new)
-        return [self._known[plan.id] for plan in made]
+        return [self._known[plan.id, count] for plan in made]
+
+    def _part(self, count: int) -> Sweep:
+        """A sweep over the first windows."""
+        if count not in self._parts:
+            whole = self.sweep
+            self._parts[count] = Sweep(
+                whole.model,
+                whole.windows[:count],
+                whole.bank,
+                whole.reference and whole.reference.first(count),
+            )
+        return self._parts[count]
 
     def _require_left(self, new: Mapping[str, Plan]) -> None:
         if new and not self.left:

@@ -1,0 +1,33 @@
+"""Sizes as people write them: `95MB`, `1.2GiB`."""
+
+import re
+
+from lwq.common.errors import InputError
+
+_STEPS = "kmgtp"
+UNITS = {
+    "": 1,
+    "b": 1,
+    **{f"{letter}b": 1000**power for power, letter in enumerate(_STEPS, start=1)},
+    **{f"{letter}ib": 1024**power for power, letter in enumerate(_STEPS, start=1)},
+}
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes from a number and a unit: 1 MB = 1000² bytes, 1 MiB = 1024²; a bare number is bytes.
+
+    Upper or lower case, with or without a space; part of a byte is cut off, so that no limit grows.
+    Raises InputError for anything else, and for a size that is not above 0.
+    """
+    found = re.fullmatch(r"\s*([0-9]+)(?:\.([0-9]*))?\s*([a-z]*)\s*", text.lower())
+    if found is None or found[3] not in UNITS:
+        raise InputError(
+            f"size={text!r} is no size; write a number and a unit, such as 95MB (1000² bytes), "
+            "1.2GiB (1024³) or 95000000"
+        )
+    whole, part, unit = found[1], found[2] or "", found[3]
+    # in whole numbers: floats would lose bytes of what is large
+    size = int(whole + part) * UNITS[unit] // 10 ** len(part)
+    if size < 1:
+        raise InputError(f"size={text!r} is less than a byte; give one that a model could have")
+    return size
