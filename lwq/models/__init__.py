@@ -6,7 +6,7 @@ from lwq.models.load import DTYPES, cast, load
 from lwq.models.running import drop_, replaced_blocks
 from lwq.models.settings import configuration, context_length, name, own_cache_setting, reach
 from lwq.models.state import call
-from lwq.models.structure import Matrix, blocks, matrices
+from lwq.models.structure import Matrix, blocks, matrices, module_name
 from lwq.models.trace import final_norm, layout, traced, units
 from lwq.models.weights import (
     device,
@@ -36,6 +36,7 @@ __all__ = [
     "layout",
     "load",
     "matrices",
+    "module_name",
     "name",
     "own_cache_setting",
     "reach",
