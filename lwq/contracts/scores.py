@@ -77,6 +77,7 @@ class Costs(Mapping[str, Mapping[Width, float]]):
         scorer: what found them, with its settings.
         data: the text behind them; "" for costs that need none.
         cost: what it took: windows, tokens, seconds.
+        stderr: unit -> bits -> standard error over windows, where the harm is sampled.
     """
 
     harm: Mapping[str, Mapping[Width, float]]
@@ -84,6 +85,7 @@ class Costs(Mapping[str, Mapping[Width, float]]):
     scorer: str
     data: str = ""
     cost: Mapping[str, float] = field(default_factory=dict)
+    stderr: Mapping[str, Mapping[Width, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if wrong := sorted(self.harm.keys() ^ self.layout.units.keys()):

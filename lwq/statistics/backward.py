@@ -30,7 +30,7 @@ from lwq.statistics.forward import (
     Captured,
     capture,
     logits_after,
-    require_finite_states,
+    run_blocks,
 )
 
 LABELS = ("sampled", "empirical")
@@ -200,14 +200,11 @@ def _forward(
     model: nn.Module, calls: Calls, keep: Keep
 ) -> tuple[dict[str, list[Tensor]], list[Tensor]]:
     """Block -> its input, a batch an entry; and the last block's output."""
-    inputs: dict[str, list[Tensor]] = {}
-    hidden = calls.hidden
-    for name, block in models.blocks(model).items():
-        inputs[name] = [keep(f"{name}-{batch}", states) for batch, states in enumerate(hidden)]
-        with models.resident(model, name):
-            hidden = [calls.run(block, name, batch, states) for batch, states in enumerate(hidden)]
-        require_finite_states(name, hidden)
-    return inputs, hidden
+    kept: dict[str, list[Tensor]] = {}
+    for name, inputs, outputs in run_blocks(model, calls):
+        kept[name] = [keep(f"{name}-{batch}", states) for batch, states in enumerate(inputs)]
+        hidden = outputs
+    return kept, hidden
 
 
 @torch.enable_grad()
@@ -221,8 +218,9 @@ def _through_head(
     seen = _Seen(window.numel())
     with seen.of_linear({name: head}):
         logits = logits_after(model, window, states)
-        gradient = slope(number, logits[0].detach()).to(logits.dtype)
-        (found,) = torch.autograd.grad(logits, states, gradient[None])
+    # (length, vocabulary) -> (1, length, vocabulary)
+    gradient = slope(number, logits[0].detach()).to(logits.dtype)[None]
+    (found,) = torch.autograd.grad(logits, states, gradient)
     return Gradients(name, number, 1, window.shape[1], states.detach(), found, seen.pairs())
 
 

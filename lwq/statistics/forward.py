@@ -184,6 +184,21 @@ def capture(model: nn.Module, windows: Tensor, batch_size: int = BATCH) -> Calls
 
 
 @torch.no_grad()
+def run_blocks(model: nn.Module, calls: Calls) -> Iterator[tuple[str, list[Tensor], list[Tensor]]]:
+    """(block, its inputs, its outputs), a batch an entry, in the order of the forward pass.
+
+    Raises InputError, naming the block, where its outputs hold NaN or Inf.
+    """
+    hidden = calls.hidden
+    for name, block in models.blocks(model).items():
+        with models.resident(model, name):
+            outputs = [calls.run(block, name, batch, states) for batch, states in enumerate(hidden)]
+        require_finite_states(name, outputs)
+        yield name, hidden, outputs
+        hidden = outputs
+
+
+@torch.no_grad()
 def stream(
     model: nn.Module,
     windows: Tensor,

@@ -1,0 +1,48 @@
+"""What a scorer found, as Scores or as Costs."""
+
+from collections.abc import Mapping
+from itertools import accumulate
+from typing import TypeVar
+
+from lwq.contracts import Costs, Layout, Scores, Width
+from lwq.contracts.estimate import Estimate
+from lwq.scorers.shared.declared import Found, importance
+
+Key = TypeVar("Key", str, Width)
+
+
+def result(
+    found: Found, layout: Layout, scorer: str, data: str, cost: Mapping[str, float]
+) -> Scores | Costs:
+    """Costs of unit -> option -> harm, Scores of unit -> importance; the standard errors of
+    Estimates beside them.
+    """
+    harms = {unit: value for unit, value in found.items() if isinstance(value, Mapping)}
+    if harms:
+        errors = {unit: _errors(harm) for unit, harm in harms.items()}
+        return Costs(
+            {unit: _falling(harm) for unit, harm in harms.items()},
+            layout,
+            scorer,
+            data,
+            cost,
+            {unit: error for unit, error in errors.items() if error},
+        )
+    values = importance(found)
+    plain = {unit: float(value) for unit, value in values.items()}
+    return Scores(plain, layout, scorer, _errors(values), data, cost)
+
+
+def _errors(values: Mapping[Key, float]) -> dict[Key, float]:
+    return {
+        key: value.stderr
+        for key, value in values.items()
+        if isinstance(value, Estimate) and value.stderr is not None
+    }
+
+
+def _falling(harm: Mapping[Width, float]) -> dict[Width, float]:
+    """The running maximum from the highest width down: noise would let more bits do more harm."""
+    ordered = sorted(harm, reverse=True)
+    values = accumulate((float(harm[width]) for width in ordered), max)
+    return dict(zip(ordered, values, strict=True))

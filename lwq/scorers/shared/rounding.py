@@ -1,0 +1,123 @@
+"""What a quantizer would change: W_b − W of each matrix at each option."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from lwq import models
+from lwq.common.errors import InputError
+from lwq.common.names import build, spec
+from lwq.contracts import DROPPED, KEPT, Plan, Width
+from lwq.engine.apply import require_fit
+from lwq.engine.bank import Bank
+from lwq.engine.store import Store
+from lwq.quantizers import QUANTIZERS, Packed, Sparse
+from lwq.quantizers.shared.contract import require_true
+from lwq.statistics.forward import MatrixStats
+
+
+class Rounding:
+    """The rounding of one quantizer, for the time of a pass.
+
+    What needs no statistics is rounded when it is asked for, and kept, packed, until `leave`; what
+    does is rounded beforehand, in as few forward passes as can be, and comes from the bank.
+
+    Attributes:
+        quantizer: built of its text.
+        options: widths, the highest first; 16 changes nothing.
+        bank: of the model, where the quantizer needs statistics or `banked` asks for it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        quantizer: str,
+        options: Iterable[Width],
+        windows: Tensor | None,
+        banked: bool = False,
+    ):
+        self.quantizer = build(QUANTIZERS, "quantizer", quantizer)
+        self.options = tuple(sorted(set(options), reverse=True))
+        if DROPPED in self.options or not self.options:
+            raise InputError(
+                f"options={self.options}: name widths above 0; what is dropped is no small "
+                f"change, and is measured instead (block_drop)"
+            )
+        self.matrices = models.matrices(model)
+        shapes = {name: matrix.shape for name, matrix in self.matrices.items()}
+        require_fit(self.quantizer, shapes, set(self.options))
+        self._made: dict[tuple[str, Width], Packed | Sparse] = {}
+        self.bank: Bank | None = None
+        if self.quantizer.needs or banked:
+            self.bank = Bank(model, self.quantizer, windows, Store())
+            self.bank.prepare(self.plan(width) for width in self.options)
+
+    def plan(self, width: Width) -> Plan:
+        """Every block at `width`."""
+        assert self.bank is not None
+        layout = self.bank.layout
+        text = spec(QUANTIZERS, self.quantizer)
+        return Plan(dict.fromkeys(layout.units, width), layout, text)
+
+    def change(self, name: str, option: Width) -> Tensor:
+        """W_option − W, float32 (out, in), W as it is in the model now; the block is in memory."""
+        weight = self.matrices[name].view().float()
+        if option == KEPT:
+            return self._kept(name, weight)
+        return self._packed(name, weight, option).dequantize().float().sub_(weight)
+
+    def leave(self) -> None:
+        """Forget what was rounded when it was asked for."""
+        self._made.clear()
+
+    def close(self) -> None:
+        """Give the model back as it was."""
+        self.leave()
+        if self.bank is not None:
+            self.bank.release()
+
+    def _kept(self, name: str, weight: Tensor) -> Tensor:
+        if self.bank is None or self.bank.now[name] == KEPT:
+            return weight.new_zeros(weight.shape)
+        return self.bank.untouched(name).float() - weight
+
+    def _packed(self, name: str, weight: Tensor, option: Width) -> Packed | Sparse:
+        if self.bank is not None:
+            return self.bank.made(name, option)
+        if (name, option) not in self._made:
+            try:
+                made = self.quantizer(weight, option, MatrixStats())
+                require_true(self.quantizer, option, weight, made)
+            except InputError as error:
+                raise InputError(f"{name}: {error}") from None
+            self._made[name, option] = made
+        return self._made[name, option]
+
+
+@contextmanager
+def rounding(
+    model: nn.Module,
+    quantizer: str,
+    options: Iterable[Width],
+    windows: Tensor | None,
+    banked: bool = False,
+) -> Iterator[Rounding]:
+    """A Rounding whose model is given back at the end."""
+    found = Rounding(model, quantizer, options, windows, banked)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def matrix_changes(
+    model: nn.Module, found: Rounding, names: Mapping[str, list[str]]
+) -> Iterator[tuple[str, Width, Tensor]]:
+    """(matrix, option, W_option − W), block by block; `names` are block -> its matrices."""
+    for block, members in names.items():
+        with models.resident(model, block):
+            for name in members:
+                for option in found.options:
+                    yield name, option, found.change(name, option)
+                found.leave()
