@@ -153,7 +153,7 @@ class Bank:
         self.restore_()
         self.model._bank = None  # type: ignore[assignment]  # as in _take
 
-    def made(self, name: str, width: Width) -> Packed | Sparse:
+    def made(self, name: str, width: Option) -> Storage:
         """A matrix at a width that was prepared. Raises InputError where the bank's limits did not
         hold it.
         """

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lwq import models
 from lwq.common.errors import InputError
 from lwq.common.names import pick, spec
-from lwq.contracts import GRANULARITIES, KEPT, Plan, Width
+from lwq.contracts import GRANULARITIES, KEPT, Option, Plan
 from lwq.contracts.estimate import Estimate
 from lwq.engine.sweep import require_separable
 from lwq.quantizers import QUANTIZERS
@@ -65,14 +65,14 @@ class FisherKL:
     """
 
     quantizer: str = "rtn"
-    options: tuple[Width, ...] = WIDTHS
+    options: tuple[Option, ...] = WIDTHS
     granularity: str = "matrix"
     labels: str = "sampled"
     samples: int = 1
     windows: int = 8
     seed: int = 0
     pool: str = "token"
-    around: Width | Mapping[str, Width] = KEPT
+    around: Option | Mapping[str, Option] = KEPT
 
     @property
     def needs(self) -> frozenset[str]:
@@ -115,9 +115,10 @@ class FisherKL:
         """(options, samples · windows) -> (options, windows)."""
         return found.reshape(len(found), self.samples, -1).mean(1)
 
-    def _by_option(self, values: np.ndarray) -> dict[Width, float]:
-        ordered = sorted(set(self.options), reverse=True)
-        return {width: Estimate.of(found) for width, found in zip(ordered, values, strict=True)}
+    def _by_option(self, values: np.ndarray) -> dict[Option, float]:
+        return {
+            option: Estimate.of(found) for option, found in zip(self.options, values, strict=True)
+        }
 
     def _around(self, model: nn.Module, stats: Stats) -> Harms:
         drawn = self.source.drawn(stats.windows)

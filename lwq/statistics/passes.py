@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lwq import models
+from lwq.models.state import stands
 
 
 @dataclass
@@ -46,7 +47,7 @@ def counted(model: nn.Module) -> Iterator[Passes]:
 
     def note(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         hidden = output[0] if isinstance(output, tuple) else output
-        if "forward" in module.__dict__:
+        if stands(module):
             return
         tokens = hidden.shape[0] * hidden.shape[1]
         passes.forward += tokens

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from lwq.contracts import Width
+from lwq.contracts import Option
 
 # unit -> importance, or unit -> option -> harm; an Estimate where it is sampled
-Found: TypeAlias = Mapping[str, float] | Mapping[str, Mapping[Width, float]]
-Harms: TypeAlias = dict[str, dict[Width, float]]
+Found: TypeAlias = Mapping[str, float] | Mapping[str, Mapping[Option, float]]
+Harms: TypeAlias = dict[str, dict[Option, float]]
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from itertools import accumulate
 from typing import TypeVar
 
-from lwq.contracts import Costs, Layout, Scores, Width
+from lwq.contracts import Costs, Layout, Option, Scores
 from lwq.contracts.estimate import Estimate
 from lwq.scorers.shared.declared import Found, importance
 
-Key = TypeVar("Key", str, Width)
+Key = TypeVar("Key", str, Option)
 
 
 def result(
@@ -41,8 +41,13 @@ def _errors(values: Mapping[Key, float]) -> dict[Key, float]:
     }
 
 
-def _falling(harm: Mapping[Width, float]) -> dict[Width, float]:
-    """The running maximum from the highest width down: noise would let more bits do more harm."""
-    ordered = sorted(harm, reverse=True)
+def _falling(harm: Mapping[Option, float]) -> dict[Option, float]:
+    """The running maximum from the highest width down: noise would let more bits do more harm.
+    Options with a name have no order that is known here, and stay.
+    """
+    ordered = sorted((width for width in harm if not isinstance(width, str)), reverse=True)
+    found: dict[Option, float] = {
+        option: float(value) for option, value in harm.items() if isinstance(option, str)
+    }
     values = accumulate((float(harm[width]) for width in ordered), max)
-    return dict(zip(ordered, values, strict=True))
+    return found | dict(zip(ordered, values, strict=True))

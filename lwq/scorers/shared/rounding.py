@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from lwq import models
 from lwq.common.errors import InputError
 from lwq.common.names import build, spec
-from lwq.contracts import DROPPED, KEPT, Plan, Width
+from lwq.contracts import DROPPED, KEPT, Option, Plan
+from lwq.contracts.methods import Quantizer, Storage
 from lwq.engine.apply import require_fit
 from lwq.engine.bank import Bank
 from lwq.engine.store import Store
-from lwq.quantizers import QUANTIZERS, Packed, Sparse
+from lwq.quantizers import QUANTIZERS
 from lwq.quantizers.shared.contract import require_true
 from lwq.statistics.forward import MatrixStats
 
@@ -25,7 +26,7 @@ class Rounding:
 
     Attributes:
         quantizer: built of its text.
-        options: widths, the highest first; 16 changes nothing.
+        options: what each matrix is tried at; 16 changes nothing.
         bank: of the model, where the quantizer needs statistics or `banked` asks for it.
     """
 
@@ -33,12 +34,12 @@ class Rounding:
         self,
         model: nn.Module,
         quantizer: str,
-        options: Iterable[Width],
+        options: Iterable[Option],
         windows: Tensor | None,
         banked: bool = False,
     ):
-        self.quantizer = build(QUANTIZERS, "quantizer", quantizer)
-        self.options = tuple(sorted(set(options), reverse=True))
+        self.quantizer: Quantizer = build(QUANTIZERS, "quantizer", quantizer)
+        self.options = tuple(options)
         if DROPPED in self.options or not self.options:
             raise InputError(
                 f"options={self.options}: name widths above 0; what is dropped is no small "
@@ -47,20 +48,20 @@ class Rounding:
         self.matrices = models.matrices(model)
         shapes = {name: matrix.shape for name, matrix in self.matrices.items()}
         require_fit(self.quantizer, shapes, set(self.options))
-        self._made: dict[tuple[str, Width], Packed | Sparse] = {}
+        self._made: dict[tuple[str, Option], Storage] = {}
         self.bank: Bank | None = None
         if self.quantizer.needs or banked:
             self.bank = Bank(model, self.quantizer, windows, Store())
             self.bank.prepare(self.plan(width) for width in self.options)
 
-    def plan(self, width: Width) -> Plan:
+    def plan(self, width: Option) -> Plan:
         """Every block at `width`."""
         assert self.bank is not None
         layout = self.bank.layout
         text = spec(QUANTIZERS, self.quantizer)
         return Plan(dict.fromkeys(layout.units, width), layout, text)
 
-    def change(self, name: str, option: Width) -> Tensor:
+    def change(self, name: str, option: Option) -> Tensor:
         """W_option − W, float32 (out, in), W as it is in the model now; the block is in memory."""
         weight = self.matrices[name].view().float()
         if option == KEPT:
@@ -82,7 +83,7 @@ class Rounding:
             return weight.new_zeros(weight.shape)
         return self.bank.untouched(name).float() - weight
 
-    def _packed(self, name: str, weight: Tensor, option: Width) -> Packed | Sparse:
+    def _packed(self, name: str, weight: Tensor, option: Option) -> Storage:
         if self.bank is not None:
             return self.bank.made(name, option)
         if (name, option) not in self._made:
@@ -99,7 +100,7 @@ class Rounding:
 def rounding(
     model: nn.Module,
     quantizer: str,
-    options: Iterable[Width],
+    options: Iterable[Option],
     windows: Tensor | None,
     banked: bool = False,
 ) -> Iterator[Rounding]:
@@ -113,7 +114,7 @@ def rounding(
 
 def matrix_changes(
     model: nn.Module, found: Rounding, names: Mapping[str, list[str]]
-) -> Iterator[tuple[str, Width, Tensor]]:
+) -> Iterator[tuple[str, Option, Tensor]]:
     """(matrix, option, W_option − W), block by block; `names` are block -> its matrices."""
     for block, members in names.items():
         with models.resident(model, block):
