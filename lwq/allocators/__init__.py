@@ -96,7 +96,8 @@ def allocate(
 
     layout = scores.layout
     if model is not None:
-        layout.require(models.layout(model, layout.granularity), "score")
+        own = models.layout(model, layout.granularity, bool(layout.outside))
+        layout.require(own, "score")
     limits = {"moved": moved, "avg_bits": avg_bits, "true_bits": true_bits, "max_bytes": max_bytes}
     given = {key: value for key, value in limits.items() if value is not None}
     if len(given) != 1:

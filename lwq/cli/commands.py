@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from lwq.cli import arguments
-from lwq.cli.printing import show, show_answers, show_losses, show_size
+from lwq.cli.printing import show, show_answers, show_losses, show_scores, show_size
 from lwq.common.errors import InputError, RunError
 
 app = typer.Typer(
@@ -162,13 +162,7 @@ def score(
     windows = spec.draw(tokenizer) if strategy.needs else None
     scores = scorers.score(loaded, strategy, windows, data=str(spec) if windows is not None else "")
     scores.save(target)
-    place = {unit: rank for rank, unit in enumerate(scores.order(), start=1)}
-    rows = [[unit, scores[unit], scores.stderr.get(unit, ""), place[unit]] for unit in scores]
-    show(
-        f"{scores.scorer} on {model}",
-        ["unit", "importance", "standard error", "moved as number"],
-        rows,
-    )
+    show_scores(f"{scores.scorer} on {model}", scores)
     print(f"{scores.cost['seconds']} s; written to {target}")
 
 

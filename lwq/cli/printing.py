@@ -27,6 +27,21 @@ def show(title: str, columns: list[str], rows: list[list[Any]]) -> None:
     console.print(table) if console.is_terminal else Console(width=160).print(table)
 
 
+def show_scores(title: str, scores: Any) -> None:
+    """Importance of each unit, or its harm at each width; and its place in the order of moves."""
+    from lwq.contracts import Costs
+
+    place = {unit: rank for rank, unit in enumerate(scores.order(), start=1)}
+    if isinstance(scores, Costs):
+        widths = sorted(next(iter(scores.values())), reverse=True)
+        columns = [f"harm at {width}" for width in widths]
+        rows = [[unit, *(scores[unit][w] for w in widths), place[unit]] for unit in scores]
+    else:
+        columns = ["importance", "standard error"]
+        rows = [[unit, scores[unit], scores.stderr.get(unit, ""), place[unit]] for unit in scores]
+    show(title, ["unit", *columns, "moved as number"], rows)
+
+
 def show_size(size: Any) -> None:
     """Every convention side by side: average bits are never printed alone."""
     show(

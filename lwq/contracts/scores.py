@@ -81,6 +81,7 @@ class Costs(Mapping[str, Mapping[Width, float]]):
             what each does alone, in the unit of `harm`; each pair stands once, pairs that are not
             there do nothing. Where there are pairs, harm may rise with bits: what is lost is then
             the sum of both.
+        stderr: unit -> bits -> standard error over windows, where the harm is sampled.
     """
 
     harm: Mapping[str, Mapping[Width, float]]
@@ -89,6 +90,7 @@ class Costs(Mapping[str, Mapping[Width, float]]):
     data: str = ""
     cost: Mapping[str, float] = field(default_factory=dict)
     pairs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    stderr: Mapping[str, Mapping[Width, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if wrong := sorted(self.harm.keys() ^ self.layout.units.keys()):

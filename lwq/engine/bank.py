@@ -147,6 +147,23 @@ class Bank:
         self._take()
         self._restore()
 
+    def release(self) -> None:
+        """Put the original weights back and let go of the model; this bank is done."""
+        self.restore_()
+        self.model._bank = None  # type: ignore[assignment]  # as in _take
+
+    def made(self, name: str, width: Option) -> Storage:
+        """A matrix at a width that was prepared. Raises InputError where the bank's limits did not
+        hold it.
+        """
+        return self._get(name, width)
+
+    def untouched(self, name: str) -> Tensor:
+        """The original weights of a matrix (out, in); a model from `load(..., stream=True)` keeps
+        none in memory.
+        """
+        return self.original[name]
+
     def _restore(self) -> None:
         for name, width in self.now.items():
             if width != KEPT:

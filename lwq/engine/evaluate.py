@@ -15,6 +15,7 @@ from lwq.common.errors import InputError
 from lwq.common.progress import track
 from lwq.contracts import Losses
 from lwq.engine.store import checksum
+from lwq.statistics.forward import logits_after
 
 TOKENS = 1024  # tokens a forward pass; part of the arithmetic, so it is fixed
 # logits that are turned into losses at once: a few arrays of them stay in a processor's cache
@@ -76,13 +77,8 @@ def head(model: nn.Module, windows: Tensor, hidden: Sequence[Tensor]) -> Iterato
     """`logits`, from the last block's outputs: everything that follows the blocks runs as it does
     always.
     """
-    last = list(models.blocks(model))[-1]
     for batch, states in zip(batches(windows), hidden, strict=True):
-        with models.replaced_blocks(
-            model, lambda name, x, *_, kept=states: kept if name == last else x
-        ):
-            found = models.call(model, batch.to(states.device), use_cache=False).logits
-        for window in found:
+        for window in logits_after(model, batch, states):
             yield window[:-1]
 
 

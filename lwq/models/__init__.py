@@ -3,11 +3,11 @@ that knows architectures.
 """
 
 from lwq.models.load import DTYPES, cast, load
-from lwq.models.outside import is_after, is_before, outside
+from lwq.models.outside import is_after, is_before, outside, places
 from lwq.models.running import drop_, replaced_blocks
 from lwq.models.settings import configuration, context_length, name, own_cache_setting, reach
 from lwq.models.state import call
-from lwq.models.structure import Matrix, blocks, matrices
+from lwq.models.structure import Matrix, blocks, matrices, module_name
 from lwq.models.trace import final_norm, traced
 from lwq.models.units import layout, units
 from lwq.models.weights import (
@@ -40,9 +40,11 @@ __all__ = [
     "is_before",
     "load",
     "matrices",
+    "module_name",
     "name",
     "outside",
     "own_cache_setting",
+    "places",
     "reach",
     "replaced_blocks",
     "require_finite",

@@ -22,6 +22,15 @@ def outside(model: nn.Module) -> dict[str, Matrix]:
     return {path: Matrix(path, module) for path, module in found.values()}
 
 
+def places(model: Any) -> dict[str, list[str]]:
+    """Matrix outside the blocks -> paths of the modules that compute with it."""
+    found: dict[str, list[str]] = {}
+    first = {id(matrix.module.weight): name for name, matrix in outside(model).items()}
+    for path, module in _tokenwise(model):
+        found.setdefault(first[id(module.weight)], []).append(path)
+    return found
+
+
 def is_before(model: nn.Module, name: str) -> bool:
     """Whether the matrix `name` is used before the blocks: any but an untied head."""
     return name in traced(model).embeddings

@@ -64,6 +64,11 @@ class Matrix:
         return weight.T if self.transposed else weight
 
 
+def module_name(model: nn.Module, module: nn.Module) -> str:
+    """The name of `module` in `model`."""
+    return next(name for name, found in model.named_modules() if found is module)
+
+
 def blocks(model: nn.Module) -> dict[str, nn.Module]:
     """Name -> decoder block, in the order of the forward pass.
 

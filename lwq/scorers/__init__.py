@@ -1,25 +1,32 @@
 """Scorers: how important is each unit? One dict, one line a method.
 
-A scorer is a frozen dataclass with `needs` (the statistics it wants), called as `scorer(model,
-stats)`; it returns unit -> importance, or unit -> Estimate where the value is sampled. Higher =
-more important = keeps more bits.
+A scorer is a frozen dataclass with `needs` (the statistics it wants) and `granularity` (of the
+units it scores), called as `scorer(model, stats)`. It returns unit -> importance, higher = more
+important = keeps more bits; or unit -> option -> harm. A value is an Estimate where it is sampled.
 """
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from lwq import models
 from lwq.common.names import build, spec
-from lwq.contracts import Layout, Scores
+from lwq.contracts import Costs, Layout, Scores
 from lwq.contracts.estimate import Estimate
 from lwq.scorers.baselines import Deepest, FirstToLast, LastToFirst, Random, Reversed
+from lwq.scorers.fisher import FisherKL
 from lwq.scorers.hidden_states import LIM, Angular
 from lwq.scorers.interventions import BlockDrop
 from lwq.scorers.outliers import DLP, LAMP, OWL
+from lwq.scorers.shared.declared import Declared, Found
+from lwq.scorers.shared.listening import Source, listen
+from lwq.scorers.shared.result import result
 from lwq.scorers.weights import ZD
-from lwq.statistics.forward import collect
+from lwq.statistics.forward import GRADIENTS, Stats, collect
+from lwq.statistics.passes import Passes, counted
 
 SCORERS: dict[str, type] = {
     "lim": LIM,
@@ -29,6 +36,7 @@ SCORERS: dict[str, type] = {
     "owl": OWL,
     "dlp": DLP,
     "lamp": LAMP,
+    "fisher_kl": FisherKL,
     "random": Random,
     "first_to_last": FirstToLast,
     "last_to_first": LastToFirst,
@@ -41,7 +49,7 @@ __all__ = ["SCORERS", "Estimate", "score", "score_all"]
 
 def score(
     model: nn.Module, scorer: Any, windows: Tensor | None = None, data: str = "", **settings: Any
-) -> Scores:
+) -> Scores | Costs:
     """Score the units of `model`; higher = more important = keeps more bits.
 
     Args:
@@ -53,48 +61,77 @@ def score(
         settings: of the scorer.
 
     Returns:
-        Scores, one finite value of at least 0 for each unit.
+        Scores, one finite value of at least 0 for each unit; or, of a scorer that says what each
+        option costs (`fisher_kl`), Costs. Both say what they took: seconds, and how often the
+        tokens of `windows` went forward and back through the model.
     """
     return score_all(model, [build(SCORERS, "scorer", scorer, **settings)], windows, data)[0]
 
 
 def score_all(
     model: nn.Module, scorers: list[Any], windows: Tensor | None = None, data: str = ""
-) -> list[Scores]:
-    """Many scorers for the price of one pass over the windows; the arguments are those of
-    `score`.
+) -> list[Scores | Costs]:
+    """Many scorers for the price of one pass over the windows, and of one back for all that listen
+    to the same gradients; the arguments are those of `score`.
     """
     built = [build(SCORERS, "scorer", scorer) for scorer in scorers]
+    declared = [Declared.of(scorer) for scorer in built]
     start = time.monotonic()
     if models.streamed(model) is None:  # else they were checked when the model was loaded
         models.require_finite(model)
-    needs: frozenset[str] = frozenset().union(*(getattr(scorer, "needs", ()) for scorer in built))
-    stats = collect(model, windows, needs)
-    shared = time.monotonic() - start
-    layouts: dict[str, Layout] = {}
+    with counted(model) as passes:
+        stats = collect(model, windows, frozenset().union(*(said.needs for said in declared)))
+    shared = _Took(time.monotonic() - start, passes)
+    heard = _hear_all(model, stats, built, declared)
+    beyond = set(models.outside(model))
+    layouts: dict[tuple[str, bool], Layout] = {}  # granularity, whether with embeddings and head
+    tokens = 0 if windows is None else windows.numel()
     scores = []
-    for scorer in built:
-        start = time.monotonic()
-        found = scorer(model, stats)
-        seconds = time.monotonic() - start + (shared if getattr(scorer, "needs", ()) else 0)
-        granularity = getattr(scorer, "granularity", "block")
-        if granularity not in layouts:
-            layouts[granularity] = models.layout(model, granularity)
-        scores.append(
-            Scores(
-                importance={unit: float(value) for unit, value in found.items()},
-                layout=layouts[granularity],
-                scorer=spec(SCORERS, scorer),
-                stderr={
-                    unit: value.stderr
-                    for unit, value in found.items()
-                    if isinstance(value, Estimate) and value.stderr is not None
-                },
-                data=data,
-                cost={
-                    "seconds": round(seconds, 3),
-                    "tokens": 0 if windows is None else windows.numel(),
-                },
-            )
-        )
+    for number, (scorer, said) in enumerate(zip(built, declared, strict=True)):
+        found, took = heard[number] if number in heard else _called(model, stats, scorer)
+        place = said.granularity, not beyond.isdisjoint(found)
+        if place not in layouts:
+            layouts[place] = models.layout(model, *place)
+        cost = took.plus(shared if said.needs else None).cost(tokens)
+        text = spec(SCORERS, scorer)
+        scores.append(result(found, layouts[place], text, data, cost))
     return scores
+
+
+@dataclass(frozen=True)
+class _Took:
+    seconds: float
+    passes: Passes
+
+    def plus(self, other: "_Took | None") -> "_Took":
+        if other is None:
+            return self
+        return _Took(self.seconds + other.seconds, self.passes.plus(other.passes))
+
+    def cost(self, tokens: int) -> dict[str, float]:
+        return {"seconds": round(self.seconds, 3), "tokens": tokens, **self.passes.over(tokens)}
+
+
+def _called(model: nn.Module, stats: Stats, scorer: Any) -> tuple[Found, _Took]:
+    start = time.monotonic()
+    with counted(model) as passes:
+        found = scorer(model, stats)
+    return found, _Took(time.monotonic() - start, passes)
+
+
+def _hear_all(
+    model: nn.Module, stats: Stats, scorers: Sequence[Any], declared: Sequence[Declared]
+) -> dict[int, tuple[Found, _Took]]:
+    """Number of each scorer that listens to gradients -> what it found and what its pass took."""
+    sources: dict[Source, list[int]] = {}
+    for number, (scorer, said) in enumerate(zip(scorers, declared, strict=True)):
+        if GRADIENTS in said.needs:
+            sources.setdefault(scorer.source, []).append(number)
+    heard: dict[int, tuple[Found, _Took]] = {}
+    for source, numbers in sources.items():
+        start = time.monotonic()
+        with counted(model) as passes:
+            found = listen(model, stats, [scorers[number] for number in numbers], source)
+        took = _Took(time.monotonic() - start, passes)
+        heard |= {number: (one, took) for number, one in zip(numbers, found, strict=True)}
+    return heard

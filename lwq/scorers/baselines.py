@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from lwq import models
+from lwq.common.errors import InputError
 from lwq.contracts.estimate import Estimate
-from lwq.statistics.forward import Stats
+from lwq.scorers.shared.declared import Declared, importance
+from lwq.statistics.forward import GRADIENTS, Stats
 
 
 @dataclass(frozen=True)
@@ -82,14 +84,19 @@ class Reversed:
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset(getattr(self.scorer, "needs", ()))
+        return Declared.of(self.scorer).needs - {GRADIENTS}
 
     @property
     def granularity(self) -> str:
-        return getattr(self.scorer, "granularity", "block")
+        return Declared.of(self.scorer).granularity
 
     def __call__(self, model: nn.Module, stats: Stats) -> dict[str, float]:
-        found = self.scorer(model, stats)
+        found = importance(self.scorer(model, stats))
+        if not found:
+            raise InputError(
+                f"reversed: {type(self.scorer).__name__} says what each option costs, so there is "
+                f"no importance to turn round; reverse a scorer that ranks units"
+            )
         ends = max(found.values()) + min(found.values())
         return {unit: _turned(ends, value) for unit, value in found.items()}
 

@@ -26,6 +26,8 @@ from lwq.contracts import inside
 NEEDS = frozenset({"gram", "input_norms", "similarity", "hidden_states", "last_token"})
 # a need that no pass serves: a scorer that runs the model by itself asks for the windows
 WINDOWS = "windows"
+# another: a scorer that listens to the pass back through the model
+GRADIENTS = "gradients"
 BATCH = 4  # windows a forward pass; part of the arithmetic, so it is fixed
 # the 3-D parameters of a module of experts, in the order of the forward pass
 EXPERT_PARTS = ("gate_up_proj", "down_proj")
@@ -133,7 +135,7 @@ class Stats(dict[str, BlockStats]):
     windows: Tensor | None = None
 
 
-class _Captured(Exception):
+class Captured(Exception):
     """Ends a forward pass once the last block's arguments are known: the head need not run."""
 
 
@@ -168,7 +170,7 @@ def capture(model: nn.Module, windows: Tensor, batch_size: int = BATCH) -> Calls
             calls.hidden.append(hidden)
         calls.arguments[name].append((args, kwargs))
         if name == names[-1]:
-            raise _Captured
+            raise Captured
         return hidden
 
     device = models.device(model)
@@ -176,9 +178,24 @@ def capture(model: nn.Module, windows: Tensor, batch_size: int = BATCH) -> Calls
         for batch in windows.split(batch_size):
             try:
                 models.call(model, batch.to(device), use_cache=False)
-            except _Captured:
+            except Captured:
                 continue
     return calls
+
+
+@torch.no_grad()
+def run_blocks(model: nn.Module, calls: Calls) -> Iterator[tuple[str, list[Tensor], list[Tensor]]]:
+    """(block, its inputs, its outputs), a batch an entry, in the order of the forward pass.
+
+    Raises InputError, naming the block, where its outputs hold NaN or Inf.
+    """
+    hidden = calls.hidden
+    for name, block in models.blocks(model).items():
+        with models.resident(model, name):
+            outputs = [calls.run(block, name, batch, states) for batch, states in enumerate(hidden)]
+        require_finite_states(name, outputs)
+        yield name, hidden, outputs
+        hidden = outputs
 
 
 @torch.no_grad()
@@ -259,18 +276,34 @@ def _require_finite(stats: BlockStats, outputs: list[Tensor]) -> None:
     """Raise InputError, naming the place, where the block's statistics or outputs hold NaN or Inf:
     a score would rank them.
     """
-    dtype = str(outputs[0].dtype).removeprefix("torch.")
-    seen: dict[str, list[Tensor | None]] = {}
+    dtype = outputs[0].dtype
     for key, found in stats.matrices.items():
-        seen[key] = [found.square_sum, None if found.gram is None else found.gram.diagonal()]
-    seen[stats.name] = [*outputs]
-    for place, tensors in seen.items():
-        if not all(tensor is None or is_finite(tensor) for tensor in tensors):
-            raise InputError(
-                f"{place}: its activations hold NaN or Inf in {dtype}; load the model with "
-                f"dtype='float32' or 'bfloat16' where "
-                "float16 overflows, else repair its weights"
-            )
+        diagonal = None if found.gram is None else found.gram.diagonal()
+        summed = [tensor for tensor in (found.square_sum, diagonal) if tensor is not None]
+        require_finite_states(key, summed, dtype)
+    require_finite_states(stats.name, outputs)
+
+
+def require_finite_states(
+    place: str, states: Sequence[Tensor], dtype: torch.dtype | None = None
+) -> None:
+    """Raise InputError, naming the place, where `states`, computed in `dtype`, hold NaN or Inf."""
+    if not all(map(is_finite, states)):
+        name = str(dtype or states[0].dtype).removeprefix("torch.")
+        raise InputError(
+            f"{place}: its activations hold NaN or Inf in {name}; load the model with "
+            f"dtype='float32' or 'bfloat16' where "
+            "float16 overflows, else repair its weights"
+        )
+
+
+def logits_after(model: nn.Module, batch: Tensor, states: Tensor) -> Tensor:
+    """Logits (windows, length, vocabulary) of the last block's output `states`: everything that
+    follows the blocks runs as it does always.
+    """
+    last = list(models.blocks(model))[-1]
+    with models.replaced_blocks(model, lambda name, x, *_: states if name == last else x):
+        return models.call(model, batch.to(states.device), use_cache=False).logits
 
 
 def _until_last(blocks: list[str], matrices: Collection[str]) -> list[str]:
@@ -302,7 +335,7 @@ def collect(
     found = Stats((name, BlockStats(name)) for name in models.blocks(model))
     if WINDOWS in needs:
         found.windows = require_windows(windows, needs)
-    if summed := needs - {WINDOWS}:
+    if summed := needs - {WINDOWS, GRADIENTS}:
         passed = stream(model, require_windows(windows, needs), summed, token_weights=token_weights)
         found.update((stats.name, stats) for stats in passed)
     return found

@@ -25,7 +25,7 @@ from lwq.common.errors import InputError
 from lwq.common.hashing import code_digest, codes, digest
 from lwq.common.names import build, pick, spec, split
 from lwq.common.version import VERSION
-from lwq.contracts import KEPT, Costs, Plan, Row, Scores, Size
+from lwq.contracts import KEPT, Costs, Plan, Row, Scores, Size, load_scores
 from lwq.engine import costs
 from lwq.engine.bank import Bank, restore_
 from lwq.engine.costs import measured_costs
@@ -37,6 +37,7 @@ from lwq.inputs.texts import WindowSpec
 from lwq.quantizers import QUANTIZERS
 from lwq.results.measurements import Results
 from lwq.scorers import SCORERS, score_all
+from lwq.scorers.shared.declared import Declared
 from lwq.statistics import forward
 from lwq.studies import candidates
 from lwq.studies.candidates import Candidate
@@ -224,8 +225,8 @@ class Experiment:
         for name in ("bank", "engine"):
             self.__dict__.pop(name, None)
 
-    def orderings(self, names: str | Sequence[str], seeds: int = 0) -> dict[str, Scores]:
-        """Label -> Scores, in one pass.
+    def orderings(self, names: str | Sequence[str], seeds: int = 0) -> dict[str, Scores | Costs]:
+        """Label -> Scores (or Costs, of a scorer that says what each option costs), in one pass.
 
         Args:
             names: scorers as text, a list or one string with commas; `random` stands for `seeds`
@@ -258,7 +259,7 @@ class Experiment:
         if missing := [label for label in files if label not in kept]:
             windows = (
                 self.calibration
-                if any(getattr(built[label], "needs", ()) for label in missing)
+                if any(Declared.of(built[label]).needs for label in missing)
                 else None
             )
             found = score_all(
@@ -270,7 +271,7 @@ class Experiment:
             for label, scores in zip(missing, found, strict=True):
                 with paths.replacing(files[label]) as temporary:
                     scores.save(temporary)
-                kept[label] = Scores.load(files[label])
+                kept[label] = load_scores(files[label])
         kinds = {label: scores.layout.granularity for label, scores in kept.items()}
         if len(set(kinds.values())) > 1:
             raise InputError(
@@ -456,10 +457,10 @@ class Experiment:
         }
 
 
-def _cached(path: Path) -> Scores | None:
+def _cached(path: Path) -> Scores | Costs | None:
     """The scores in a file, None where there are none; what is damaged is made again."""
     try:
-        return Scores.load(path) if path.is_file() else None
+        return load_scores(path) if path.is_file() else None
     except InputError:
         return None
 

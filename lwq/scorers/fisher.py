@@ -1,0 +1,237 @@
+"""KL to second order: what each unit's rounding does to the model's own predictions."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lwq import models
+from lwq.common.errors import InputError
+from lwq.common.names import pick, spec
+from lwq.contracts import GRANULARITIES, KEPT, Option, Plan
+from lwq.contracts.estimate import Estimate
+from lwq.engine.sweep import require_separable
+from lwq.quantizers import QUANTIZERS
+from lwq.scorers.shared.declared import Found, Harms
+from lwq.scorers.shared.listening import Source, heard
+from lwq.scorers.shared.rounding import Rounding, rounding
+from lwq.statistics.backward import Gradients, backward, towards
+from lwq.statistics.forward import (
+    BATCH,
+    GRADIENTS,
+    WINDOWS,
+    Stats,
+    capture,
+    logits_after,
+    run_blocks,
+)
+
+POOLS = ("token", "window")
+WIDTHS = (8, 6, 5, 4, 3, 2)
+
+
+@dataclass(frozen=True)
+class FisherKL:
+    """Harm of each unit at each option: the KL of the model to itself with that unit rounded.
+
+        harm(u, b) = ½ mean over tokens t of (Σ_{m in u} g_mt · ΔW_mb x_mt)²    in nats a token
+        ΔW_mb = Q_b(W_m) − W_m,    g_mt = ∂ log p(y) / ∂(output of m at t),    y drawn from p
+
+    This is KL(p ‖ p with u at b) to second order: ½ δᵀ F δ, with the Fisher information F sampled
+    by the drawn tokens. Within a unit the changes move log p(y) together, so they are added
+    before they are squared, whatever feeds them; between units they are squared apart, which takes
+    them for independent. Harms add up (over units) as far as that holds, and shrink at low widths,
+    where KL is not quadratic any more.
+
+    Attributes:
+        quantizer: whose rounding; text. One that needs statistics gets them from all the windows,
+            in forward passes of its own, and its matrices from (and into) the bank.
+        options: widths to try.
+        granularity: "matrix", "group" or "block".
+        labels, samples, windows, seed: of the gradients; see `Source`.
+        pool: "token" squares what each token does and adds up: the errors of tokens are taken for
+            independent. "window" adds up what a window's tokens do and squares that, which is the
+            Fisher form to the letter, and noisier: one square a window.
+        around: a width, or a unit -> width of every unit: the model is expanded with that plan in
+            place, and the harm is that of leaving it, ⟨∇ KL(p₀ ‖ p), ΔW⟩ + ½ ΔWᵀ F ΔW, p₀ of the
+            untouched model; the quantizer must not need inputs="quantized".
+        outside: embeddings and head too, each a unit; a tied pair is one, at both its places.
+
+    Costs two forward passes over `samples` · `windows` windows and one backward, and for each
+    option about what one forward pass of the blocks costs; around a plan one forward more and twice
+    the rest. Source: the Fisher as the Hessian of KL, Martens 2020, arXiv:1412.1193, section 5;
+    drawn labels, Kunstner et al. 2019, arXiv:1905.12558.
+    """
+
+    quantizer: str = "rtn"
+    options: tuple[Option, ...] = WIDTHS
+    granularity: str = "matrix"
+    labels: str = "sampled"
+    samples: int = 1
+    windows: int = 8
+    seed: int = 0
+    pool: str = "token"
+    around: Option | Mapping[str, Option] = KEPT
+    outside: bool = False
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({WINDOWS, GRADIENTS} if self.around == KEPT else {WINDOWS})
+
+    @property
+    def source(self) -> Source:
+        return Source(self.labels, self.samples, self.windows, self.seed)
+
+    def __post_init__(self) -> None:
+        pick(dict.fromkeys(GRANULARITIES), "granularity", self.granularity)
+        pick(dict.fromkeys(POOLS), "pool", self.pool)
+        _ = self.source  # its settings are checked
+
+    def __call__(self, model: nn.Module, stats: Stats) -> Found:
+        if self.around == KEPT:
+            return heard(model, stats, self)
+        return self._around(model, stats)
+
+    def listener(self, model: nn.Module, stats: Stats) -> "Moves":
+        drawn = self.source.drawn(stats.windows)
+        require_separable(model, drawn)
+        found = Rounding(model, self.quantizer, self.options, stats.windows, outside=self.outside)
+        units = models.units(model, self.granularity, self.outside)
+        return Moves(_heard_names(model, units), found, drawn, self._harms)
+
+    def _harms(self, moves: Mapping[str, Tensor]) -> Harms:
+        return {
+            unit: self._by_option(self._squares(found).numpy() / 2) for unit, found in moves.items()
+        }
+
+    def _squares(self, moves: Tensor) -> Tensor:
+        """(options, samples · windows, length) -> mean square a token (options, windows)."""
+        scored = self.source.scored(moves.shape[2])
+        wide = moves.double()
+        squares = wide.square().sum(2) if self.pool == "token" else wide.sum(2).square()
+        return self._mean_sample(squares / scored)
+
+    def _mean_sample(self, found: Tensor) -> Tensor:
+        """(options, samples · windows) -> (options, windows)."""
+        return found.reshape(len(found), self.samples, -1).mean(1)
+
+    def _by_option(self, values: np.ndarray) -> dict[Option, float]:
+        return {
+            option: Estimate.of(found) for option, found in zip(self.options, values, strict=True)
+        }
+
+    def _around(self, model: nn.Module, stats: Stats) -> Harms:
+        drawn = self.source.drawn(stats.windows)
+        require_separable(model, drawn)
+        if KEPT in self.options and models.streamed(model) is not None:
+            raise InputError(
+                f"fisher_kl: options={self.options} around a plan: a streamed model keeps no "
+                f"original weights beside it; leave {KEPT} out, or load the model whole"
+            )
+        answers = _answers(model, drawn)
+        with rounding(
+            model, self.quantizer, self.options, stats.windows, banked=True, outside=self.outside
+        ) as found:
+            assert found.bank is not None
+            found.bank.apply_(self._plan(model, spec(QUANTIZERS, found.quantizer)))
+            units = models.units(model, self.granularity, self.outside)
+            names = _heard_names(model, units)
+
+            def moves(slope: Callable[[int, Tensor], Tensor]) -> dict[str, Tensor]:
+                listener = Moves(names, found, drawn, self._harms)
+                for gradients in backward(model, drawn, slope):
+                    listener.add(gradients)
+                return listener.moves
+
+            first, second = moves(towards(answers)), moves(self.source.slope(drawn))
+        length = drawn.shape[1]
+        return {
+            unit: self._by_option(
+                (
+                    self._squares(second[unit]) / 2
+                    - self._mean_sample(first[unit].double().sum(2) / length)
+                ).numpy()
+            )
+            for unit in units
+        }
+
+    def _plan(self, model: nn.Module, quantizer: str) -> Plan:
+        layout = models.layout(model, self.granularity, self.outside)
+        bits = (
+            dict(self.around)
+            if isinstance(self.around, Mapping)
+            else dict.fromkeys(layout.units, self.around)
+        )
+        return Plan(bits, layout, quantizer)
+
+
+def _heard_names(model: nn.Module, units: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """unit -> the names that its matrices have in a pass back: a tied pair is heard at both."""
+    places = models.places(model)
+    return {
+        unit: [path for name in names for path in places.get(name, [name])]
+        for unit, names in units.items()
+    }
+
+
+class Moves:
+    """How far each unit's rounding moves log p(y): Σ_{m in u} g_mt · ΔW_mb x_mt.
+
+    Memory: one float32 for each unit, option and token.
+
+    Attributes:
+        moves: unit -> (options, windows, length), on the CPU.
+    """
+
+    def __init__(
+        self,
+        units: Mapping[str, list[str]],
+        found: Rounding,
+        windows: Tensor,
+        harms: Callable[[Mapping[str, Tensor]], Harms],
+    ):
+        self.rounding, self.harms = found, harms
+        self.unit_of = {name: unit for unit, names in units.items() for name in names}
+        shape = (len(found.options), *windows.shape)
+        self.moves = {unit: torch.zeros(shape) for unit in units}
+        self._part = ""
+
+    @torch.no_grad()
+    def add(self, found: Gradients) -> None:
+        if found.part != self._part:
+            self.rounding.leave()
+            self._part = found.part
+        place = slice(found.first, found.first + found.count)
+        for name, pair in found.pairs.items():
+            if name not in self.unit_of:
+                continue
+            moves = self.moves[self.unit_of[name]][:, place].flatten(1)  # (options, tokens)
+            for row, option in enumerate(self.rounding.options):
+                moved = pair.moved(self.rounding.change(name, option)).cpu()
+                moves[row].index_add_(0, pair.rows.cpu(), moved)
+            self.moves[self.unit_of[name]][:, place] = moves.reshape(
+                len(moves), found.count, found.length
+            )
+
+    def result(self) -> Harms:
+        self.rounding.close()
+        return self.harms(self.moves)
+
+
+@torch.no_grad()
+def _answers(model: nn.Module, windows: Tensor) -> Callable[[int], Tensor]:
+    """Number of a window -> the logits (length, vocabulary) that the model gives now; its last
+    hidden states are kept, and the head runs again.
+    """
+    for _, _, outputs in run_blocks(model, capture(model, windows)):
+        hidden = outputs
+
+    @torch.no_grad()
+    def logits(number: int) -> Tensor:
+        batch, place = divmod(number, BATCH)
+        states = hidden[batch][place : place + 1]
+        return logits_after(model, windows[number : number + 1], states)[0]
+
+    return logits

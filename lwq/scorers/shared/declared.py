@@ -1,0 +1,35 @@
+"""What a scorer says of itself, and what scorers may return."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from lwq.contracts import Option
+
+# unit -> importance, or unit -> option -> harm; an Estimate where it is sampled
+Found: TypeAlias = Mapping[str, float] | Mapping[str, Mapping[Option, float]]
+Harms: TypeAlias = dict[str, dict[Option, float]]
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What callers read of a scorer. Each of ours declares both; a user's own may leave them out,
+    and this is the one place that fills them in.
+
+    Attributes:
+        needs: statistics that it wants collected, none by default.
+        granularity: of the units that it scores, blocks by default.
+    """
+
+    needs: frozenset[str]
+    granularity: str
+
+    @classmethod
+    def of(cls, scorer: Callable[..., Found]) -> "Declared":
+        needs: Any = getattr(scorer, "needs", ())
+        return cls(frozenset(needs), getattr(scorer, "granularity", "block"))
+
+
+def importance(found: Found) -> dict[str, float]:
+    """The values of units; none where each is a mapping of options."""
+    return {unit: value for unit, value in found.items() if not isinstance(value, Mapping)}

@@ -1,0 +1,132 @@
+"""What a quantizer would change: W_b − W of each matrix at each option."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from lwq import models
+from lwq.common.errors import InputError
+from lwq.common.names import build, spec
+from lwq.contracts import DROPPED, KEPT, Option, Plan
+from lwq.contracts.methods import Quantizer, Storage
+from lwq.engine.apply import require_fit
+from lwq.engine.bank import Bank
+from lwq.engine.store import Store
+from lwq.quantizers import QUANTIZERS
+from lwq.quantizers.shared.contract import require_true
+from lwq.statistics.forward import MatrixStats
+
+
+class Rounding:
+    """The rounding of one quantizer, for the time of a pass.
+
+    What needs no statistics is rounded when it is asked for, and kept, packed, until `leave`; what
+    does is rounded beforehand, in as few forward passes as can be, and comes from the bank.
+
+    Attributes:
+        quantizer: built of its text.
+        options: what each matrix is tried at; 16 changes nothing.
+        bank: of the model, where the quantizer needs statistics or `banked` asks for it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        quantizer: str,
+        options: Iterable[Option],
+        windows: Tensor | None,
+        banked: bool = False,
+        outside: bool = False,
+    ):
+        self.quantizer: Quantizer = build(QUANTIZERS, "quantizer", quantizer)
+        self.options = tuple(options)
+        if DROPPED in self.options or not self.options:
+            raise InputError(
+                f"options={self.options}: name widths above 0; what is dropped is no small "
+                f"change, and is measured instead (block_drop)"
+            )
+        self.beyond = models.outside(model) if outside else {}
+        self.matrices = {**models.matrices(model), **self.beyond}
+        shapes = {name: matrix.shape for name, matrix in self.matrices.items()}
+        self._first = {path: name for name, paths in models.places(model).items() for path in paths}
+        for option in self.options:
+            require_fit(self.quantizer, shapes, dict.fromkeys(shapes, option), self.beyond)
+        self._made: dict[tuple[str, Option], Storage] = {}
+        self.bank: Bank | None = None
+        if self.quantizer.needs or banked:
+            self.bank = Bank(model, self.quantizer, windows, Store())
+            self._layout = models.layout(model, outside=outside)
+            self.bank.prepare(self.plan(width) for width in self.options)
+
+    def plan(self, width: Option) -> Plan:
+        """Every unit at `width`."""
+        text = spec(QUANTIZERS, self.quantizer)
+        return Plan(dict.fromkeys(self._layout.units, width), self._layout, text)
+
+    def change(self, name: str, option: Option) -> Tensor:
+        """W_option − W, float32 (out, in), W as it is in the model now; the block is in memory. A
+        tied head goes by its own name, too.
+        """
+        name = self._first.get(name, name)
+        weight = self.matrices[name].view().float()
+        if option == KEPT:
+            return self._kept(name, weight)
+        return self._packed(name, weight, option).dequantize().float().sub_(weight)
+
+    def leave(self) -> None:
+        """Forget what was rounded when it was asked for."""
+        self._made.clear()
+
+    def close(self) -> None:
+        """Give the model back as it was."""
+        self.leave()
+        if self.bank is not None:
+            self.bank.release()
+
+    def _kept(self, name: str, weight: Tensor) -> Tensor:
+        if self.bank is None or self.bank.now[name] == KEPT:
+            return weight.new_zeros(weight.shape)
+        return self.bank.untouched(name).float() - weight
+
+    def _packed(self, name: str, weight: Tensor, option: Option) -> Storage:
+        if self.bank is not None:
+            return self.bank.made(name, option)
+        if (name, option) not in self._made:
+            try:
+                packer = self.quantizer.outside if name in self.beyond else self.quantizer
+                made = packer(weight, option, MatrixStats())
+                require_true(packer, option, weight, made)
+            except InputError as error:
+                raise InputError(f"{name}: {error}") from None
+            self._made[name, option] = made
+        return self._made[name, option]
+
+
+@contextmanager
+def rounding(
+    model: nn.Module,
+    quantizer: str,
+    options: Iterable[Option],
+    windows: Tensor | None,
+    banked: bool = False,
+    outside: bool = False,
+) -> Iterator[Rounding]:
+    """A Rounding whose model is given back at the end."""
+    found = Rounding(model, quantizer, options, windows, banked, outside)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def matrix_changes(
+    model: nn.Module, found: Rounding, names: Mapping[str, list[str]]
+) -> Iterator[tuple[str, Option, Tensor]]:
+    """(matrix, option, W_option − W), block by block; `names` are block -> its matrices."""
+    for block, members in names.items():
+        with models.resident(model, block):
+            for name in members:
+                for option in found.options:
+                    yield name, option, found.change(name, option)
+                found.leave()
