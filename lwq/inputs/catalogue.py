@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from lwq.common.errors import InputError
 
+AS_FILED = "@file"  # after the name of a carried model: its hidden units in the order of its file
+
 
 @dataclass(frozen=True)
 class Wheel:
@@ -177,3 +179,11 @@ def rung(name: str) -> int | None:
     if name not in LADDER:
         raise InputError(f"unknown rung {name!r}; there are {list(LADDER)}")
     return RUNGS[LADDER.index(name)]
+
+
+def carried(name: str) -> str:
+    """The model of MODELS that a name stands for, as its file has it (`NAME@file`) or permuted
+    (`NAME`); "" for any other name.
+    """
+    base = name.removesuffix(AS_FILED)
+    return base if base in MODELS else ""

@@ -11,16 +11,22 @@ units have no natural order. Three kinds are permuted, and every tensor that tou
 What RoPE turns (queries, keys) stays in its order, and so do tokens, heads and blocks.
 """
 
+import json
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lwq.common import paths
 from lwq.common.errors import InputError
 from lwq.common.hashing import digest
+from lwq.inputs import assets
 
 SEED = 20240617
 AXES = {  # the end of a tensor's name -> what its rows and columns are; None stays as it is
@@ -103,3 +109,35 @@ def permuted(key: str, tensor: Tensor, orders: Orders) -> Tensor:
         if kind is not None:
             tensor = tensor.index_select(axis, orders(kind, int(number[1]) if number else -1))
     return tensor
+
+
+def place(name: str) -> Path:
+    """Where the permuted model `name` is in the cache."""
+    return paths.cache() / "models" / f"{name}-permuted-{SEED}"
+
+
+def fetch(name: str) -> Path:
+    """The folder of a carried model with its hidden units permuted; made once from its file."""
+    folder = place(name)
+    if folder.is_dir():
+        return folder
+    source = assets.fetch(name)
+    with assets.locked(folder) as work:
+        if not folder.is_dir():
+            made = work / "made"
+            shutil.copytree(
+                source, made, ignore=shutil.ignore_patterns("*.safetensors", assets.RECORD)
+            )
+            origin = _write(source, made)
+            assets.seal(made, {"name": name, "seed": SEED, "file": origin})
+            made.rename(folder)
+    return folder
+
+
+def _write(source: Path, made: Path) -> str:
+    """Permute the weights of `source` into `made`; returns the sha256 of what they were made of."""
+    file = source / "model.safetensors"
+    orders = Orders.of(json.loads((source / "config.json").read_text(encoding="utf-8")))
+    state = {key: permuted(key, tensor, orders) for key, tensor in load_file(file).items()}
+    save_file(state, made / file.name, metadata={"format": "pt"})
+    return assets.hash_file(file)

@@ -44,17 +44,24 @@ def is_own(name: str) -> bool:
 def _own_kind(name: str) -> str:
     if toy.depth(name) is not None:
         return "toy"
-    if name in catalogue.MODELS:
+    if catalogue.carried(name):
         return "carried"
     return "" if catalogue.rung(name) is None else "ladder"
 
 
 def fetch(name: str) -> Path:
-    """The files of `name` as `lwq.inputs.assets.fetch` gives them; a rung of the ladder is trained
-    where the cache lacks it.
+    """The files of `name`, made or trained where the cache lacks them.
+
+    A carried model comes with its hidden units permuted, so that no group of columns is one that
+    its file was quantized in; `NAME@file` is the file as it is. Texts and tasks: see
+    `lwq.inputs.assets.fetch`.
     """
+    if name in catalogue.MODELS:
+        from lwq.inputs import permuted
+
+        return permuted.fetch(name)
     if catalogue.rung(name) is None:
-        return assets.fetch(name)
+        return assets.fetch(catalogue.carried(name) or name)
     from lwq.inputs import ladder
 
     return ladder.fetch(ladder.recipe(name))
@@ -64,8 +71,13 @@ def verify(name: str) -> Path:
     """Hash the cached files of `name` again; returns what `fetch` does. Raises InputError as
     `lwq.inputs.assets.verify` does.
     """
+    if name in catalogue.MODELS:
+        from lwq.inputs import permuted
+
+        folder = permuted.place(name)
+        return assets.verify_files(name, folder, folder)
     if catalogue.rung(name) is None:
-        return assets.verify(name)
+        return assets.verify(catalogue.carried(name) or name)
     from lwq.inputs import ladder
 
     folder = ladder.place(ladder.recipe(name))
