@@ -1,0 +1,35 @@
+"""Sizes with units, to the byte.
+
+pytest tests/test_sizes.py
+"""
+
+import pytest
+
+import lwq
+from lwq.common.sizes import parse_bytes
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("95MB", 95_000_000),
+        ("1.2GiB", 1_288_490_188),  # 1.2 · 1024³ = 1288490188.8
+        ("95 mb", 95_000_000),
+        ("0.5 KiB", 512),
+        ("7", 7),
+        ("7B", 7),
+        ("3.", 3),
+        ("9007199254740993", 2**53 + 1),  # no float holds that
+        ("1.000000000000001TB", 1_000_000_000_000),
+    ],
+)
+def test_bytes_of_a_size(text, size):
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize(
+    "text", ["", "MB", "-1MB", "1e6", "95 M", "1,5GB", "0", "0.4", "nan", "5XB"]
+)
+def test_anything_else_is_refused_with_the_way_out(text):
+    with pytest.raises(lwq.InputError, match="size=.*; (write|give)"):
+        parse_bytes(text)
