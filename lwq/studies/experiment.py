@@ -26,9 +26,8 @@ from lwq.common.hashing import code_digest, codes, digest
 from lwq.common.names import build, pick, spec, split
 from lwq.common.version import VERSION
 from lwq.contracts import KEPT, Costs, Plan, Row, Scores, Size, load_scores
-from lwq.engine import costs
+from lwq.engine import costs as measuring
 from lwq.engine.bank import Bank, restore_
-from lwq.engine.costs import measured_costs
 from lwq.engine.evaluate import Reference, reference
 from lwq.engine.store import Store
 from lwq.engine.sweep import Sweep
@@ -204,14 +203,14 @@ class Experiment:
             self.bank.source,
             self.fingerprint,
             self.arithmetic,
-            code_digest(costs),
+            code_digest(measuring),
         ]
         named = [*names, self._common["calibration"], list(few.shape), list(widths)]
         path = self._scores_folder() / f"costs-{digest(named)}.json"
         if not path.is_file():
             restore_(self.judged)
             sweep = Sweep(self.judged, few, self.bank, reference(self.judged, few))
-            found = measured_costs(sweep, widths, data=self._common["calibration"])
+            found = measuring.measured_costs(sweep, widths, data=self._common["calibration"])
             with paths.replacing(path) as temporary:
                 found.save(temporary)
         return Costs.load(path)
@@ -337,6 +336,7 @@ class Experiment:
         left: dict[str, list[tuple[Row, Plan]]] = {}
         for candidate in candidates:
             row = self._row(candidate)
+            self.results.remember(candidate.plan)
             if not self.results.known(row):
                 left.setdefault(row.plan, []).append((row, candidate.plan))
         if not left:
@@ -363,6 +363,7 @@ class Experiment:
         """
         for candidate in candidates:
             row = self._row(candidate)
+            self.results.remember(candidate.plan)
             rows = {
                 task: replace(row, judge=f"{task} {items} items seed {seed}{' hub' * hub}")
                 for task in tasks
@@ -392,7 +393,7 @@ class Experiment:
             untouched = Plan(dict.fromkeys(scores, KEPT), scores.layout, "")
             beside = f"{default.scorer} on {default.data}"
             row = replace(
-                self._row(Candidate(label, scores.scorer, untouched, 0, 0, 0)),
+                self._row(Candidate(label, scores.scorer, untouched, 0, 0, 0, "reading")),
                 plan="",
                 judge=beside,
             )
@@ -429,6 +430,11 @@ class Experiment:
             low=candidate.low,
             ordering=candidate.ordering,
             scorer=candidate.scorer,
+            allocator=candidate.allocator,
+            budget=candidate.budget,
+            way=candidate.way,
+            seed=candidate.seed,
+            family=getattr(self.quantizer, "family", "grid"),
             moved=candidate.moved,
             units=len(plan.bits),
             avg_bits=size.avg_bits,
