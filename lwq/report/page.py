@@ -41,9 +41,9 @@ code { font-size: 0.85em; overflow-wrap: anywhere; }
 def build(results_dir: str | Path, reports_dir: str | Path) -> Path:
     """Render the report of a results folder; returns the path of report.html.
 
-    Everything comes from table.csv, windows.parquet and plans.jsonl; the same give the same bytes. A
-    number that the template names and the tables lack stops the build. Beside the report stands
-    verdicts.csv: every verdict with the ids of its rows.
+    Everything comes from table.csv, windows.parquet and plans.jsonl; the same files give the same
+    bytes. A number that a template names and the tables lack stops the build. Beside the report
+    stands verdicts.csv: every verdict with the ids of its rows.
     """
     table, windows = measurements.load(results_dir)
     kept = plans.read(results_dir)

@@ -3,6 +3,7 @@ afterwards. Resume is a look-up.
 """
 
 import json
+from contextvars import ContextVar
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +24,8 @@ OUTCOME = ("id", "version", "environment", "metric", "value", "n")
 # how the plan was found; what it is stands in other columns
 DESCRIPTION = ("allocator", "budget", "way", "seed", "family")
 LOCK = ".lock"
+# inside, folders are taken for empty, and nothing is written
+REHEARSAL: ContextVar[bool] = ContextVar("rehearsal", default=False)
 REPAIR = "delete both, and run the study again: what runs/ holds is not measured anew"
 COLUMNS = set(Row.__dataclass_fields__)
 ARRAYS = ("nll", "kl", "top1", "correct", "score")
@@ -48,11 +51,17 @@ class Results:
     """
 
     def __init__(self, folder: str | Path):
+        self.found: dict[str, dict[str, Any]] = {}
+        self.plans: dict[str, StoredPlan] = {}
+        self._by_plan: dict[tuple[str, ...], str] = {}
+        self.rehearsed = REHEARSAL.get()
+        if self.rehearsed:
+            self.folder = paths.resolve(folder)
+            self.runs = self.folder / "runs"
+            return
         self.folder = paths.writable(folder)
         self.runs = paths.writable(self.folder / "runs")
-        self.found: dict[str, dict[str, Any]] = {}
-        self.plans: dict[str, StoredPlan] = plans.read(self.folder)
-        self._by_plan: dict[tuple[str, ...], str] = {}
+        self.plans = plans.read(self.folder)
         for record in self._tabled():
             self._index(record)
         self._read_runs()
@@ -141,6 +150,8 @@ class Results:
         What other processes measured in this folder meanwhile is in them too.
         """
         table = self.folder / TABLE
+        if self.rehearsed:
+            return table
         with FileLock(self.folder / LOCK):
             self._read_runs()
             self.plans = plans.write(self.folder, self.plans, self._named())

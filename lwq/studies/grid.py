@@ -1,4 +1,4 @@
-"""studies/NAME.yaml -> checked parameters -> papermill. A notebook runs as well without this file."""
+"""studies/NAME.yaml -> checked parameters -> papermill. A notebook runs without this file too."""
 
 import contextlib
 import math
