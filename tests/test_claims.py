@@ -525,7 +525,7 @@ def test_a_tenth_score_has_a_look_a_column_and_a_line_of_its_own():
     assert looks == style.looks(reversed(style.labels(table)))
     (line,) = sweeps.beyond_chance(sweeps.swept(table, windows, 0.9))
     assert list(line["cells"])[:3] == ["LIM", "ZD", "score 0"] and len(line["cells"]) == 20
-    (line,) = sweeps.worth(table, windows)
+    (line,) = sweeps.worth(table.assign(true_bits=table["avg_bits"]), windows)
     assert len(line["cells"]) == 11
     axis = figures.retained_curve(table, windows).axes[0]
     labels = axis.get_figure().legends[0].get_texts()

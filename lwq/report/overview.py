@@ -19,8 +19,8 @@ LADDER = "trained by lwq.ladder in float32; the same width, tokens and recipe fo
 def lead(table: pd.DataFrame) -> str:
     """The first paragraph: what was measured."""
     depths = table.drop_duplicates("model").set_index("model")["units"]
-    on_ladder = depths.index.map(resolve.is_rung)
-    named, rungs = sorted(depths.index[~on_ladder]), depths[on_ladder].sort_values()
+    named = sorted(name for name in depths.index if not resolve.is_rung(name))
+    rungs = depths.drop(named).sort_values()
     ladder = [f"a ladder of llamas with {', '.join(map(str, rungs))} blocks"] if len(rungs) else []
     return (
         f"`lwq` scores the blocks of a language model, moves the least important to fewer bits, "

@@ -39,15 +39,28 @@ class Point:
 COMMON = "common"  # the file beside the studies with what they share
 
 
+NEEDED = {"about", "notebook", "sizes"}  # of a study
+
+
 @cache
 def _read(path: Path) -> dict[str, Any]:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {error}") from None
+
+
+def _study(path: Path) -> dict[str, Any]:
+    found = _read(path)
+    if lacking := sorted(NEEDED - found.keys()):
+        raise InputError(f"{path} lacks {lacking}; studies/template.yaml shows them")
+    return found
 
 
 def catalogue() -> dict[str, dict[str, Any]]:
     """Study -> what its file says, in the order of their notebooks."""
     files = [path for path in paths.STUDIES.glob("*.yaml") if path.stem != COMMON]
-    found = {path.stem: _read(path) for path in files}
+    found = {path.stem: _study(path) for path in files}
     return dict(sorted(found.items(), key=lambda entry: entry[1]["notebook"]))
 
 

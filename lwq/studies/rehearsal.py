@@ -6,7 +6,7 @@ of their candidates in place of measuring them. So an estimate counts what the s
 
 import math
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -106,7 +106,7 @@ class Rehearsal(Experiment):
         """Made-up harm, which falls with bits."""
         self.scanned += len(self.layout.units) * len(widths)
         weight = _made_up("costs", self.layout)
-        harm = {
+        harm: dict[str, dict[Width, float]] = {
             unit: {width: (1 + value) * math.exp(-width) for width in widths}
             for unit, value in weight.items()
         }
@@ -172,16 +172,16 @@ def _made_up(scorer: Any, layout: Layout) -> dict[str, float]:
 
 
 @contextmanager
-def rehearsing():
+def rehearsing() -> Iterator[list[Rehearsal]]:
     """Inside, experiments take note and results are empty; yields the experiments as they come."""
     found: list[Rehearsal] = []
-    tokens = [(KIND, KIND.set(Rehearsal)), (REHEARSAL, REHEARSAL.set(True))]
-    tokens.append((_noted, _noted.set(found)))
+    kind, rehearsal, noted = KIND.set(Rehearsal), REHEARSAL.set(True), _noted.set(found)
     try:
         yield found
     finally:
-        for variable, token in tokens:
-            variable.reset(token)
+        KIND.reset(kind)
+        REHEARSAL.reset(rehearsal)
+        _noted.reset(noted)
 
 
 def rehearse(notebook: Path, parameters: Mapping[str, Any]) -> list[Rehearsal]:

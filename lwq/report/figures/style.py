@@ -126,7 +126,8 @@ def _look(place: int, reverse: bool) -> Look:
 
 def _lighter(color: str) -> str:
     """Half way to white."""
-    return to_hex([(1 + part) / 2 for part in to_rgb(color)])
+    red, green, blue = to_rgb(color)
+    return to_hex(((1 + red) / 2, (1 + green) / 2, (1 + blue) / 2))
 
 
 def canvas(

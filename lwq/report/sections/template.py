@@ -28,9 +28,9 @@ def section(table: pd.DataFrame, plans: Mapping[str, StoredPlan], windows: pd.Da
     lines = measured[["ordering", "avg_bits", "value", "id"]].to_dict("records")
     claimed = grid.catalogue()[NAME].get("claims", {})
     bits = {
-        f"{row.ordering}, {row.moved} moved": plans[row.plan]["bits"]
-        for row in measured.itertuples()
-        if row.plan in plans
+        f"{row['ordering']}, {row['moved']} moved": plans[row["plan"]]["bits"]
+        for row in measured.to_dict("records")
+        if row["plan"] in plans
     }
     drawn = Picture(figures.plans, (bits,), NAME, "The plans, block by block.", f"study {NAME}")
     return Section(
