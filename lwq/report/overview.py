@@ -10,16 +10,21 @@ import pandas as pd
 
 from lwq.common.errors import InputError
 from lwq.common.names import nickname
-from lwq.inputs import assets, resolve
+from lwq.inputs import catalogue
 from lwq.report import intervals
 
 LADDER = "trained by lwq.ladder in float32; the same width, tokens and recipe for all rungs"
 
 
+def is_rung(model: Any) -> bool:
+    """Whether a model is of the depth ladder."""
+    return catalogue.rung(str(model)) is not None
+
+
 def lead(table: pd.DataFrame) -> str:
     """The first paragraph: what was measured."""
     depths = table.drop_duplicates("model").set_index("model")["units"]
-    named = sorted(name for name in depths.index if not resolve.is_rung(name))
+    named = sorted(name for name in depths.index if not is_rung(name))
     rungs = depths.drop(named).sort_values()
     ladder = [f"a ladder of llamas with {', '.join(map(str, rungs))} blocks"] if len(rungs) else []
     return (
@@ -36,7 +41,7 @@ def lead(table: pd.DataFrame) -> str:
 def place(model: Any, *more: Any) -> tuple[Any, ...]:
     """Where a line about `model` stands: the ladder last, from shallow to deep; then by `more`."""
     return (
-        resolve.is_rung(str(model)),
+        is_rung(model),
         re.sub(r"\d+", lambda number: number[0].zfill(4), str(model)),
         *more,
     )
@@ -50,8 +55,8 @@ def models(table: pd.DataFrame) -> Iterator[dict[Any, Any]]:
     for (model, judge), part in sorted(
         rows.groupby(["model", "judge"]), key=lambda group: place(*group[0])
     ):
-        carried = assets.MODELS.get(str(model))
-        note = carried.note if carried else LADDER if resolve.is_rung(str(model)) else ""
+        carried = catalogue.MODELS.get(str(model))
+        note = carried.note if carried else LADDER if is_rung(model) else ""
         yield {
             **part.iloc[0].to_dict(),
             "note": note,

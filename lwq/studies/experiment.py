@@ -28,7 +28,6 @@ from lwq.common.names import build, pick, spec, split
 from lwq.common.version import VERSION
 from lwq.contracts import KEPT, Costs, Layout, Plan, Row, Scores, Size, load_scores
 from lwq.engine import costs as measuring
-from lwq.engine import costs as measuring
 from lwq.engine.bank import Bank, restore_
 from lwq.engine.evaluate import Reference, reference
 from lwq.engine.store import Store
@@ -445,7 +444,7 @@ class Experiment:
             budget=candidate.budget,
             way=candidate.way,
             seed=candidate.seed,
-            family=getattr(self.quantizer, "family", "grid"),
+            family=self.quantizer.family,
             moved=candidate.moved,
             units=len(plan.bits),
             avg_bits=size.avg_bits,

@@ -25,6 +25,7 @@ from lwq.quantizers import QUANTIZERS
 from lwq.results.measurements import REHEARSAL
 from lwq.scorers import SCORERS
 from lwq.scorers.baselines import Reversed
+from lwq.scorers.shared.declared import Declared
 from lwq.studies import grid
 from lwq.studies.candidates import Candidate
 from lwq.studies.experiment import KIND, Experiment, labels_of, questions
@@ -92,10 +93,10 @@ class Rehearsal(Experiment):
         chosen = {width for _, plan in self.noted.values() for width in plan.bits.values()}
         return chosen - {DROPPED, KEPT}
 
-    def orderings(self, names: str | Sequence[str], seeds: int = 0) -> dict[str, Scores]:
+    def orderings(self, names: str | Sequence[str], seeds: int = 0) -> dict[str, Scores | Costs]:
         """Label -> made-up scores: an order for each label, turned round for a reverse."""
         built = {label: build(SCORERS, "scorer", label) for label in labels_of(names, seeds)}
-        self.scored |= any(scorer.needs for scorer in built.values())
+        self.scored |= any(Declared.of(scorer).needs for scorer in built.values())
         layout = self.layout
         return {
             label: Scores(_made_up(scorer, layout), layout, spec(SCORERS, scorer))

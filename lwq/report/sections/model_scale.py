@@ -13,8 +13,7 @@ from scipy.stats import rankdata, spearmanr
 
 from lwq.common.names import nickname
 from lwq.contracts.section import Picture, Section
-from lwq.inputs import resolve
-from lwq.report import claims, intervals, sweeps
+from lwq.report import claims, intervals, overview, sweeps
 from lwq.report.claims import UNDECIDED, Found, decide
 from lwq.report.figures import style
 from lwq.report.figures.style import label
@@ -93,7 +92,7 @@ def _correlation(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 def on_ladder(table: pd.DataFrame) -> pd.Series:
     """Which rows are about rungs of the depth ladder."""
-    return table["model"].map(resolve.is_rung).astype(bool)
+    return table["model"].map(overview.is_rung).astype(bool)
 
 
 def depth(table: pd.DataFrame, windows: pd.DataFrame) -> list[str]:
