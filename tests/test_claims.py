@@ -7,12 +7,53 @@ import pandas as pd
 import pytest
 
 from lwq.contracts import Row
-from lwq.report import claims, counts, figures, intervals, rankings
+from lwq.contracts.section import Verdict
+from lwq.report import claims, figures, intervals, overview, sweeps
+from lwq.report.figures import style
 from lwq.report.intervals import Interval
+from lwq.report.sections import dynamic_methods, model_scale, orderings, pruning
 from lwq.studies import grid
 
 WINDOWS = 40
-RULES = grid.catalogue()["claims"]
+RULES = grid.claims()
+SECTIONS = {
+    "orderings": orderings,
+    "model_scale": model_scale,
+    "pruning": pruning,
+    "dynamic_methods": dynamic_methods,
+}
+
+
+def verdicts(tables, *keys):
+    """Of these claims, by the rules of their section."""
+    (study,) = {RULES[key]["study"] for key in keys}
+    table, windows = tables
+    chosen = {key: RULES[key] for key in keys}
+    return claims.verdicts(table, windows, chosen, SECTIONS[study].RULES)
+
+
+def seed_of(ordering):
+    return int(ordering[12:-1]) if ordering.startswith("random(seed=") else None
+
+
+def way_of(row):
+    """What the studies say of such a row."""
+    study, low = row["study"], row["low"]
+    ways = {
+        "orderings": "move",
+        "model_scale": "move",
+        "pruning": "same size" if low else "drop",
+        "dynamic_methods": {0: "outlier budget", 1: "one bit more"}.get(
+            row["high"] - low, "base bits"
+        ),
+    }
+    ends = {"original": "original", "knapsack": "knapsack"}
+    ends["uniform"] = "plain" if study == "dynamic_methods" else "uniform"
+    mask = row["quantizer"].startswith(("wanda", "magnitude"))
+    return {
+        "way": "mask" if mask else ends.get(row["ordering"], ways[study]),
+        "family": "mask" if mask else "grid",
+    }
 
 
 class Tables:
@@ -33,7 +74,8 @@ class Tables:
             "plan_bytes": 1, "total_bytes": 2, "judge": "j", "calibration": "c", "dtype": "float32",
             "metric": "perplexity", "value": float(np.exp(losses.mean())), "n": WINDOWS,
         }  # fmt: skip
-        self.rows.append({**base, **columns})
+        row = {**base, **columns}
+        self.rows.append({**row, "seed": seed_of(row["ordering"]), **way_of(row), **columns})
         self.windows.append(
             pd.DataFrame({"id": key, "window": range(WINDOWS), "tokens": 9, "nll": losses})
         )
@@ -73,7 +115,7 @@ def ends(tables, **columns):
 )
 def test_how_far(lim, random, expected):
     tables = sweep(sweep(ends(Tables()), "lim", lim), "random(seed=0)", random)
-    (found,) = claims.verdicts(*tables.done(), {"a": RULES["a"]})
+    (found,) = verdicts(tables.done(), "a")
     assert (
         found.verdict == expected
         and f"LIM close until {lim:.0%}" in found.number
@@ -84,20 +126,19 @@ def test_how_far(lim, random, expected):
 
 def test_a_score_better_than_every_random_order_stands_out():
     tables = sweep(sweep(sweep(ends(Tables()), "lim", 0.4), "zd", 0.2), "random(seed=0)", 0.1)
-    (line,) = rankings.beyond_chance(
-        claims.swept(*sweep(tables, "random(seed=1)", 0.3).done(), 0.9)
-    )
-    assert line["lim"].startswith("**0.") and "**" not in line["zd"]
+    (line,) = sweeps.beyond_chance(sweeps.swept(*sweep(tables, "random(seed=1)", 0.3).done(), 0.9))
+    assert line["cells"]["LIM"].startswith("**0.") and "**" not in line["cells"]["ZD"]
     middle, low, high = (float(part) for part in re.findall(r"0\.\d+", line["random"]))
-    assert low < middle < high < float(line["lim"][2:7])
-    (alone,) = rankings.beyond_chance(claims.swept(*sweep(ends(Tables()), "lim", 0.4).done(), 0.9))
-    assert "**" not in alone["lim"] and alone["zd"] == alone["random"] == "–"
+    assert low < middle < high < float(line["cells"]["LIM"][2:7])
+    (alone,) = sweeps.beyond_chance(sweeps.swept(*sweep(ends(Tables()), "lim", 0.4).done(), 0.9))
+    assert "**" not in alone["cells"]["LIM"] and alone["random"] == "–"
+    assert set(alone["cells"]) == {"LIM"}
 
 
 def test_reasons_count_where_both_halves_of_a_claim_break():
     tables = sweep(sweep(sweep(ends(Tables()), "lim", 0.4), "zd", 0.0), "random(seed=0)", 0.3)
     table, windows = tables.done()
-    found = counts.reach(claims.swept(table, windows, 0.9), RULES["a"]["numbers"])
+    found = orderings.reach(sweeps.swept(table, windows, 0.9), RULES["a"]["numbers"])
     assert [found[key] for key in ("settings", "short", "first", "late", "sweeps")] == [
         2,
         1,
@@ -111,14 +152,14 @@ def test_reasons_count_where_both_halves_of_a_claim_break():
         and found["models"] == ["m"]
         and found["least"] == found["most"] == "5%"
     )
-    assert counts.headline(table, RULES["headline"]["numbers"]) == {
+    assert orderings.across(table, RULES["headline"]["numbers"]) == {
         "below": [],
         "above": ["m, gptq: 90% at 4 bits"],
     }
-    assert counts.headline(table, RULES["headline"]["numbers"] | {"quality": 0.95})["below"] == [
+    assert orderings.across(table, RULES["headline"]["numbers"] | {"quality": 0.95})["below"] == [
         "m, gptq: 90% at 4 bits"
     ]
-    assert counts.reach([], RULES["a"]["numbers"])["settings"] == 0
+    assert orderings.reach([], RULES["a"]["numbers"])["settings"] == 0
 
 
 def test_depth_without_any_score():
@@ -129,13 +170,13 @@ def test_depth_without_any_score():
             tables.add(3.0 + loss * moved / depth, ordering="random(seed=0)", moved=moved, **shared)
         tables.add(3.0, ordering="uniform", avg_bits=4, **shared)
         tables.add(3.0 + loss, ordering="uniform", moved=depth, avg_bits=2, **shared)
-    (line,) = counts.depth(*tables.done(), "^ladder-")
+    (line,) = model_scale.depth(*tables.done())
     assert line == "gptq, 4 to 2 bits: +1.00, and all blocks at 2 bits keep 36.8%, 60.7%, 77.9%"
 
 
 def test_lines_stand_in_the_order_that_readers_expect():
     names = ["smollm2-135m", "ladder-16", "ladder-2", "gemma3-270m"]
-    assert sorted(names, key=rankings.place) == [
+    assert sorted(names, key=overview.place) == [
         "gemma3-270m",
         "smollm2-135m",
         "ladder-2",
@@ -155,26 +196,24 @@ def test_mixes_that_beat_uniform_bits_are_counted_without_the_unmoved():
             avg_bits=4 - moved / 10,
             true_bits=4 - moved / 10,
         )
-    (line,) = rankings.worth(*tables.done())
-    assert line["lim"] == "1 better, 0 worse of 1"
+    (line,) = sweeps.worth(*tables.done())
+    assert line["cells"]["LIM"] == "1 better, 0 worse of 1"
 
 
 def test_an_unfinished_sweep_has_no_verdict():
     tables = sweep(sweep(ends(Tables()), "lim", 0.4), "random(seed=0)", 0.05)
     table, windows = tables.done()
     last = table[(table["ordering"] == "lim") & (table["moved"] == 13)]["id"].iloc[0]
-    assert claims.verdicts(table, windows, {"a": RULES["a"]})
-    assert not claims.verdicts(
-        table[table["id"] != last], windows[windows["id"] != last], {"a": RULES["a"]}
-    )
+    assert verdicts((table, windows), "a")
+    assert not verdicts((table[table["id"] != last], windows[windows["id"] != last]), "a")
 
 
 def test_the_headline_reads_the_largest_plan_that_fits():
     tables = sweep(ends(Tables()), "lim", 0.6)
-    (found,) = claims.verdicts(*tables.done(), {"headline": RULES["headline"]})
+    (found,) = verdicts(tables.done(), "headline")
     assert found.number.endswith("at 2.90 (4.30 true) bits") or "at 2.80" in found.number
     assert found.verdict == claims.HOLDS and found.number.startswith("90.5%")
-    assert not claims.verdicts(*ends(Tables()).done(), {"headline": RULES["headline"]})
+    assert not verdicts(ends(Tables()).done(), "headline")
 
 
 @pytest.mark.parametrize(
@@ -192,11 +231,11 @@ def test_what_a_score_adds(scored, random, expected):
     tables.add(3.0, ordering="uniform", high=3, low=3, **shared)
     tables.add(scored, ordering="lim", high=4, low=2, moved=3, **shared)
     tables.add(random, ordering="random(seed=0)", high=4, low=2, moved=3, **shared)
-    (found,) = claims.verdicts(*tables.done(), {"b": RULES["b"]})
+    (found,) = verdicts(tables.done(), "b")
     assert found.verdict == expected and found.setting == "owq, base bits, k = 3, lim"
-    gains = claims.gains(*tables.done())
+    gains = dynamic_methods.gained(*tables.done())
     assert gains["value"].tolist() == pytest.approx([3 - scored, 3 - random], abs=1e-9)
-    figures.gains(gains).canvas.draw()
+    dynamic_methods.gains(gains).canvas.draw()
 
 
 def test_one_bit_more_stands_beside_the_line_between_two_widths():
@@ -206,7 +245,7 @@ def test_one_bit_more_stands_beside_the_line_between_two_widths():
         tables.add(nll, ordering="uniform", high=bits, low=bits, true_bits=bits + 0.4, **shared)
     tables.add(3.3, ordering="lim", high=4, low=3, moved=12, true_bits=3.65, **shared)
     tables.add(3.6, ordering="random(seed=0)", high=4, low=3, moved=12, true_bits=3.65, **shared)
-    (found,) = claims.verdicts(*tables.done(), {"b": RULES["b"]})
+    (found,) = verdicts(tables.done(), "b")
     assert found.verdict == claims.HOLDS and found.setting == "owq, one bit more, k = 8, lim"
     assert found.number.startswith("saves +0.200 [") and found.number.endswith(
         "random orders -0.100 (-0.100 to -0.100)"
@@ -225,13 +264,13 @@ def test_ways_in_which_a_score_decides():
         ("random(seed=1)", 3.1),
     ):
         tables.add(loss, ordering=ordering, high=4, low=2, moved=3, **shared)
-    (line,) = rankings.ways(
-        claims.verdicts(*tables.done(), {"b": RULES["b"]}), claims.gains(*tables.done())
+    (line,) = dynamic_methods.ways(
+        verdicts(tables.done(), "b"), dynamic_methods.gained(*tables.done())
     )
-    assert line["lim"] == {"settings": 1, "holds": 1, "above": 1, "beats": 0}, (
+    assert line["scores"]["LIM"] == {"settings": 1, "holds": 1, "above": 1, "beats": 0}, (
         "its reverse was not measured"
     )
-    assert line["zd"] == {"settings": 1, "holds": 0, "above": 0, "beats": 0}
+    assert line["scores"]["ZD"] == {"settings": 1, "holds": 0, "above": 0, "beats": 0}
     assert (line["way"], line["gaining"]) == ("base bits", "1 of 2")
 
 
@@ -249,7 +288,7 @@ def test_each_plan_stands_beside_the_plain_one_of_its_own_base():
             true_bits=bits + 0.4,
             **shared,
         )
-    assert claims.gains(*tables.done())["value"].tolist() == pytest.approx([0.1, 0.1])
+    assert dynamic_methods.gained(*tables.done())["value"].tolist() == pytest.approx([0.1, 0.1])
 
 
 def test_dropping_against_quantizing():
@@ -263,16 +302,16 @@ def test_dropping_against_quantizing():
     tables.add(1.0, low=4, moved=1, true_bits=15.9, **shared)
     # far smaller than both: a comparison would not be fair
     tables.add(1.0, low=3, moved=15, true_bits=5.0, **shared)
-    found = claims.verdicts(*tables.done(), {key: RULES[key] for key in ("c", "c, 2 bits")})
+    found = verdicts(tables.done(), "c", "c, 2 bits")
     assert [(v.claim, v.verdict) for v in found] == [
         ("c", claims.HOLDS),
         ("c, 2 bits", claims.HOLDS),
     ]
-    gaps = claims.gaps(*tables.done())
+    gaps = pruning.gaps(*tables.done())
     assert gaps.groupby(["bits", "dropped"])["value"].first().round(6).to_dict() == {
         (2, 4): -6, (2, 8): -6, (4, 4): 4.4, (4, 8): 8.4,
     }  # fmt: skip
-    figures.pruning_gaps(gaps).canvas.draw()
+    pruning.pruning_gaps(gaps).canvas.draw()
 
 
 def test_the_best_order_of_either_side():
@@ -282,12 +321,12 @@ def test_the_best_order_of_either_side():
         tables.add(drop, low=0, ordering=ordering, **shared)
         tables.add(quantize, low=4, ordering=ordering, **shared)
     tables.add(1.0, low=0, ordering="knapsack", **shared)
-    gaps = claims.gaps(*tables.done()).set_index("ordering")["value"]
+    gaps = pruning.gaps(*tables.done()).set_index("ordering")["value"]
     assert gaps.round(6).to_dict() == {"lim": 1.5, "zd": 0.2, "best": 0.5}
-    counted = counts.pruned(claims.gaps(*tables.done()), "blocks", [4], ["lim", "zd"])
+    counted = pruning.pruned(pruning.gaps(*tables.done()), "blocks", [4], ["lim", "zd"])
     assert [counted[key] for key in ("comparisons", "quantizing", "pruning")] == [2, 2, 0]
     assert counted["least"] == pytest.approx(0.2)
-    (line,) = counts.best(claims.gaps(*tables.done()), RULES["c"]["numbers"])
+    (line,) = pruning.best(pruning.gaps(*tables.done()), RULES["c"]["numbers"])
     assert (line["model"], line["bits"], line["comparisons"]) == ("m", "8, 4, 3", 1) and line[
         "least"
     ] == pytest.approx(0.5)
@@ -302,7 +341,7 @@ def test_where_dropping_becomes_the_lesser_evil():
         + [("m", "q", "blocks", 2, "lim", bits, -0.6, -0.4) for bits in (12.0, 10.0)],
         columns=["model", "quantizer", "pruned", "bits", "ordering", "true_bits", "low", "high"],
     ).sort_values("true_bits")
-    found = claims.crossings(gaps).set_index("bits")
+    found = pruning.crossings(gaps.assign(seed=None)).set_index("bits")
     runs = found.loc[4, ["wins", "most", "least"]].to_numpy().tolist()
     assert runs == [
         ["quantizing", 12, 10],
@@ -326,9 +365,9 @@ def test_single_weights_are_pruned_by_the_best_mask_of_that_size():
         tables.add(
             loss, low=1, moved=20, true_bits=size, ordering="uniform", quantizer=mask, **shared
         )
-    gaps = claims.gaps(*tables.done()).set_index("pruned")
+    gaps = pruning.gaps(*tables.done()).set_index("pruned")
     assert gaps["value"].round(6).to_dict() == {"blocks": 6.0, "weights": 0.4}
-    found = claims.verdicts(*tables.done(), {"c, weights": RULES["c, weights"]})
+    found = verdicts(tables.done(), "c, weights")
     assert [v.verdict for v in found] == [claims.HOLDS]
 
 
@@ -348,10 +387,10 @@ def test_depth(untils, expected):
             loss = 3.0 + 2 * max(0, moved / depth - until)
             tables.add(loss, spread=0.05, ordering="lim", moved=moved, units=depth, **shared)
         tables.add(3.0, ordering="uniform", units=depth, **shared)
-    (found,) = claims.verdicts(*tables.done(), {"d": RULES["d"]})
+    (found,) = verdicts(tables.done(), "d")
     assert (found.model, found.verdict) == ("depth ladder", expected)
-    areas = claims.areas(*tables.done())
-    figures.scale_areas(areas).canvas.draw()
+    areas = sweeps.areas(*tables.done())
+    model_scale.scale_areas(areas).canvas.draw()
 
 
 def test_finer_steps_do_not_make_a_model_better():
@@ -369,7 +408,7 @@ def test_finer_steps_do_not_make_a_model_better():
         for moved in range(depth + 1):
             tables.add(3.0 + (moved == depth), ordering="lim", moved=moved, **shared)
         tables.add(3.0, ordering="uniform", **shared)
-    found = claims.verdicts(*tables.done(), {key: RULES[key] for key in ("d", "d, same shares")})
+    found = verdicts(tables.done(), "d", "d, same shares")
     assert [(verdict.claim, verdict.verdict) for verdict in found] == [
         ("d", claims.HOLDS),
         ("d, same shares", claims.UNDECIDED),
@@ -386,7 +425,7 @@ def test_the_area_of_a_straight_line():
 
 def test_a_model_has_a_verdict_only_where_its_settings_agree():
     def verdict(model, word):
-        return claims.Verdict("a", model, "s", word, "n", ())
+        return Verdict("a", model, "s", word, "n", ())
 
     found = claims.by_model(
         [verdict("x", claims.HOLDS), verdict("x", claims.FAILS), verdict("y", claims.HOLDS)]
@@ -398,7 +437,7 @@ def test_a_model_has_a_verdict_only_where_its_settings_agree():
 
 def test_a_claim_that_holds_nowhere_says_so():
     found = claims.by_model(
-        claims.Verdict("a", "x", "s", word, "n", ()) for word in (claims.FAILS, claims.UNDECIDED)
+        Verdict("a", "x", "s", word, "n", ()) for word in (claims.FAILS, claims.UNDECIDED)
     )
     assert found["settings"].tolist() == ["0 hold, 1 do not, 1 undecided"]
 
@@ -411,8 +450,8 @@ def test_an_interval_decides():
 
 def test_every_claim_has_words_a_rule_and_a_study():
     for claim in RULES.values():
-        assert {"study", "short", "words", "says", "rule", "numbers"} == set(claim)
-        assert claim["rule"] in claims.RULES and claim["study"] in grid.names()
+        assert {"study", "place", "short", "words", "says", "rule", "numbers"} == set(claim)
+        assert claim["rule"] in SECTIONS[claim["study"]].RULES
 
 
 def test_figures_of_sweeps_say_what_they_show():
@@ -423,7 +462,7 @@ def test_figures_of_sweeps_say_what_they_show():
     lim, zd = (line.get_xdata() for line in axis.lines[1:3])
     assert lim[[0, -1]].tolist() == zd[[0, -1]].tolist() == [0, 1] and (lim[1:-1] != zd[1:-1]).all()
     assert axis.get_yscale() == "log", "most of it lies near 0"
-    kept = table[(table["moved"] <= 4) & ~table["ordering"].str.startswith("random")]
+    kept = table[(table["moved"] <= 4) & table["seed"].isna()]
     assert figures.retained_curve(kept, windows).axes[0].get_yscale() == "linear"
     table, windows = sweep(Tables(), "lim", 1.0).done()
     lossless = figures.retained_curve(pd.concat([table, table.assign(ordering="uniform")]), windows)
@@ -437,9 +476,9 @@ def test_how_far_each_model_goes_as_a_picture():
     table, windows = sweep(
         sweep(sweep(ends(Tables()), "lim", 0.2), "zd", 0.3), "random(seed=0)", 0.05
     ).done()
-    limits, areas = intervals.limits(table, windows, (0.9,)), claims.areas(table, windows)
+    limits, areas = intervals.limits(table, windows, (0.9,)), sweeps.areas(table, windows)
     two, four = (
-        figures.far(
+        orderings.far(
             *(
                 pd.concat([part.assign(sweep=f"m\nq {i}") for i in range(count)])
                 for part in (limits, areas)
@@ -465,9 +504,37 @@ def test_a_direction_turned_round_is_no_reading():
             "value": [0.9, 0.6, -1],
         }
     )
-    axis = figures.rankings(table).axes[0]
+    axis = orderings.rankings(table).axes[0]
     assert [text.get_text() for text in axis.get_yticklabels()] == [
         "LIM on c4, 8 × 512 tokens",
         "LIM: cosine of a whole window",
     ]
     assert axis.get_xlim()[0] == pytest.approx(0.5)
+
+
+def test_a_tenth_score_has_a_look_a_column_and_a_line_of_its_own():
+    names = [*RULES["a"]["numbers"]["orderings"], *(f"score_{i}" for i in range(8))]
+    tables = sweep(ends(Tables()), "random(seed=0)", 0.3)
+    for name in names:
+        sweep(sweep(tables, name, 0.2), f"reversed({name})", 0.1)
+    table, windows = tables.done()
+    looks = style.looks(style.labels(table))
+    assert len({(look.color, look.marker) for name, look in looks.items()}) == len(looks) == 22
+    more = style.looks(f"score_{i}" for i in range(100))
+    assert len({(look.color, look.marker) for look in more.values()}) == 102
+    assert looks == style.looks(reversed(style.labels(table)))
+    (line,) = sweeps.beyond_chance(sweeps.swept(table, windows, 0.9))
+    assert list(line["cells"])[:3] == ["LIM", "ZD", "score 0"] and len(line["cells"]) == 20
+    (line,) = sweeps.worth(table.assign(true_bits=table["avg_bits"]), windows)
+    assert len(line["cells"]) == 11
+    axis = figures.retained_curve(table, windows).axes[0]
+    labels = axis.get_figure().legends[0].get_texts()
+    assert {"score 7", "score 7 reversed"} < {text.get_text() for text in labels}
+    limits, areas = intervals.limits(table, windows, (0.9,)), sweeps.areas(table, windows)
+    orderings.far(limits.assign(sweep="s"), areas.assign(sweep="s")).canvas.draw()
+
+
+def test_looks_of_old_scores_do_not_change_with_new_ones():
+    alone, beside = style.looks(["lim", "zd"]), style.looks(["a_new_one", "lim", "zd"])
+    assert {name: beside[name] for name in alone} == alone
+    assert (alone["lim"].color, alone["zd"].marker) == ("#0072B2", "s")

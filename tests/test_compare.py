@@ -70,6 +70,7 @@ def test_limits_pool_the_random_orders():
                 {
                     "id": key,
                     "ordering": ordering,
+                    "seed": {"random(seed=0)": 0, "random(seed=1)": 1}.get(ordering),
                     "metric": "perplexity",
                     "moved": moved,
                     "units": 4,
@@ -152,7 +153,7 @@ def test_other_weights_under_one_name_are_another_sweep():
 def test_nothing_is_retained_of_a_guess():
     guess, good = np.tile([1, 0, 0, 0], 50), np.tile([1, 1, 1, 0], 50)
     correct = {("blind", 0): guess, ("blind", 2): good, ("seen", 0): good, ("seen", 2): good}
-    base = {"calibration": "c", "fingerprint": "f", "units": 4, "ordering": "lim"}
+    base = {"calibration": "c", "fingerprint": "f", "units": 4, "ordering": "lim", "seed": None}
     rows = [
         {
             **base,

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 import lwq
-from lwq.results import measurements
+from lwq.contracts import Plan
+from lwq.results import measurements, plans
 from lwq.studies import experiment
 
 TEXTS = experiment.texts("toy", "toy", 2, 32, 3, 32)
@@ -156,3 +157,67 @@ def test_what_cannot_share_a_figure_is_refused_before_it_is_measured(tmp_path):
             lwq.Results(tmp_path / "r"),
         )
     assert not here.results.found
+
+
+def test_rows_say_how_their_plans_were_found(done):
+    table, _ = measurements.load(done)
+    ways = table.drop_duplicates("ordering").set_index("ordering")["way"].to_dict()
+    assert ways == {"original": "original", "uniform": "uniform", "zd": "move"}
+    moved = table[table["way"] == "move"]
+    assert set(moved["allocator"]) == {"topk()"} and set(table["family"]) == {"grid"}
+    assert (moved["budget"] == "moved=" + moved["moved"].astype(str)).all()
+    assert table["seed"].isna().all()
+
+
+def test_the_seed_of_a_random_order_is_a_number(tmp_path):
+    here = study(tmp_path / "r")
+    here.sweep(here.orderings("random", 2), 4, 2, 3)
+    seeds = measurements.load(tmp_path / "r")[0].groupby("ordering")["seed"].first()
+    assert seeds[["random(seed=0)", "random(seed=1)"]].tolist() == [0, 1]
+    assert seeds[["original", "uniform"]].isna().all()
+
+
+def test_every_row_has_its_plan(done):
+    table, _ = measurements.load(done)
+    kept = plans.read(done)
+    assert set(kept) == set(table["plan"])
+    for row in table.drop_duplicates("plan").to_dict("records"):
+        plan = kept[row["plan"]]
+        assert plan["model"] == row["model"] and plan["quantizer"] == row["quantizer"]
+        assert sum(bits == 2 for bits in plan["bits"].values()) in (0, row["moved"])
+        layout = study(done).bank.layout
+        assert Plan(plan["bits"], layout, plan["quantizer"]).id == row["plan"]
+
+
+def test_plans_survive_a_torn_last_line_and_come_back(done, tmp_path):
+    folder = tmp_path / "r"
+    shutil.copytree(done, folder)
+    whole = (folder / plans.PLANS).read_bytes()
+    last = whole.splitlines(keepends=True)[-1]
+    (folder / plans.PLANS).write_bytes(whole[: -len(last) // 2])
+    assert len(plans.read(folder)) == whole.count(b"\n") - 1
+    lwq.Results(folder).write()
+    assert (folder / plans.PLANS).read_bytes() == whole, "runs/ has the plan"
+    shutil.rmtree(folder / "runs")
+    (folder / plans.PLANS).unlink()
+    here = study(folder)
+    here.sweep(here.orderings("zd"), 4, 2, 3)
+    assert (folder / plans.PLANS).read_bytes() == whole, "the study makes them without measuring"
+    (folder / plans.PLANS).write_bytes(b"{}\n" + whole)
+    with pytest.raises(lwq.InputError, match="line 1 of .*plans.jsonl is damaged .*it lacks"):
+        plans.read(folder)
+
+
+def test_a_kill_while_plans_are_written_leaves_the_old_file(done, tmp_path, monkeypatch):
+    folder = tmp_path / "r"
+    shutil.copytree(done, folder)
+    before = (folder / plans.PLANS).read_bytes()
+    here = lwq.Results(folder)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(plans.json, "dumps", _interrupt)
+        here.write()
+    assert (folder / plans.PLANS).read_bytes() == before
+
+
+def _interrupt(*arguments, **options):
+    raise KeyboardInterrupt

@@ -4,13 +4,14 @@ wrong.
 
 import hashlib
 import json
-import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,9 +20,11 @@ from filelock import FileLock
 
 import lwq
 from lwq.common import paths
-from lwq.report import figures, intervals, page, rankings
+from lwq.report import figures, intervals, overview, page
+from lwq.report.sections import SECTIONS
 from lwq.results import measurements
 from lwq.studies import candidates, experiment, forecast, grid
+from lwq.studies.rehearsal import rehearse
 
 TEXTS = experiment.texts("toy", "toy", 4, 48, 6, 48)
 ORDERINGS = "lim, zd, reversed(lim), zd(two_sided=True, pool='matrix'), random"
@@ -137,14 +140,14 @@ def test_another_dtype_stands_beside_its_deviation(tmp_path):
         3,
     )
     table, _ = measurements.load(tmp_path / "r")
-    found = {entry["what"]: entry["deviation"] for entry in rankings.deviations(table)}
+    found = {entry["what"]: entry["deviation"] for entry in overview.deviations(table)}
     assert set(found) == {"untouched", "3 bits", "4 bits"}
     assert all(0 < abs(value) < 0.02 for value in found.values())
     assert [part["dtype"].unique().tolist() for part in intervals.sweeps(table)] == [["bfloat16"]]
     text = page.build(tmp_path / "r", tmp_path / "out").with_suffix(".md").read_text()
     assert f"| toy | rtn | bfloat16 | untouched | {100 * found['untouched']:+.2f} % |" in text
     with pytest.raises(lwq.InputError, match="deviation from float32 was not measured"):
-        list(rankings.deviations(table[table["dtype"] == "bfloat16"]))
+        list(overview.deviations(table[table["dtype"] == "bfloat16"]))
 
 
 def test_plans_are_quantized_in_one_dtype_and_judged_in_another(tmp_path):
@@ -162,7 +165,7 @@ def test_plans_are_quantized_in_one_dtype_and_judged_in_another(tmp_path):
     for name, matrix in lwq.models.matrices(judged).items():
         assert torch.equal(matrix.view(), lwq.models.matrices(exact)[name].view().bfloat16())
     found, _ = measurements.load(tmp_path / "r")
-    assert {entry["dtype"] for entry in rankings.deviations(found)} == {"bfloat16 from float32"}
+    assert {entry["dtype"] for entry in overview.deviations(found)} == {"bfloat16 from float32"}
     assert next(study.loaded[0].parameters()).dtype == torch.float32
     with pytest.raises(lwq.InputError, match="judge_dtype"):
         lwq.Experiment(
@@ -267,13 +270,15 @@ def test_the_report_is_built_from_the_tables_alone(done, tmp_path):
     assert not any(np.isnan(v) for v in table["value"])
 
 
-def test_every_claim_has_its_settings_in_a_section():
-    template = paths.TEMPLATE.read_text(encoding="utf-8")
-    named = " ".join(re.findall(r"settings\(\[(.*?)\]\)", template))
-    assert all(f'"{key}"' in named for key in grid.catalogue()["claims"])
+def test_a_study_is_four_files():
+    assert set(SECTIONS) == set(grid.names())
+    for name, study in grid.catalogue().items():
+        assert (paths.NOTEBOOKS / study["notebook"]).is_file()
+        template = (paths.TEMPLATES / "sections" / f"{name}.md.j2").read_text(encoding="utf-8")
+        assert "settings(claims)" in template and "verdict(claims)" in template
 
 
-@pytest.mark.parametrize("study", grid.names())
+@pytest.mark.parametrize("study", [name for name in grid.names() if name != "template"])
 def test_a_report_can_be_built_while_a_study_runs(study, tmp_path):
     """Whatever was measured first: the ends alone, or some plans of some orderings."""
     table, windows = measurements.load(paths.RESULTS)
@@ -382,42 +387,78 @@ def test_paths_of_ones_own_start_at_the_current_folder(tmp_path, monkeypatch):
     assert point.parameters["models"] == ["toy", str(tmp_path / "mine")]
 
 
-@pytest.mark.parametrize("size", ["smoke", "quick", "laptop", "paper"])
-def test_every_size_of_every_study_passes_the_check(size):
-    for name in grid.names():
-        for point in grid.points(name, size, {"results_dir": str(paths.RESULTS / "smoke")}):
+@pytest.mark.parametrize("study", grid.names())
+def test_every_size_of_every_study_passes_the_check(study):
+    for size in grid.catalogue()[study]["sizes"]:
+        for point in grid.points(study, size, {"results_dir": str(paths.RESULTS / "smoke")}):
             assert point.notebook.is_file()
 
 
-def test_an_estimate_counts_what_a_study_measures(done, tmp_path, monkeypatch):
-    table = done[1]
-    defaults = grid.full(grid.points("orderings", "smoke")[0])
-    asked = {
-        **defaults,
-        "orderings": ["lim", "zd", "reversed(lim)", "zd(pool='matrix')", "random"],
-        "seeds": 2,
-        "steps": 3,
-        "avg_bits": [],
-    }
-    found = forecast.of_point("orderings", asked, {"toy": {"blocks": 4, "parameters": 180_000}})
-    # orders of four blocks share plans
-    assert table["plan"].nunique() <= found.plans <= table["plan"].nunique() + 3
-    twice = forecast.of_point("orderings", {**asked, "windows": 2 * asked["windows"]}, {})
-    assert twice.tokens > 1.2 * found.tokens and twice.memory > found.memory
+def at_smoke(study, tmp_path, **overrides):
+    (point,) = grid.points(study, "smoke", {"results_dir": str(tmp_path / "r"), **overrides})
+    return point
+
+
+@pytest.mark.parametrize("study", grid.names())
+def test_an_estimate_counts_what_a_study_measures(study, tmp_path):
+    """Before the study: about as many plans as it measures; afterwards: nothing left."""
+    point = at_smoke(study, tmp_path)
+    before = forecast.of_point(point)
+    grid.run(replace(point, output=tmp_path / "out.ipynb"))
+    rows = lwq.Results(tmp_path / "r").table(metric="perplexity")
+    plans = sum(part["plan"].nunique() for _, part in rows.groupby("model"))
+    # orders of so few blocks share plans, and which do only the model tells
+    assert before.plans == pytest.approx(plans, rel=0.15)
+    assert before.measured == 0 and not before.finished
+    after = forecast.of_point(point, forecast.measured(tmp_path / "r"))
+    assert after.measured == after.plans == before.plans and after.finished
+    assert after.tokens == after.operations == 0
+
+
+def test_an_estimate_grows_with_what_is_asked(tmp_path, monkeypatch):
+    found = forecast.of_point(at_smoke("orderings", tmp_path))
+    twice = forecast.of_point(at_smoke("orderings", tmp_path, windows=8))
+    large = forecast.of_point(at_smoke("orderings", tmp_path, model="smollm2-135m"))
+    assert twice.tokens > 1.2 * found.tokens and large.memory > found.memory
     assert found.seconds(1e9) == pytest.approx(2 * found.seconds(2e9))
+    asked = forecast.of_point(at_smoke("orderings", tmp_path, tasks=["piqa"], items=10))
+    assert asked.questions > 0 == found.questions and asked.tokens > found.tokens
     assert forecast.speed() > 1e8
     monkeypatch.setenv("LWQ_CACHE", str(tmp_path))
-    ladder = grid.full(grid.points("model_scale", "quick")[0])
-    untrained = forecast.of_point("model_scale", ladder, {})
+    (ladder,) = grid.points("model_scale", "quick", {"results_dir": str(tmp_path / "r")})
+    untrained = forecast.of_point(ladder)
     monkeypatch.setattr("lwq.inputs.ladder.place", lambda recipe: tmp_path)
-    training = untrained.tokens - forecast.of_point("model_scale", ladder, {}).tokens
+    training = untrained.tokens - forecast.of_point(ladder).tokens
     assert training == pytest.approx(3 * 3 * 1600 * 4 * 256)
+
+
+def test_a_rehearsal_leaves_no_trace(tmp_path):
+    forecast.of_point(at_smoke("pruning", tmp_path))
+    assert not any((tmp_path / "r").iterdir())
+    assert type(experiment.Experiment("x", "toy", "rtn", *TEXTS, lwq.Results(tmp_path))) is (
+        experiment.Experiment
+    )
+
+
+def test_a_cell_that_needs_numbers_is_named(tmp_path):
+    book = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_code_cell("x: int = 1", metadata={"tags": ["parameters"]}),
+            nbformat.v4.new_code_cell("1 / (x - 2)"),
+        ]
+    )
+    nbformat.write(book, tmp_path / "n.ipynb")
+    assert rehearse(tmp_path / "n.ipynb", {}) == []
+    with pytest.raises(
+        lwq.InputError, match="cell 1 of n.ipynb does not run without numbers .*look"
+    ):
+        rehearse(tmp_path / "n.ipynb", {"x": 2})
 
 
 @pytest.mark.parametrize("study", ["orderings", "model_scale", "pruning", "dynamic_methods"])
 def test_paper_size_is_checked_without_a_hub(study):
     for point in grid.points(study, "paper", {"results_dir": str(paths.RESULTS / "smoke")}):
-        found = forecast.of_point(study, grid.full(point), grid.catalogue()["models"])
+        found = forecast.of_point(point)
         assert 50 < found.plans < 1000 and 10 < found.memory / forecast.GIB < 80
         assert 0.1 < found.seconds(1e14) / 3600 < 48
 

@@ -443,36 +443,41 @@ def study(
 def _show_estimate(name: str, points: list[Any], tflops: float | None) -> None:
     from lwq.studies import forecast, grid
 
-    known = grid.catalogue()["models"]
+    known = grid.known_models()
+    folders = {point.parameters["results_dir"] for point in points}
+    measured = {folder: forecast.measured(folder) for folder in folders}
     speeds: dict[str, float] = {}
-    rows, hours, memory = [], 0.0, 0.0
+    rows, hours, memory, plans, done, finished = [], 0.0, 0.0, 0, 0, True
     for number, point in enumerate(points, start=1):
         parameters = grid.full(point)
-        found = forecast.of_point(name, parameters, known)
-        dtype = parameters["judge_dtype"] or parameters["dtype"]
+        found = forecast.of_point(point, measured[point.parameters["results_dir"]])
+        dtype = parameters.get("judge_dtype") or parameters.get("dtype", "float32")
         if dtype not in speeds:
             speeds[dtype] = tflops * 1e12 if tflops else forecast.speed(dtype)
         took = found.seconds(speeds[dtype]) / 3600
         hours, memory = hours + took, max(memory, found.memory)
+        plans, done = plans + found.plans, done + found.measured
+        finished &= found.finished
         who = parameters.get("models") or [parameters["model"]]
         names = ", ".join(one if one in known else f"{one} (as if 7B)" for one in who)
-        rows.append(
-            [number, names, found.plans, f"{took:.2f}", f"{found.memory / forecast.GIB:.1f}"]
-        )
+        count = f"{found.measured} of {found.plans}"
+        rows.append([number, names, count, f"{took:.2f}", f"{found.memory / forecast.GIB:.1f}"])
+    where = f"at {tflops:g} TFLOPS" if tflops else f"on {forecast.device()}"
+    title = "nothing left" if finished else f"{hours:,.1f} hours left {where}"
     show(
-        f"{name}: {hours:.1f} hours if nothing is measured yet",
-        ["point", "model", "plans", "hours", "GiB"],
+        f"{name}: {done} of {plans} plans measured, {title}",
+        ["point", "model", "plans measured", "hours left", "GiB"],
         rows,
     )
-    if memory > (free := forecast.free()):
+    if not finished and memory > (free := forecast.free()):
         print(
             f"memory: a point needs {memory / forecast.GIB:.1f} GiB, and "
             f"{free / forecast.GIB:.1f} GiB are free here"
         )
     if hours > LONG:
         print(
-            f"time: more than {LONG:,} hours at this speed; this size is meant for a GPU, or "
-            f"for -p dtype=bfloat16"
+            f"time: more than {LONG:,} hours {where}; this size is meant for a GPU: --tflops 100 "
+            f"gives the time on one, -p dtype=bfloat16 halves it"
         )
 
 

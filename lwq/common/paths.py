@@ -1,7 +1,7 @@
 """Where things are: absolute paths, the same from a clone and from an installed wheel.
 
-A wheel carries `notebooks/`, `studies.yaml` and the report template under `lwq/_data/`; a clone has
-them at its root.
+A wheel carries `notebooks/`, `studies/` and the templates of the report under `lwq/_data/`; a clone
+has them at its root.
 """
 
 import os
@@ -14,13 +14,13 @@ import platformdirs
 from lwq.common.errors import InputError
 
 PACKAGE = Path(__file__).resolve().parents[1]
-IN_CLONE = (PACKAGE.parent / "studies.yaml").is_file()
+IN_CLONE = (PACKAGE.parent / "studies" / "common.yaml").is_file()
 DATA = PACKAGE.parent if IN_CLONE else PACKAGE / "_data"  # what ships with the package, read only
 WORK = PACKAGE.parent if IN_CLONE else Path.cwd()  # where results and reports are written
 
 NOTEBOOKS = DATA / "notebooks"
-STUDIES = DATA / "studies.yaml"
-TEMPLATE = DATA / "reports" / "report.md.j2"
+STUDIES = DATA / "studies"
+TEMPLATES = DATA / "reports"  # report.md.j2, and sections/NAME.md.j2
 RESULTS = WORK / "results"
 REPORTS = WORK / "reports"
 

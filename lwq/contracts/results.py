@@ -111,6 +111,11 @@ class Row:
     low: int
     ordering: str  # what chose the units to move
     scorer: str  # the same with all its settings
+    allocator: str  # what made the plan of it, with its settings; "" where a rule of the study did
+    budget: str  # what the allocator was held to, such as "moved=4"
+    way: str  # what was done to the units, in the words of the study: "move", "drop", "mask" ...
+    seed: int | None  # of a random order
+    family: str  # of the quantizer: "grid" or "mask"
     moved: int
     units: int
     avg_bits: float

@@ -55,7 +55,12 @@ def measured_costs(sweep: Sweep, widths: Iterable[int], base: int = KEPT, data: 
     return Costs(
         harm,
         layout,
-        f"measured_costs(base={base}, metric={metric!r}, quantizer={quantizer!r})",
+        costs_name(quantizer, base, metric),
         data,
         took,
     )
+
+
+def costs_name(quantizer: str, base: int = KEPT, metric: str = "kl") -> str:
+    """What `measured_costs` calls its result."""
+    return f"measured_costs(base={base}, metric={metric!r}, quantizer={quantizer!r})"

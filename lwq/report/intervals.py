@@ -31,7 +31,10 @@ SWEEP = [
 # of a sweep that answers several tasks
 ANSWERED = [column for column in SWEEP if column != "judge"]
 ENDS = {"original", "uniform"}
+RANDOM = "random"  # stands for all random orders together
+BEST = "best"  # in place of an ordering: at each size whichever loses least
 METRICS = ("perplexity", "kl", "top1")
+PLACE = ("ordering", "seed", "moved", "units")  # of a plan in a sweep
 
 
 class Interval(NamedTuple):
@@ -227,7 +230,8 @@ def limits(
         thresholds: of retained quality, relative to the all-high plan.
 
     Returns:
-        Columns ordering, threshold, value, low, high, step (the smallest share that was measured).
+        Columns ordering, seed, threshold, value, low, high, step (the smallest share that was
+        measured).
         The random orders stand as one line each, and together as "random": their median, lowest and
         highest value.
     """
@@ -242,9 +246,11 @@ def limits(
         losses = np.stack([nll[key] for key in points["id"]])
         for threshold in thresholds:
             kept = largest_fraction(fractions, losses, truth, threshold)
-            found.append((ordering, threshold, *kept, fractions[fractions > 0].min()))
-    frame = pd.DataFrame(found, columns=["ordering", "threshold", "value", "low", "high", "step"])
-    randoms = frame[frame["ordering"].str.startswith("random")]
+            step = fractions[fractions > 0].min()
+            found.append((ordering, points["seed"].iloc[0], threshold, *kept, step))
+    columns = ["ordering", "seed", "threshold", "value", "low", "high", "step"]
+    frame = pd.DataFrame(found, columns=columns)
+    randoms = frame[frame["seed"].notna()]
     if len(randoms):
         together = (
             randoms.groupby("threshold")["value"]
@@ -252,7 +258,8 @@ def limits(
             .reset_index()
         )
         together = together.assign(step=randoms["step"].min())
-        frame = pd.concat([frame, together.assign(ordering="random")], ignore_index=True)
+        together = together.assign(ordering=RANDOM, seed=None)
+        frame = pd.concat([frame, together[columns]], ignore_index=True)
     return frame.sort_values(
         ["threshold", "value"], ascending=False, kind="stable", ignore_index=True
     )
@@ -285,8 +292,8 @@ def tasks(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
         windows: the arrays behind them.
 
     Returns:
-        Columns task, ordering, moved, units, accuracy, value, low, high, id; the interval is paired
-        over items.
+        Columns task, ordering, seed, moved, units, accuracy, value, low, high, id; the interval is
+        paired over items.
     """
     rows = table[table["metric"] == "accuracy"]
     chance = table[table["metric"] == "chance"].set_index("id")["value"]
@@ -303,11 +310,11 @@ def tasks(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
             continue
         for row in part[part["moved"] > 0].to_dict("records"):
             kept = _retained_accuracy(truth, correct[row["id"]], guess)
-            place = (str(judge).split()[0], row["ordering"], row["moved"], row["units"])
+            place = (str(judge).split()[0], *(row[key] for key in PLACE))
             found.append((*place, row["value"], *kept, row["id"]))
     return pd.DataFrame(
         found,
-        columns=["task", "ordering", "moved", "units", "accuracy", "value", "low", "high", "id"],
+        columns=["task", *PLACE, "accuracy", "value", "low", "high", "id"],
     )
 
 

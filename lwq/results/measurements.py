@@ -1,8 +1,9 @@
-"""Measurements on disk: one file each while a study runs, two tables of them afterwards. Resume is
-a look-up.
+"""Measurements on disk: one file each while a study runs, two tables and the plans behind them
+afterwards. Resume is a look-up.
 """
 
 import json
+from contextvars import ContextVar
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,11 +15,17 @@ from filelock import FileLock
 from lwq.common import paths
 from lwq.common.errors import InputError
 from lwq.common.hashing import digest
-from lwq.contracts import Row
+from lwq.contracts import Plan, Row
+from lwq.results import plans
+from lwq.results.plans import StoredPlan
 
 TABLE, WINDOWS, TIMINGS = "table.csv", "windows.parquet", "timings.csv"
 OUTCOME = ("id", "version", "environment", "metric", "value", "n")
+# how the plan was found; what it is stands in other columns
+DESCRIPTION = ("allocator", "budget", "way", "seed", "family")
 LOCK = ".lock"
+# inside, folders are taken for empty, and nothing is written
+REHEARSAL: ContextVar[bool] = ContextVar("rehearsal", default=False)
 REPAIR = "delete both, and run the study again: what runs/ holds is not measured anew"
 COLUMNS = set(Row.__dataclass_fields__)
 ARRAYS = ("nll", "kl", "top1", "correct", "score")
@@ -35,19 +42,26 @@ class Measured(Protocol):
 
 
 class Results:
-    """The measurements of one folder: `table.csv` and `windows.parquet`, and the files of runs not
-    yet in them.
+    """The measurements of one folder: `table.csv`, `windows.parquet` and `plans.jsonl`, and the
+    files of runs not yet in them.
 
-    A file `runs/ID.json` is written whole or not at all, and holds the row, the arrays behind it
-    and the seconds it took. Two processes may write into one folder: the same measurement has the
-    same name and the same content.
+    A file `runs/ID.json` is written whole or not at all, and holds the row, the arrays behind it,
+    the plan and the seconds it took. Two processes may write into one folder: the same measurement
+    has the same name and the same content.
     """
 
     def __init__(self, folder: str | Path):
+        self.found: dict[str, dict[str, Any]] = {}
+        self.plans: dict[str, StoredPlan] = {}
+        self._by_plan: dict[tuple[str, ...], str] = {}
+        self.rehearsed = REHEARSAL.get()
+        if self.rehearsed:
+            self.folder = paths.resolve(folder)
+            self.runs = self.folder / "runs"
+            return
         self.folder = paths.writable(folder)
         self.runs = paths.writable(self.folder / "runs")
-        self.found: dict[str, dict[str, Any]] = {}
-        self._by_plan: dict[tuple[str, ...], str] = {}
+        self.plans = plans.read(self.folder)
         for record in self._tabled():
             self._index(record)
         self._read_runs()
@@ -63,11 +77,19 @@ class Results:
                 for name, value in self.found[twin].items()
                 if name not in ("row", "seconds")
             }
+            kept["plan"] = self.plans.get(row.plan)
             self.add({"row": asdict(replace(row, id=key)), "seconds": 0.0, **kept})
         return key in self.found
 
+    def remember(self, plan: Plan) -> None:
+        """Keep a plan beside the rows that name it; `write` puts it into plans.jsonl."""
+        self.plans.setdefault(plan.id, plans.stored(plan))
+
     def keep(self, row: Row, found: Measured, seconds: float) -> None:
-        """Write a measurement, with the seconds that it took; from here on it is known."""
+        """Write a measurement, with the seconds that it took; from here on it is known.
+
+        The plan goes with it where `remember` was given it before.
+        """
         row = replace(row, id=identity(row))
         arrays = {name: values.tolist() for name, values in found.arrays().items()}
         tokens = getattr(found, "tokens", 0)
@@ -78,6 +100,7 @@ class Results:
                 "tokens": tokens,
                 "metrics": found.summary(),
                 "arrays": arrays,
+                "plan": self.plans.get(row.plan),
             }
         )
 
@@ -92,7 +115,7 @@ class Results:
         `where`.
         """
         rows = [asdict(row) for record in self.found.values() for row in _rows(record)]
-        frame = pd.DataFrame(rows, columns=list(Row.__dataclass_fields__))
+        frame = _typed(pd.DataFrame(rows, columns=list(Row.__dataclass_fields__)))
         for column, value in where.items():
             frame = frame[frame[column] == value]
         return frame.sort_values(
@@ -121,14 +144,17 @@ class Results:
         )
 
     def write(self) -> Path:
-        """Write the two tables, and the seconds beside them in a file of their own; returns the
-        path of table.csv.
+        """Write the two tables, the plans behind them, and the seconds in a file of their own;
+        returns the path of table.csv.
 
         What other processes measured in this folder meanwhile is in them too.
         """
         table = self.folder / TABLE
+        if self.rehearsed:
+            return table
         with FileLock(self.folder / LOCK):
             self._read_runs()
+            self.plans = plans.write(self.folder, self.plans, self._named())
             with paths.replacing(self.folder / WINDOWS) as temporary:
                 self.windows().to_parquet(temporary, index=False)
             with paths.replacing(table) as temporary:
@@ -148,6 +174,12 @@ class Results:
         self.found[record["row"]["id"]] = record
         if record["row"]["plan"]:
             self._by_plan.setdefault(_content(record["row"]), record["row"]["id"])
+        if record["plan"]:
+            self.plans.setdefault(record["row"]["plan"], record["plan"])
+
+    def _named(self) -> set[str]:
+        """The ids of the plans that rows name."""
+        return {record["row"]["plan"] for record in self.found.values()}
 
     def _read_runs(self) -> None:
         for path in sorted(self.runs.glob("[!.]*.json")):
@@ -169,6 +201,7 @@ class Results:
         records = []
         for key, rows in table.groupby("id"):
             row, part = rows.iloc[0].to_dict(), arrays[key]
+            row["seed"] = None if pd.isna(row["seed"]) else int(row["seed"])
             kept = {
                 name: part[name].tolist()
                 for name in ARRAYS
@@ -183,13 +216,14 @@ class Results:
                     "tokens": tokens,
                     "metrics": metrics,
                     "arrays": kept,
+                    "plan": self.plans.get(str(row["plan"])),
                 }
             )
         return records
 
 
 def load(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(table, windows) of a results folder; all that figures and reports need.
+    """(table, windows) of a results folder; with `plans.read`, all that figures and reports need.
 
     Raises InputError where there are none, or where they do not belong together.
     """
@@ -216,6 +250,7 @@ def _read_tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         windows = pd.read_parquet(folder / WINDOWS)
         if not all(map(pd.api.types.is_numeric_dtype, (table["value"], table["n"]))):
             raise ValueError("a value is not a number")
+        table = _typed(table) if "seed" in table else table
     except (ValueError, OSError, KeyError) as error:  # pandas' and pyarrow's errors are ValueErrors
         raise InputError(
             f"{TABLE} or {WINDOWS} in {folder} is damaged ({error}); {REPAIR}"
@@ -228,6 +263,12 @@ def _read_tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return table, windows
 
 
+def _typed(table: pd.DataFrame) -> pd.DataFrame:
+    """Seeds as whole numbers, missing where nothing was drawn."""
+    seeds = pd.to_numeric(table["seed"].replace("", None))
+    return table.assign(seed=seeds.astype("Int64"))
+
+
 def _apart(folder: Path, torn: set[str]) -> str:
     return (
         f"{TABLE} and {WINDOWS} in {folder} do not belong together: "
@@ -236,10 +277,11 @@ def _apart(folder: Path, torn: set[str]) -> str:
 
 
 def identity(row: Row) -> str:
-    """The id of a row: a hash of everything but the outcome, the package version and the
-    environment.
+    """The id of a row: a hash of everything but the outcome, the package version, the environment
+    and how the plan was found.
     """
-    return digest({key: value for key, value in asdict(row).items() if key not in OUTCOME})
+    left_out = {*OUTCOME, *DESCRIPTION}
+    return digest({key: value for key, value in asdict(row).items() if key not in left_out})
 
 
 def _content(row: dict[str, Any]) -> tuple[str, ...]:
@@ -266,7 +308,7 @@ def _read(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["row"]["id"] != path.stem:
             raise ValueError("its id is another")
-        if lacking := {"metrics", "arrays", "seconds", "tokens"} - set(record):
+        if lacking := {"metrics", "arrays", "seconds", "tokens", "plan"} - set(record):
             raise ValueError(f"it lacks {sorted(lacking)}")
         if odd := COLUMNS ^ set(record["row"]):
             raise ValueError(f"columns of another version of lwq: {sorted(odd)}")

@@ -1,16 +1,19 @@
 """Which plans a study measures: labels and bits. Nothing is measured here."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lwq.allocators import allocate
 from lwq.common.errors import InputError
-from lwq.common.names import build, pick, spec
+from lwq.common.names import build, pick, rebuild, spec
 from lwq.contracts import DROPPED, KEPT, Costs, Layout, Plan, Scores, Width
 from lwq.quantizers import QUANTIZERS
 from lwq.quantizers.masks import density_of
+from lwq.scorers import SCORERS
+from lwq.scorers.baselines import Random
 
 # until a fractional width asks for them
 WITHOUT_OUTLIERS = {"owq": {"outlier_bits": 0.0}, "spqr": {"outliers": 0.0}}
@@ -32,6 +35,7 @@ class Candidate(NamedTuple):
         plan: what is measured.
         high, low: base widths that the plan chooses from.
         moved: how many units the ordering took away from where the others are.
+        way: what was done to the units, in a word.
     """
 
     ordering: str
@@ -40,9 +44,36 @@ class Candidate(NamedTuple):
     high: int
     low: int
     moved: int
+    way: str
+
+    @property
+    def allocator(self) -> str:
+        """What made the plan, with its settings; "" where a rule of this module did."""
+        return str(self.plan.provenance.get("allocator", ""))
+
+    @property
+    def budget(self) -> str:
+        """What the allocator was held to: "moved=4"; "" where there was no allocator."""
+        limits = self.plan.provenance.get("budget", {})
+        return ", ".join(f"{limit}={amount:g}" for limit, amount in limits.items())
+
+    @property
+    def seed(self) -> int | None:
+        """Of a random order; None for any other."""
+        return seed_of(self.scorer)
 
 
 Orderings = Mapping[str, Scores]
+
+
+@lru_cache
+def seed_of(scorer: str) -> int | None:
+    """The seed of a random order that `spec` wrote down; None for what is no random order."""
+    try:
+        built = rebuild(SCORERS, "scorer", scorer)
+    except InputError:  # a rule of this module, or a file's scores by code that is not at hand
+        return None
+    return built.seed if isinstance(built, Random) else None
 
 
 def counts_moved(units: int, steps: int) -> list[int]:
@@ -53,25 +84,31 @@ def counts_moved(units: int, steps: int) -> list[int]:
 
 
 def uniform(
-    layout: Layout, quantizer: Any, widths: Sequence[Width], label: str = "uniform"
+    layout: Layout,
+    quantizer: Any,
+    widths: Sequence[Width],
+    label: str = "uniform",
+    way: str = "uniform",
 ) -> Iterator[Candidate]:
     """Every unit at the same width, for each of `widths`."""
     high, low = int(max(widths)), int(min(widths))
     for width in widths:
-        plan = Plan(dict.fromkeys(layout.units, width), layout, spec(QUANTIZERS, quantizer))
-        yield Candidate(
-            label, label, plan, high, low, len(layout.units) if width != max(widths) else 0
-        )
+        bits = dict.fromkeys(layout.units, width)
+        plan = Plan(bits, layout, spec(QUANTIZERS, quantizer), {"scorer": label, "way": way})
+        moved = len(layout.units) if width != max(widths) else 0
+        yield Candidate(label, label, plan, high, low, moved, way)
 
 
-def ends(layout: Layout, quantizer: Any, high: int, low: int) -> Iterator[Candidate]:
+def ends(
+    layout: Layout, quantizer: Any, high: int, low: int, way: str = "uniform"
+) -> Iterator[Candidate]:
     """The untouched model ("original"), and uniform bits at `high`, `low` and every width of the
     quantizer between them.
     """
     between = {width for width in quantizer.levels if isinstance(width, int) and low < width < high}
-    (original,) = uniform(layout, quantizer, [KEPT], "original")
+    (original,) = uniform(layout, quantizer, [KEPT], "original", "original")
     yield original._replace(high=high, low=low)
-    yield from uniform(layout, quantizer, sorted({high, low} | between))
+    yield from uniform(layout, quantizer, sorted({high, low} | between), way=way)
 
 
 def curve(
@@ -81,6 +118,7 @@ def curve(
     low: int,
     moved: Sequence[int],
     avg_bits: Sequence[float] = (),
+    way: str = "move",
 ) -> Iterator[Candidate]:
     """In each ordering: the `moved` least important units at `low`, the others at `high`; and the
     plans for `avg_bits`.
@@ -105,13 +143,30 @@ def curve(
                 allocate(scores, None, (high, low), quantizer, "topk", moved=count),
                 high,
                 low,
+                way,
             )
 
 
-def _candidate(label: str, scores: Scores | Costs, plan: Plan, high: int, low: int) -> Candidate:
-    return Candidate(
-        label, scores.scorer, plan, high, low, sum(width != high for width in plan.bits.values())
-    )
+def _candidate(
+    label: str, scores: Scores | Costs, plan: Plan, high: int, low: int, way: str
+) -> Candidate:
+    moved = sum(width != high for width in plan.bits.values())
+    return Candidate(label, scores.scorer, plan, high, low, moved, way)
+
+
+def _by_rule(
+    label: str,
+    scores: Scores,
+    bits: Mapping[str, Width],
+    quantizer: Any,
+    ends: tuple[int, int],
+    moved: int,
+    way: str,
+) -> Candidate:
+    """A plan that no allocator made, but a rule of this module."""
+    provenance = {"scorer": scores.scorer, "calibration": scores.data, "way": way, "moved": moved}
+    plan = Plan(bits, scores.layout, spec(QUANTIZERS, quantizer), provenance)
+    return Candidate(label, scores.scorer, plan, *ends, moved, way)
 
 
 def same_size(
@@ -126,7 +181,7 @@ def same_size(
                 plan = allocate(scores, None, (high, low), quantizer, "topk", true_bits=size)
             except InputError:
                 continue
-            yield _candidate(label, scores, plan, high, low)
+            yield _candidate(label, scores, plan, high, low, "same size")
 
 
 def swaps(
@@ -148,8 +203,8 @@ def swaps(
                 | dict.fromkeys(order[:count], base - 1)
                 | dict.fromkeys(order[-count:], base + 1)
             )
-            plan = Plan(bits, scores.layout, spec(QUANTIZERS, quantizer))
-            yield Candidate(label, scores.scorer, plan, base + 1, base - 1, count)
+            ends = (base + 1, base - 1)
+            yield _by_rule(label, scores, bits, quantizer, ends, count, "base bits")
 
 
 def without_outliers(method: str) -> Any:
@@ -176,13 +231,12 @@ def outlier_budgets(
             )
         richer = round(base + share, 2)
         bits: dict[str, Width] = {**dict.fromkeys(scores, base), **dict.fromkeys(upper, richer)}
-        plan = Plan(bits, scores.layout, spec(QUANTIZERS, quantizer))
-        yield Candidate(label, scores.scorer, plan, base, base, len(upper))
+        yield _by_rule(label, scores, bits, quantizer, (base, base), len(upper), "outlier budget")
 
 
 def drops(orderings: Orderings, quantizer: Any, counts: Sequence[int]) -> Iterator[Candidate]:
     """In each ordering: the least important blocks dropped, the others untouched."""
-    yield from curve(orderings, quantizer, KEPT, DROPPED, counts)
+    yield from curve(orderings, quantizer, KEPT, DROPPED, counts, way="drop")
 
 
 def chosen(orderings: Orderings, names: Sequence[str]) -> dict[str, Scores]:
@@ -190,7 +244,7 @@ def chosen(orderings: Orderings, names: Sequence[str]) -> dict[str, Scores]:
     return {
         label: scores
         for label, scores in orderings.items()
-        if label in names or ("random" in names and label.startswith("random"))
+        if label in names or ("random" in names and seed_of(scores.scorer) is not None)
     }
 
 
@@ -218,7 +272,8 @@ def masks(study: Any, rates: Sequence[str], true_bits: Sequence[float]) -> Itera
                 [scorer.format(density=round(density_of(size), 4))]
             ).values()
             plan = allocate(scores, None, levels, study.quantizer, rule, true_bits=size)
-            yield Candidate(name, scores.scorer, plan, KEPT, int(levels[0]), len(scores))
+            moved = len(scores)
+            yield Candidate(name, scores.scorer, plan, KEPT, int(levels[0]), moved, "mask")
 
 
 def knapsack(
@@ -227,4 +282,4 @@ def knapsack(
     """The least harm for each size; every unit has any of `widths`."""
     for size in true_bits:
         plan = allocate(costs, None, tuple(widths), quantizer, "knapsack", true_bits=size)
-        yield _candidate("knapsack", costs, plan, max(widths), min(widths))
+        yield _candidate("knapsack", costs, plan, max(widths), min(widths), "knapsack")

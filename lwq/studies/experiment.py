@@ -8,6 +8,7 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -25,10 +26,9 @@ from lwq.common.errors import InputError
 from lwq.common.hashing import code_digest, codes, digest
 from lwq.common.names import build, pick, spec, split
 from lwq.common.version import VERSION
-from lwq.contracts import KEPT, Costs, Plan, Row, Scores, Size, load_scores
-from lwq.engine import costs
+from lwq.contracts import KEPT, Costs, Layout, Plan, Row, Scores, Size, load_scores
+from lwq.engine import costs as measuring
 from lwq.engine.bank import Bank, restore_
-from lwq.engine.costs import measured_costs
 from lwq.engine.evaluate import Reference, reference
 from lwq.engine.store import Store
 from lwq.engine.sweep import Sweep
@@ -78,6 +78,10 @@ def _shared(make: Callable[["Experiment"], Any]) -> Any:
     return property(get, doc=make.__doc__)
 
 
+# what experiments are, inside a rehearsal
+KIND: ContextVar[type["Experiment"] | None] = ContextVar("kind", default=None)
+
+
 @dataclass
 class Experiment:
     """Everything that a study's measurements have in common. What is expensive is made when it is
@@ -105,6 +109,10 @@ class Experiment:
     dtype: str = "float32"
     judge_dtype: str = ""
     held: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def __new__(cls, *arguments: Any, **settings: Any) -> "Experiment":
+        """An experiment; inside a rehearsal one of `KIND`, whatever the notebook names."""
+        return object.__new__(KIND.get() or cls)
 
     def __post_init__(self) -> None:
         self.judge_dtype = self.judge_dtype or self.dtype
@@ -136,6 +144,11 @@ class Experiment:
         return models.load(
             self.model, self.dtype, device_map="auto" if torch.cuda.is_available() else None
         )
+
+    @_shared
+    def layout(self) -> Layout:
+        """The model's blocks."""
+        return models.layout(self.loaded[0])
 
     @_shared
     def judged(self) -> nn.Module:
@@ -187,8 +200,14 @@ class Experiment:
         reference are shared.
         """
         other = copy.copy(self)
-        stale = {"bank", "engine", "_common"} | ({"calibration"} if calibrate else set())
-        other.__dict__ = {key: value for key, value in self.__dict__.items() if key not in stale}
+        # what was made of the old ones goes; what all share stands in `held`
+        kept = {"calibration"} if calibrate is None else set()
+        made = {
+            key for key, value in vars(Experiment).items() if isinstance(value, cached_property)
+        }
+        other.__dict__ = {
+            key: value for key, value in self.__dict__.items() if key not in made - kept
+        }
         other.quantizer = self.quantizer if quantizer is None else quantizer
         other.calibrate = calibrate or self.calibrate
         other.__post_init__()
@@ -204,14 +223,14 @@ class Experiment:
             self.bank.source,
             self.fingerprint,
             self.arithmetic,
-            code_digest(costs),
+            code_digest(measuring),
         ]
         named = [*names, self._common["calibration"], list(few.shape), list(widths)]
         path = self._scores_folder() / f"costs-{digest(named)}.json"
         if not path.is_file():
             restore_(self.judged)
             sweep = Sweep(self.judged, few, self.bank, reference(self.judged, few))
-            found = measured_costs(sweep, widths, data=self._common["calibration"])
+            found = measuring.measured_costs(sweep, widths, data=self._common["calibration"])
             with paths.replacing(path) as temporary:
                 found.save(temporary)
         return Costs.load(path)
@@ -232,14 +251,7 @@ class Experiment:
             names: scorers as text, a list or one string with commas; `random` stands for `seeds`
                 random orders. One of your own is `my_scorers.py:Mine`, see `lwq.common.user_code`.
         """
-        labels = [
-            label
-            for name in split(names)
-            for label in (
-                [f"random(seed={s})" for s in range(seeds)] if name == "random" else [name]
-            )
-        ]
-        built = {label: build(SCORERS, "scorer", label) for label in labels}
+        built = {label: build(SCORERS, "scorer", label) for label in labels_of(names, seeds)}
         self._require_same_code(built)
         restore_(self.loaded[0])
         source = [
@@ -337,6 +349,7 @@ class Experiment:
         left: dict[str, list[tuple[Row, Plan]]] = {}
         for candidate in candidates:
             row = self._row(candidate)
+            self.results.remember(candidate.plan)
             if not self.results.known(row):
                 left.setdefault(row.plan, []).append((row, candidate.plan))
         if not left:
@@ -363,10 +376,8 @@ class Experiment:
         """
         for candidate in candidates:
             row = self._row(candidate)
-            rows = {
-                task: replace(row, judge=f"{task} {items} items seed {seed}{' hub' * hub}")
-                for task in tasks
-            }
+            self.results.remember(candidate.plan)
+            rows = {task: replace(row, judge=questions(task, items, seed, hub)) for task in tasks}
             if left := [task for task in tasks if not self.results.known(rows[task])]:
                 self._answer(candidate.plan, {task: rows[task] for task in left}, items, seed, hub)
 
@@ -392,7 +403,7 @@ class Experiment:
             untouched = Plan(dict.fromkeys(scores, KEPT), scores.layout, "")
             beside = f"{default.scorer} on {default.data}"
             row = replace(
-                self._row(Candidate(label, scores.scorer, untouched, 0, 0, 0)),
+                self._row(Candidate(label, scores.scorer, untouched, 0, 0, 0, "reading")),
                 plan="",
                 judge=beside,
             )
@@ -417,7 +428,7 @@ class Experiment:
         other = replace(self, dtype="float32", judge_dtype="float32")
         if self.dtype == "float32":
             other.held["loaded"] = self.loaded
-        other.measure(candidates.ends(models.layout(other.loaded[0]), other.quantizer, high, low))
+        other.measure(candidates.ends(other.layout, other.quantizer, high, low))
 
     def _row(self, candidate: Candidate) -> Row:
         plan = candidate.plan
@@ -429,6 +440,11 @@ class Experiment:
             low=candidate.low,
             ordering=candidate.ordering,
             scorer=candidate.scorer,
+            allocator=candidate.allocator,
+            budget=candidate.budget,
+            way=candidate.way,
+            seed=candidate.seed,
+            family=self.quantizer.family,
             moved=candidate.moved,
             units=len(plan.bits),
             avg_bits=size.avg_bits,
@@ -455,6 +471,17 @@ class Experiment:
             "judge": f"{self.judge} #{token_digest(self.judging)}",
             "dtype": self.arithmetic,
         }
+
+
+def questions(task: str, items: int, seed: int, hub: bool) -> str:
+    """The questions of a task, as the column `judge` names them."""
+    return f"{task} {items} items seed {seed}{' hub' * hub}"
+
+
+def labels_of(names: str | Sequence[str], seeds: int) -> list[str]:
+    """The orderings that `names` stand for: `random` is one for each seed."""
+    seeded = [f"random(seed={seed})" for seed in range(seeds)]
+    return [label for name in split(names) for label in (seeded if name == "random" else [name])]
 
 
 def _cached(path: Path) -> Scores | Costs | None:

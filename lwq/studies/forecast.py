@@ -1,19 +1,24 @@
-"""What a study will take, before it starts: plans, time and memory, from its parameters alone. No
-model is loaded.
+"""What a study will take, before it starts: plans, time and memory, from a rehearsal. No model is
+loaded.
 """
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from lwq.common.names import build, split
-from lwq.contracts import KEPT
+from lwq.common.names import build
+from lwq.quantizers import QUANTIZERS
+from lwq.results.measurements import Results
+from lwq.studies import grid
+from lwq.studies.grid import Point
+from lwq.studies.rehearsal import UNKNOWN, Rehearsal, key_of, rehearse
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 SWEPT = 0.65  # of the work of a full forward pass, for a plan of a sweep
 REACHED = 0.4  # of the speed of a large matrix product, for a model with its losses
 ROUNDED = 0.2  # of a pass with its statistics, to quantize all matrices at one more width
+SCANNED = 8  # windows that costs are measured on
 QUESTION = 100  # tokens of a question with its answers
 GIB = 1 << 30
 
@@ -23,62 +28,77 @@ class Forecast:
     """What one point of a study takes.
 
     Attributes:
-        plans: how many are measured.
-        tokens: forward passes of the whole model, in tokens: plans, tasks, calibration, the
-            training of a ladder.
+        plans: how many there are.
+        measured: how many of them stand in the results already.
+        questions: of tasks that are left, over all plans.
+        tokens: forward passes of the whole model that are left, in tokens: plans, tasks,
+            calibration, the training of a ladder.
         operations: floating-point operations.
         memory: bytes at the peak: the model, its originals, the bank, the reference, the
             boundaries.
     """
 
     plans: int
+    measured: int
+    questions: int
     tokens: float
     operations: float
     memory: float
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to be measured."""
+        return self.measured == self.plans and not self.questions
 
     def seconds(self, speed: float) -> float:
         """At `speed` operations a second in matrix products."""
         return self.operations / (speed * REACHED)
 
 
-def of_point(
-    study: str, parameters: Mapping[str, Any], models: Mapping[str, Mapping[str, float]]
-) -> Forecast:
-    """The estimate for `parameters` (those of the notebook, all of them); `models` gives blocks and
-    parameters by name.
+def of_point(point: Point, known: frozenset[Any] = frozenset()) -> Forecast:
+    """The estimate for a point: what its notebook would measure, without what is `known`.
+
+    Args:
+        point: from `grid.points`.
+        known: from `measured`; the same key may stand for rows of other weights or texts under the
+            same names, so that more may be left.
     """
-    p = parameters
-    names = p.get("models") or [p["model"]]
-    sizes = [models.get(name, {"blocks": 32, "parameters": 7e9}) for name in names]
-    found = [_count(study, p, int(size["blocks"])) for size in sizes]
-    judged = p["windows"] * p["length"]
-    asked = (
-        len(p.get("tasks", []))
-        * p.get("items", 0)
-        * QUESTION
-        * _orders(p["orderings"], p)
-        * len(p.get("shares", ()))
-        if p.get("tasks")
-        else 0
+    work = [_work(experiment, known) for experiment in rehearse(point.notebook, grid.full(point))]
+    return Forecast(
+        plans=sum(one.plans for one in work),
+        measured=sum(one.measured for one in work),
+        questions=sum(one.questions for one in work),
+        tokens=sum(one.tokens for one in work),
+        operations=sum(one.operations for one in work),
+        memory=max(one.memory for one in work) + 4 * GIB,
     )
-    tokens = [
-        plans * judged * SWEPT
-        + asked
-        + (passes + ROUNDED * widths) * p["nsamples"] * p["seqlen"]
-        + _trained(name)
-        for name, (plans, passes, widths) in zip(names, found, strict=True)
-    ]
-    weights = [float(size["parameters"]) for size in sizes]
-    wide, judged_wide = BYTES[p["dtype"]], BYTES[p["judge_dtype"] or p["dtype"]]
+
+
+def measured(folder: str | Path) -> frozenset[Any]:
+    """Keys of the rows in a results folder, as `of_point` takes them."""
+    return frozenset(key_of(record["row"]) for record in Results(folder).found.values())
+
+
+def _work(experiment: Rehearsal, known: frozenset[Any]) -> Forecast:
+    """What one experiment takes; memory without what the process itself needs."""
+    size = grid.known_models().get(experiment.model, UNKNOWN)
+    weights, widths = float(size["parameters"]), len(experiment.widths)
+    plans = {row.plan for row, _ in experiment.noted.values()}
+    left = {row.plan for row, _ in experiment.noted.values() if key_of(row) not in known}
+    asked = sum(items for key, items in experiment.questions.items() if key not in known)
+    tokens = len(left) * experiment.judge.n * experiment.judge.length * SWEPT + asked * QUESTION
+    if left or asked:
+        passes = experiment.scored + _passes(experiment.quantizer, widths)
+        windows = experiment.calibrate.n * experiment.calibrate.length
+        tokens += (passes + ROUNDED * widths) * windows + _trained(experiment.model)
+        tokens += experiment.scanned * experiment.judge.length * SCANNED * SWEPT
+    wide, judged_wide = BYTES[experiment.dtype], BYTES[experiment.judge_dtype]
     # the weights, and the originals of those that plans change; the judged copy is one more where
     # its dtype is another
     held = 2 * wide if wide == judged_wide else wide + 2 * judged_wide
-    memory = max(
-        w * (held + min(widths, 4 * GIB / w))
-        for w, (_, _, widths) in zip(weights, found, strict=True)
-    )
-    operations = sum(2 * w * t for w, t in zip(weights, tokens, strict=True))
-    return Forecast(sum(plans for plans, *_ in found), sum(tokens), operations, memory + 4 * GIB)
+    memory = weights * (held + min(widths, 4 * GIB / weights))
+    done = len(plans) - len(left)
+    return Forecast(len(plans), done, asked, tokens, 2 * weights * tokens, memory)
 
 
 def _trained(name: str) -> int:
@@ -93,46 +113,10 @@ def _trained(name: str) -> int:
     return 3 * recipe.steps * recipe.batch * recipe.length
 
 
-def _orders(names: Any, p: Mapping[str, Any]) -> int:
-    return sum(p["seeds"] if name == "random" else 1 for name in split(names))
-
-
-def _count(study: str, p: Mapping[str, Any], blocks: int) -> tuple[int, int, int]:
-    """(plans, passes over the calibration windows, widths that are quantized)."""
-    if study == "pruning":
-        sizes, widths = len(p["dropped"]), len(p["widths"])
-        drops = (_orders(p["drop_orders"], p) + bool(p["angular"])) * sizes
-        moves = _orders(p["move_orders"], p) * sizes * widths
-        scan = blocks * (widths + 1) + sizes if p["knapsack"] else 0
-        return (
-            drops + moves + scan + len(p["masks"]) * len(p["rates"]) * sizes,
-            1 + _passes(p["quantizer"], widths) + len(p["masks"]),
-            widths,
-        )
-    orders = _orders(p["orderings"], p)
-    if study == "dynamic_methods":
-        ways, budgets = len(p["methods"]), len(p["budgets"])
-        # an original and two uniform ones
-        plans = 3 + orders * (len(p["moved"]) + len(p["raised"]))
-        return (
-            ways * plans + budgets * (1 + orders),
-            1 + 2 * ways + 2 * budgets,
-            3 * ways + 2 * budgets,
-        )
-    between = p["high"] - p["low"] + 1 if p["high"] != KEPT else 2
-    inner = min(p["steps"] - 2, blocks - 1) + sum(
-        p["low"] <= bits <= p["high"] for bits in p.get("avg_bits", ())
-    )
-    # one pass for the scores
-    return orders * inner + between + 1, 1 + _passes(p["quantizer"], between), between
-
-
 def _passes(quantizer: Any, widths: int) -> int:
     """Over the calibration windows, to quantize to so many widths; behind its like, a block runs
     twice for each.
     """
-    from lwq.quantizers import QUANTIZERS
-
     built = build(QUANTIZERS, "quantizer", quantizer)
     return (2 * widths if built.inputs == "uniform" else 1) if built.needs else 0
 
@@ -144,6 +128,15 @@ def free() -> int:
     from lwq import models
 
     return models.free_bytes(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def device() -> str:
+    """What an estimate is about: the GPU's name, or the processor of this machine."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"the processor of this machine ({torch.get_num_threads()} threads)"
 
 
 def speed(dtype: str = "float32") -> float:

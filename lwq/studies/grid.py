@@ -1,6 +1,4 @@
-"""studies.yaml -> checked parameters -> papermill. A study's notebook runs as well without this
-file.
-"""
+"""studies/NAME.yaml -> checked parameters -> papermill. A notebook runs without this file too."""
 
 import contextlib
 import math
@@ -8,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ class Point:
     """One notebook run.
 
     Attributes:
-        study: its name in studies.yaml.
+        study: its name, that of its file in studies/.
         notebook: the source, never written to.
         parameters: what papermill injects; every name is declared in the notebook.
         output: where the executed copy goes.
@@ -37,19 +36,63 @@ class Point:
     output: Path
 
 
-def catalogue() -> dict[str, Any]:
-    """studies.yaml as data."""
-    return yaml.safe_load(paths.STUDIES.read_text(encoding="utf-8"))
+COMMON = "common"  # the file beside the studies with what they share
+
+
+NEEDED = {"about", "notebook", "sizes"}  # of a study
+
+
+@cache
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {error}") from None
+
+
+def _study(path: Path) -> dict[str, Any]:
+    found = _read(path)
+    if lacking := sorted(NEEDED - found.keys()):
+        raise InputError(f"{path} lacks {lacking}; studies/template.yaml shows them")
+    return found
+
+
+def catalogue() -> dict[str, dict[str, Any]]:
+    """Study -> what its file says, in the order of their notebooks."""
+    files = [path for path in paths.STUDIES.glob("*.yaml") if path.stem != COMMON]
+    found = {path.stem: _study(path) for path in files}
+    return dict(sorted(found.items(), key=lambda entry: entry[1]["notebook"]))
+
+
+def claims() -> dict[str, dict[str, Any]]:
+    """Claim -> what is written down about it, and its `study`, in the order of their places."""
+    found = {
+        key: {"study": name, **claim}
+        for name, study in catalogue().items()
+        for key, claim in study.get("claims", {}).items()
+    }
+    return dict(sorted(found.items(), key=lambda entry: entry[1]["place"]))
+
+
+def claimed() -> list[str]:
+    """The scores that claims are about, in the order in which the claims name them."""
+    named = [claim.get("numbers", {}).get("orderings", []) for claim in claims().values()]
+    return list(dict.fromkeys(name for names in named for name in names))
+
+
+def known_models() -> dict[str, dict[str, float]]:
+    """Model -> its blocks and parameters, for those that an estimate knows without loading them."""
+    return _read(paths.STUDIES / f"{COMMON}.yaml")["models"]
 
 
 def names() -> dict[str, str]:
     """Study -> what it asks."""
-    return {name: study["about"] for name, study in catalogue()["studies"].items()}
+    return {name: study["about"] for name, study in catalogue().items()}
 
 
 def folders(size: str) -> tuple[Path, Path]:
     """(results, reports) of a size."""
-    entry = pick(catalogue()["sizes"], "size", size)
+    entry = pick(_read(paths.STUDIES / f"{COMMON}.yaml")["sizes"], "size", size)
     return paths.resolve(entry["results"]), paths.resolve(entry["reports"])
 
 
@@ -62,13 +105,9 @@ def points(study: str, size: str = "smoke", overrides: dict[str, Any] | None = N
         InputError: for an unknown study or size, a parameter that the notebook does not declare or
             cannot use as it is, or a results folder that cannot be written.
     """
-    entry = pick(catalogue()["studies"], "study", study)
+    entry = pick(catalogue(), "study", study)
     results, reports = folders(size)
-    grid = pick(
-        {key: value for key, value in entry.items() if isinstance(value, list)},
-        f"size of {study}",
-        size,
-    )
+    grid = pick(entry["sizes"], f"size of {study}", size)
     notebook = paths.NOTEBOOKS / entry["notebook"]
     found = []
     for chosen in grid:

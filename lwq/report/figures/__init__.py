@@ -1,26 +1,19 @@
-"""Results table -> Figure, one function a figure. Nothing is read, saved or measured here."""
+"""Results table -> Figure, one function a figure. Nothing is read, saved or measured here.
 
-from lwq.report.figures.dynamic import gains
-from lwq.report.figures.orderings import curves, far, rankings, retained_curve, tasks, thresholds
-from lwq.report.figures.pruning import pruning, pruning_gaps
-from lwq.report.figures.scale import scale_areas, scale_curves
+Figures of one study alone stand in its section.
+"""
+
 from lwq.report.figures.strips import plans, strip
 from lwq.report.figures.style import all_high, is_random, label
+from lwq.report.figures.sweeps import curves, retained_curve, tasks, thresholds
 
 __all__ = [
     "all_high",
     "curves",
-    "far",
-    "gains",
     "is_random",
     "label",
     "plans",
-    "pruning",
-    "pruning_gaps",
-    "rankings",
     "retained_curve",
-    "scale_areas",
-    "scale_curves",
     "strip",
     "tasks",
     "thresholds",

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
@@ -51,15 +52,16 @@ def plans(bits: Mapping[str, Mapping[str, int]]) -> Figure:
         bits: label -> (unit -> width), all over the same units.
     """
     table = pd.DataFrame({name: list(plan.values()) for name, plan in bits.items()}).T
-    codes = table.apply(lambda row: row.map(WIDTHS.index))
+    # between the colours of two whole widths
+    codes = table.apply(lambda row: np.interp(row.astype(float), WIDTHS, range(len(WIDTHS))))
     figure, axes = canvas(max(6.0, 1.6 + 0.28 * table.shape[1]), 0.9 + 0.36 * len(table))
     axis = axes[0][0]
     # one colour a width, the same in every figure
     colors = sns.color_palette("cividis_r", len(WIDTHS))
-    look = {"annot_kws": {"size": 7}, "linewidths": 0.8, "cbar": False}
-    sns.heatmap(
-        codes, ax=axis, cmap=colors, vmin=0, vmax=len(WIDTHS) - 1, annot=table, fmt="d", **look
-    )
+    look = {"annot_kws": {"size": 7}, "linewidths": 0.8, "cbar": False, "fmt": ""}
+    texts = table.map("{:g}".format)
+    ends = {"vmin": 0, "vmax": len(WIDTHS) - 1}
+    sns.heatmap(codes, ax=axis, cmap=colors, annot=texts, **ends, **look)
     axis.set(xlabel="block (first to last); the number is its bit width", ylabel="")
     axis.tick_params(axis="y", rotation=0)
     axis.tick_params(axis="x", rotation=0, labelsize=7)

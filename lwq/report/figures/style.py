@@ -1,51 +1,133 @@
 """What the figures share: colours, labels, and the parts of a curve."""
 
-from typing import Any
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from lwq.report import intervals
+from lwq.studies import grid
 
-# Okabe and Ito's colours are told apart by colour-blind readers; line style and marker say the same
-# again for grey print
-STYLES = {
-    "lim": ("#0072B2", "-", "o"),
-    "zd": ("#D55E00", "-", "s"),
-    "reversed(lim)": ("#56B4E9", "--", "o"),
-    "reversed(zd)": ("#E69F00", "--", "s"),
-    "first_to_last": ("#009E73", ":", "^"),
-    "last_to_first": ("#CC79A7", ":", "v"),
+
+class Look(NamedTuple):
+    """How a line is drawn."""
+
+    color: str
+    line: str
+    marker: str
+
+
+Looks: TypeAlias = Mapping[str, Look]
+
+# Colours that colour-blind readers tell apart, for a score and for its reverse: the first two pairs
+# are Okabe and Ito's, the others Tol's. Line style and marker say the same again for grey print.
+COLORS = (
+    ("#0072B2", "#56B4E9"),
+    ("#D55E00", "#E69F00"),
+    *((color, "") for color in ("#332288", "#882255", "#117733", "#AA4499", "#999933")),
+    *((color, "") for color in ("#661100", "#44AA99", "#6699CC")),
+)
+MARKERS = ("o", "s", "D", "P", "X", "*", "<", ">", "p", "h", "d")
+POSITIONAL = {
+    "first_to_last": Look("#009E73", ":", "^"),
+    "last_to_first": Look("#CC79A7", ":", "v"),
 }
-OTHERS = ("#000000", "-.", "D")
+OTHERS = Look("#000000", "-.", "D")
 WIDTHS = {
-    8: ("#009E73", "-", "P"),
-    4: ("#56B4E9", "-", "X"),
-    3: ("#E69F00", "-", "^"),
-    2: ("#777777", "-", "v"),
+    8: Look("#009E73", "-", "P"),
+    4: Look("#56B4E9", "-", "X"),
+    3: Look("#E69F00", "-", "^"),
+    2: Look("#777777", "-", "v"),
 }
 RANDOM, UNIFORM = "#999999", "#000000"
-MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*", "<"]
 # decades of a log axis -> what is labelled
 STEPS = {2.5: (1.0,), 1.1: (1.0, 2.0, 5.0), 0.55: (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)}
 HIGH = 0.6  # retained quality above which all of a figure must lie for its axis to leave out 0
 COLLAPSED = 0.25  # a median retained quality below it makes the axis logarithmic
-LABELS = {"lim": "LIM", "zd": "ZD", "reversed(lim)": "LIM reversed", "reversed(zd)": "ZD reversed"}
+ACRONYM = 3  # letters of a name that is written in capitals, at most
+NO_SCORE = {*intervals.ENDS, *POSITIONAL, "plain", intervals.RANDOM, intervals.BEST}
+
+
+def turned(ordering: str) -> str | None:
+    """The score whose reverse an ordering is; None where it is none."""
+    found = re.fullmatch(r"reversed\((.+)\)", ordering)
+    return found[1] if found else None
 
 
 def label(ordering: str) -> str:
     """What an ordering is called on an axis."""
-    return LABELS.get(ordering, ordering.replace("_", " "))
+    if score := turned(ordering):
+        return f"{label(score)} reversed"
+    if ordering.isalpha() and len(ordering) <= ACRONYM:
+        return ordering.upper()
+    return ordering.replace("_", " ")
 
 
-def is_random(ordering: pd.Series) -> pd.Series:
+def is_random(rows: pd.DataFrame) -> pd.Series:
     """Which rows belong to random orders."""
-    return ordering.str.startswith("random")
+    return rows["seed"].notna()
+
+
+def labels(rows: pd.DataFrame) -> list[str]:
+    """The orderings of `rows` but for random ones."""
+    return list(rows.loc[~is_random(rows), "ordering"].unique())
+
+
+def scores(names: Iterable[str]) -> list[str]:
+    """The scores among orderings: those of claims first, in the order of the claims, then by name.
+    Reverses and positional orders are none.
+    """
+    met = set(names) - NO_SCORE
+    named = [name for name in grid.claimed() if name in met]
+    return [*named, *sorted(name for name in met - {*named} if not turned(name))]
+
+
+def order(names: Iterable[str]) -> list[str]:
+    """Orderings as figures and tables have them: scores, their reverses, positional orders."""
+    met = set(names)
+    found = scores(met)
+    reverses = [name for name in met if turned(name)]
+    known = [*found, *sorted({str(turned(name)) for name in reverses} - {*found})]
+    return [
+        *found,
+        *sorted(reverses, key=lambda name: known.index(str(turned(name)))),
+        *(name for name in POSITIONAL if name in met),
+    ]
+
+
+def looks(names: Iterable[str]) -> Looks:
+    """A look of its own for each ordering, the same for the same set of scores.
+
+    The scores of claims always have the same. From the third on, a score has the next colour and
+    marker; where the colours begin again, the markers go on, so that no two pairs are alike before
+    110 scores. A reverse is lighter and dashed.
+    """
+    claimed = grid.claimed()
+    base = {name: turned(name) or name for name in order(names) if name not in POSITIONAL}
+    more = sorted(set(base.values()) - {*claimed})
+    places = {score: place for place, score in enumerate([*claimed, *more])}
+    found = {name: _look(places[score], name != score) for name, score in base.items()}
+    return {**found, **POSITIONAL}
+
+
+def _look(place: int, reverse: bool) -> Look:
+    color, light = COLORS[place % len(COLORS)]
+    marker = MARKERS[place % len(MARKERS)]
+    return Look(light or _lighter(color), "--", marker) if reverse else Look(color, "-", marker)
+
+
+def _lighter(color: str) -> str:
+    """Half way to white."""
+    red, green, blue = to_rgb(color)
+    return to_hex(((1 + red) / 2, (1 + green) / 2, (1 + blue) / 2))
 
 
 def canvas(
@@ -83,16 +165,9 @@ def all_high(table: pd.DataFrame) -> pd.Series:
 
 
 def named(part: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """(ordering, its points by blocks moved) of every ordering that is not random, in the order of
-    STYLES.
-    """
-    lines = part[~is_random(part["ordering"]) & (part["ordering"] != "uniform")]
-    order = [*STYLES, *sorted(set(lines["ordering"]) - set(STYLES))]
-    return [
-        (name, lines[lines["ordering"] == name].sort_values("moved"))
-        for name in order
-        if name in set(lines["ordering"])
-    ]
+    """(ordering, its points by blocks moved) of every ordering that is not random, in `order`."""
+    names = order(labels(part))
+    return [(name, part[part["ordering"] == name].sort_values("moved")) for name in names]
 
 
 def band(axis: Axes, part: pd.DataFrame, x: str) -> None:

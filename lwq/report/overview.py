@@ -1,0 +1,134 @@
+"""What the report says of all studies together; numbers are text where the template prints them as
+they are.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from lwq.common.errors import InputError
+from lwq.common.names import nickname
+from lwq.inputs import catalogue
+from lwq.report import intervals
+
+LADDER = "trained by lwq.ladder in float32; the same width, tokens and recipe for all rungs"
+
+
+def is_rung(model: Any) -> bool:
+    """Whether a model is of the depth ladder."""
+    return catalogue.rung(str(model)) is not None
+
+
+def lead(table: pd.DataFrame) -> str:
+    """The first paragraph: what was measured."""
+    depths = table.drop_duplicates("model").set_index("model")["units"]
+    named = sorted(name for name in depths.index if not is_rung(name))
+    rungs = depths.drop(named).sort_values()
+    ladder = [f"a ladder of llamas with {', '.join(map(str, rungs))} blocks"] if len(rungs) else []
+    return (
+        f"`lwq` scores the blocks of a language model, moves the least important to fewer bits, "
+        f"and measures what "
+        f"it costs. Models: {', '.join([*named, *ladder])}. {table['id'].nunique():,} "
+        f"measurements. "
+        "It follows *Layer-Wise Quantization* (arXiv:2406.17415); the repository that its "
+        "abstract names held no code when we "
+        "looked, and nothing here comes from it."
+    )
+
+
+def place(model: Any, *more: Any) -> tuple[Any, ...]:
+    """Where a line about `model` stands: the ladder last, from shallow to deep; then by `more`."""
+    return (
+        is_rung(model),
+        re.sub(r"\d+", lambda number: number[0].zfill(4), str(model)),
+        *more,
+    )
+
+
+def models(table: pd.DataFrame) -> Iterator[dict[Any, Any]]:
+    """One line a model: what it is, its blocks, and its perplexity on each judging text,
+    untouched.
+    """
+    rows = table[(table["metric"] == "perplexity") & (table["ordering"] == "original")]
+    for (model, judge), part in sorted(
+        rows.groupby(["model", "judge"]), key=lambda group: place(*group[0])
+    ):
+        carried = catalogue.MODELS.get(str(model))
+        note = carried.note if carried else LADDER if is_rung(model) else ""
+        yield {
+            **part.iloc[0].to_dict(),
+            "note": note,
+            "judge": judge,
+            "perplexity": part.iloc[0]["value"],
+        }
+
+
+def uniform(table: pd.DataFrame) -> dict[str, Any]:
+    """Perplexity with the same width in every block: its widths, and one line a model and
+    quantizer.
+    """
+    rows = table[
+        (table["metric"] == "perplexity")
+        & (table["way"] == "uniform")
+        & table["avg_bits"].isin(range(2, 9))
+    ]
+    rows = rows.sort_values("dtype", kind="stable").drop_duplicates(
+        ["model", "quantizer", "avg_bits"]
+    )
+    untouched = table[(table["metric"] == "perplexity") & (table["ordering"] == "original")]
+    truth = untouched.drop_duplicates(["model", "judge", "dtype"]).set_index(
+        ["model", "judge", "dtype"]
+    )["value"]
+    widths = sorted(rows["avg_bits"].unique(), reverse=True)
+    lines = []
+    groups = sorted(
+        rows.groupby(["model", "quantizer"]),
+        key=lambda group: place(group[0][0], nickname(str(group[0][1]))),
+    )
+    for (model, quantizer), part in groups:
+        found = {row["avg_bits"]: row for row in part.to_dict("records")}
+        cells = [_beside(found[width], truth) if width in found else "–" for width in widths]
+        lines.append({"model": model, "quantizer": nickname(str(quantizer)), "cells": cells})
+    return {"widths": [f"{width:.0f}" for width in widths], "lines": lines}
+
+
+def _beside(row: Mapping[Any, Any], truth: pd.Series) -> str:
+    """ "34.35 (79%)": a perplexity, and what it retains of the untouched model's on the same
+    text.
+    """
+    untouched = truth.get((row["model"], row["judge"], row["dtype"]))
+    return f"{row['value']:.4g}" + (f" ({untouched / row['value']:.0%})" if untouched else "")
+
+
+def deviations(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """How far the perplexity of each end of a sweep is off that in float32, for finished sweeps in
+    any other dtype.
+
+    Raises InputError where float32 was not measured.
+    """
+    key = ["model", "quantizer", "judge", "ordering", "avg_bits"]
+    ends = table[(table["metric"] == "perplexity") & table["ordering"].isin(intervals.ENDS)]
+    exact = ends[ends["dtype"] == "float32"].drop_duplicates(key).set_index(key)["value"]
+    finished = {
+        name
+        for sweep in intervals.sweeps(table)
+        if (sweep["way"] == "move").any()
+        for name in sweep["id"]
+    }
+    ends = ends[(ends["dtype"] != "float32") & ends["id"].isin(finished)]
+    for row in ends.drop_duplicates([*key, "dtype"]).to_dict("records"):
+        place = tuple(row[column] for column in key)
+        if place not in exact.index:
+            raise InputError(
+                f"{row['model']}, {row['dtype']}: its deviation from float32 was not "
+                f"measured; run the study again"
+            )
+        what = "untouched" if row["ordering"] == "original" else f"{row['avg_bits']:.0f} bits"
+        yield {
+            **{str(k): v for k, v in row.items()},
+            "what": what,
+            "quantizer_name": nickname(row["quantizer"]),
+            "deviation": row["value"] / float(exact.loc[[place]].iloc[0]) - 1,
+        }

@@ -1,0 +1,434 @@
+"""The study of pruning: quantize blocks, or drop them? Its rule, tables, counts and figures."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lwq.common.names import nickname
+from lwq.contracts.section import Picture, Section
+from lwq.report import claims, intervals
+from lwq.report.claims import FAILS, HOLDS, UNDECIDED, Found, decide
+from lwq.report.figures import style
+from lwq.report.figures.style import Look, label
+from lwq.report.intervals import BEST, Interval
+from lwq.results.plans import StoredPlan
+from lwq.studies import grid
+
+NAME = "pruning"
+TEXTS = ["calibration", "judge", "dtype"]
+SAME = ["model", "fingerprint", "quantizer", *TEXTS]  # what plans must share to be compared
+SIZE = 0.2  # bits by which the size of a mask may differ from that of a plan with dropped blocks
+
+
+def gaps(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
+    """How many nats per token pruning loses beyond quantizing, in one ordering, at the
+    same bytes.
+
+    Each plan with dropped blocks is set against the largest plan of the same ordering, for each low
+    width, that is no larger, and smaller by less than a block. Single weights are pruned by
+    whichever mask and layer rates lose least at that size. With the ordering "best", either side
+    has whichever ordering loses least there.
+
+    Returns:
+        Columns model, quantizer, pruned ("blocks" or "weights"), bits (the low width), ordering,
+        seed, dropped (blocks at that size), true_bits, value, low, high, drop, quantized (row ids).
+    """
+    nll = intervals.nll_by_id(windows)
+    measured = table[table["metric"] == "perplexity"]
+    rows = measured[measured["way"].isin(["drop", "same size"])]
+    thinned = measured[measured["family"] == "mask"]
+    found = []
+    for (model, weights, quantizer, *texts), group in rows.groupby(SAME, sort=False):
+        masks = thinned[
+            (thinned[["model", "fingerprint", *TEXTS]] == [model, weights, *texts]).all(axis=1)
+        ]
+        for ordering, part in [*group.groupby("ordering", sort=False), (BEST, group)]:
+            first = "value" if ordering == BEST else "size"
+            ranked = part.assign(size=-part["true_bits"]).sort_values(first, kind="stable")
+            for drop in (
+                ranked[ranked["way"] == "drop"]
+                .drop_duplicates("moved")
+                .sort_values("moved")
+                .to_dict("records")
+            ):
+                seed = None if ordering == BEST else drop["seed"]
+                key = (model, quantizer, ordering, seed, drop["moved"])
+                found += [(*key, "blocks", *gap) for gap in _against(drop, ranked, nll)]
+                alike = masks[(masks["true_bits"] - drop["true_bits"]).abs() < SIZE]
+                if len(alike):
+                    best = alike.sort_values("value").iloc[0].to_dict() | {"units": drop["units"]}
+                    found += [(*key, "weights", *gap) for gap in _against(best, ranked, nll)]
+    place = ["model", "quantizer", "ordering", "seed", "dropped", "pruned"]
+    return pd.DataFrame(
+        found, columns=[*place, "bits", "true_bits", "value", "low", "high", "drop", "quantized"]
+    )
+
+
+def _against(
+    pruned: Mapping[Any, Any], ranked: pd.DataFrame, nll: Mapping[str, np.ndarray]
+) -> Iterator[tuple[Any, ...]]:
+    """(bits, true_bits, gap, low, high, ids) of a pruned plan against the first of `ranked` that is
+    as large, one a low width.
+    """
+    size, block = pruned["true_bits"] + 1e-9, 16 / pruned["units"]
+    alike = ranked[
+        (ranked["way"] == "same size")
+        & (ranked["true_bits"] <= size)
+        & (ranked["true_bits"] > size - block)
+    ]
+    for bits, plans in alike.groupby("low"):
+        plan = plans.iloc[0]
+        gap = intervals.mean(nll[pruned["id"]] - nll[plan["id"]])
+        yield bits, pruned["true_bits"], *gap, pruned["id"], plan["id"]
+
+
+def crossings(gaps: pd.DataFrame) -> pd.DataFrame:
+    """Who loses less at the same bytes, in runs of sizes from large to small.
+
+    Args:
+        gaps: from `gaps`.
+
+    Returns:
+        Columns model, quantizer, pruned, bits, ordering, seed, wins ("quantizing", "pruning", or
+        "neither" where an interval holds 0), most, least (true bits of the first and last size of
+        the run).
+    """
+    found = []
+    keys = ["model", "quantizer", "pruned", "bits", "ordering", "seed"]
+    for place, part in gaps.groupby(keys, sort=False, dropna=False):
+        part = part.sort_values("true_bits", ascending=False)
+        wins = np.select([part["low"] > 0, part["high"] < 0], ["quantizing", "pruning"], "neither")
+        for _, run in part.groupby(np.cumsum(np.append(True, wins[1:] != wins[:-1]))):
+            sizes = run["true_bits"].to_numpy()
+            found.append((*place, wins[part.index.get_loc(run.index[0])], sizes[0], sizes[-1]))
+    return pd.DataFrame(found, columns=[*keys, "wins", "most", "least"])
+
+
+def cheaper(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, Any]) -> Found:
+    """Quantizing to one of `bits` loses less than pruning at every size (holds), at
+    none, or it depends.
+    """
+    found = gaps(table, windows)
+    found = found[(found["pruned"] == numbers["pruned"]) & found["bits"].isin(numbers["bits"])]
+    found = found[found["ordering"].isin(numbers["orderings"])]
+    for _, part in found.groupby(["model", "quantizer", "bits", "ordering"], sort=False):
+        ranked = part.sort_values("value").to_dict("records")
+        each = {decide(Interval(row["value"], row["low"], row["high"])) for row in ranked}
+        verdict = each.pop() if len(each) == 1 else UNDECIDED
+        # the exception: here the claim expects dropping to be no worse
+        if numbers.get("expected") == "dropping":
+            verdict = {HOLDS: FAILS, FAILS: HOLDS}.get(verdict, verdict)
+        least, most = ranked[0], ranked[-1]
+        wins = sum(row["low"] > 0 for row in ranked)
+        text = (
+            f"quantizing loses less at {wins} of {len(ranked)} sizes; pruning minus quantizing: "
+            f"least {least['value']:+.2f} "
+            f"[{least['low']:+.2f}, {least['high']:+.2f}] nats/token (at {least['true_bits']:.1f} "
+            f"bits), "
+            f"most {most['value']:+.2f} (at {most['true_bits']:.1f})"
+        )
+        setting = f"{nickname(least['quantizer'])}, {least['bits']} bits, {least['ordering']}"
+        yield least["model"], setting, verdict, text, (*part["drop"], *part["quantized"])
+
+
+def pruned(
+    gaps: pd.DataFrame, kind: str, bits: Iterable[int], orderings: Iterable[str]
+) -> dict[str, Any]:
+    """In how many comparisons who loses less, against one `kind` of pruning, for the
+    widths and orderings named.
+
+    Returns:
+        comparisons, quantizing, pruning (those whose interval lies on that side), least (the
+        smallest gap, nats per token).
+    """
+    rows = gaps[
+        (gaps["pruned"] == kind)
+        & gaps["bits"].isin(list(bits))
+        & gaps["ordering"].isin(list(orderings))
+    ]
+    wins = {"quantizing": int((rows["low"] > 0).sum()), "pruning": int((rows["high"] < 0).sum())}
+    return {"comparisons": len(rows), **wins, "least": rows["value"].min()}
+
+
+def best(gaps: pd.DataFrame, numbers: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """`pruned` where either side has the order that loses least: one line a model, kind of pruning
+    and set of widths.
+    """
+    found = []
+    for model, part in gaps.groupby("model", sort=False):
+        for kind, bits in [
+            (kind, bits) for kind in ("blocks", "weights") for bits in (numbers["bits"], [2])
+        ]:
+            line = pruned(part, kind, bits, [BEST])
+            if line["comparisons"]:
+                found.append(
+                    {"model": model, "pruned": kind, "bits": ", ".join(map(str, bits)), **line}
+                )
+    return found
+
+
+def crossing_lines(gaps: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """One line a model, quantizer, kind of pruning and width: who loses less at which size, in each
+    ordering.
+    """
+    found = crossings(gaps)
+    for (model, quantizer, pruned, bits), part in found.groupby(
+        ["model", "quantizer", "pruned", "bits"], sort=False
+    ):
+        orders = list(_wins(part[~style.is_random(part)]))
+        yield {
+            "model": model,
+            "quantizer": nickname(str(quantizer)),
+            "pruned": pruned,
+            "bits": bits,
+            "orders": orders,
+        }
+
+
+def _wins(part: pd.DataFrame) -> Iterator[str]:
+    """ "LIM: quantizing at 14.9 to 10.7, then pruning at 9.6 to 5.3"."""
+    for ordering, runs in part.groupby("ordering", sort=False):
+        said = [
+            f"{run['wins']} at "
+            f"{run['most']:.1f}"
+            + (f" to {run['least']:.1f}" if run["least"] != run["most"] else "")
+            for run in runs.to_dict("records")
+        ]
+        yield f"{label(str(ordering))}: {', then '.join(said)}"
+
+
+def section(table: pd.DataFrame, plans: Mapping[str, StoredPlan], windows: pd.DataFrame) -> Section:
+    """All that the report says of the study."""
+    claimed = grid.catalogue()[NAME]["claims"]
+    numbers = claimed["c"]["numbers"]
+    found = gaps(table, windows)
+    counts = {
+        "pruned": pruned(found, "blocks", numbers["bits"], numbers["orderings"]),
+        "best": best(found, numbers),
+    }
+    return Section(
+        claims.verdicts(table, windows, claimed, RULES),
+        {"crossings": list(crossing_lines(found))},
+        counts,
+        {"": tuple(_pictures(table, windows, found))},
+    )
+
+
+def _pictures(table: pd.DataFrame, windows: pd.DataFrame, gaps: pd.DataFrame) -> Iterator[Picture]:
+    for model, quantizer in (
+        table[table["low"] == 0][["model", "quantizer"]].drop_duplicates().itertuples(index=False)
+    ):
+        rows = table[
+            (table["model"] == model)
+            & ((table["quantizer"] == quantizer) | (table["family"] == "mask"))
+        ]
+        own = gaps[(gaps["model"] == model) & (gaps["quantizer"] == quantizer)]
+        if own.empty:  # nothing of the same size yet
+            continue
+        name = f"{model}, {nickname(str(quantizer))}"
+        alt = (
+            "Retained quality against stored bits when blocks are dropped, quantized or thinned "
+            f"out: {name}."
+        )
+        yield Picture(pruning, (rows, windows), name, alt, f"study {NAME}, {name}")
+        alt = f"What pruning loses beyond quantizing, at the same bytes: {name}."
+        yield Picture(pruning_gaps, (own,), name, alt, f"study {NAME}, {name}")
+
+
+# beside those of the scores, Tol's colours for colour-blind readers, so that no two lines of the
+# figure are alike
+DROPS = {
+    "block_drop": Look("#000000", "--", "D"),
+    "angular": Look("#882255", "--", "<"),
+    "deepest": Look("#CC79A7", "--", ">"),
+}
+MASKS = {"magnitude": "#999933", "wanda": "#332288"}
+RATES = {"uniform": ("-", "o"), "owl": ("--", "s"), "dlp": (":", "^"), "lamp": ("-.", "D")}
+PRUNED = {
+    "blocks": ("dropping", "blocks dropped or quantized by {}"),
+    "weights": ("pruning", "single weights pruned, blocks quantized by {}"),
+}
+KNAPSACK = Look("#661100", "-", "*")
+
+
+class Line(NamedTuple):
+    """Rows that are joined, what the legend says of them, and (colour, line style, marker)."""
+
+    text: str
+    look: Look
+    rows: pd.DataFrame
+
+
+def pruning(table: pd.DataFrame, windows: pd.DataFrame) -> Figure:
+    """Retained quality against stored bits: on the left blocks dropped or quantized, on the right
+    single weights too.
+
+    The right panel is drawn where there are rows for it. Black crosses: all blocks at one width.
+
+    Args:
+        table: rows of the pruning study on one model and quantizer, and those of masks.
+        windows: the arrays behind them.
+    """
+    nll = intervals.nll_by_id(windows)
+    rows = table[table["metric"] == "perplexity"].sort_values("true_bits")
+    truth = nll[rows[rows["ordering"] == "original"].iloc[0]["id"]].mean()
+    rows = rows.assign(value=[np.exp(truth - nll[key].mean()) for key in rows["id"]])
+    right = {"single weights": _masks(rows), "knapsack": _knapsack(rows)}
+    drawn = {
+        "whole blocks": _blocks(rows),
+        " and ".join(text for text, lines in right.items() if lines): sum(right.values(), []),
+    }
+    drawn = {text: lines for text, lines in drawn.items() if lines}
+    figure, axes = style.canvas(9.5, 5.4, 1, len(drawn), sharey=True)
+    for axis, (text, lines) in zip(axes[0], drawn.items(), strict=True):
+        for line in lines:
+            color, dashes, marker = line.look
+            x, y = line.rows["true_bits"], line.rows["value"]
+            axis.plot(x, y, dashes, marker=marker, color=color, ms=4.5, lw=1.4, label=line.text)
+        _uniform(axis, rows)
+        axis.set(xlabel="stored bits per weight (everything counted)", title=text)
+        axis.invert_xaxis()
+        axis.legend(
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.14),
+            ncols=2,
+            frameon=False,
+            fontsize=7,
+            handlelength=3.2,
+        )
+    axes[0][0].set(ylabel="retained quality", ylim=(0, 1.1))
+    figure.suptitle(
+        f"{rows.iloc[0]['model']}, {nickname(rows[rows['low'] == 0].iloc[0]['quantizer'])}"
+    )
+    return figure
+
+
+def _blocks(rows: pd.DataFrame) -> list[Line]:
+    """Whole blocks: dropped in some order, or quantized from 16 bits in that of the first score."""
+    drops, moves = rows[rows["way"] == "drop"], rows[rows["way"] == "same size"]
+    met = style.labels(drops)
+    scores = [name for name in style.order(met) if name not in DROPS]
+    looks = {name: look._replace(line="--") for name, look in style.looks(scores).items()} | DROPS
+    dropped = [
+        Line(f"dropped: {label(name)}", looks[name], drops[drops["ordering"] == name])
+        for name in [*scores, *DROPS]
+        if name in met
+    ]
+    quantized = [
+        Line(f"quantized by {label(name)}: {bits} bits", style.WIDTHS.get(bits, style.OTHERS), part)
+        for name in style.scores(style.labels(moves))[:1]
+        for bits, part in moves[moves["ordering"] == name].groupby(moves["low"].astype(int))
+    ]
+    return dropped + quantized[::-1]
+
+
+def _masks(rows: pd.DataFrame) -> list[Line]:
+    """Single weights: one colour a mask, one line style a rule for the rates of layers."""
+    thinned = rows[rows["family"] == "mask"].assign(mask=rows["quantizer"].map(nickname))
+    found = dict(list(thinned.groupby(["mask", "ordering"])))
+    masks = dict.fromkeys([*MASKS, *thinned["mask"]])
+    rates = dict.fromkeys([*RATES, *thinned["ordering"]])
+    colors = {**{mask: style.COLORS[place % 8 + 2][0] for place, mask in enumerate(masks)}, **MASKS}
+    return [
+        Line(
+            f"pruned: {mask}, {rate}",
+            Look(colors[mask], *RATES.get(rate, (style.OTHERS.line, "P"))),
+            found[mask, rate],
+        )
+        for mask in masks
+        for rate in rates
+        if (mask, rate) in found
+    ]
+
+
+def _knapsack(rows: pd.DataFrame) -> list[Line]:
+    """Plans that may drop or quantize each block."""
+    found = rows[rows["way"] == "knapsack"]
+    return [Line("drop or quantize: knapsack", KNAPSACK, found)] if len(found) else []
+
+
+def _uniform(axis: Axes, rows: pd.DataFrame) -> None:
+    """All blocks at one width, with the width beside each cross."""
+    ends = rows[(rows["way"] == "uniform") & rows["avg_bits"].between(1, 15)]
+    axis.plot(
+        ends["true_bits"],
+        ends["value"],
+        "x",
+        color=style.UNIFORM,
+        ms=6,
+        clip_on=False,
+        label="all blocks at the width written",
+    )
+    for row in ends.to_dict("records"):
+        place = (row["true_bits"], row["value"])
+        axis.annotate(
+            f"{row['avg_bits']:.0f}",
+            place,
+            (0, 5),
+            textcoords="offset points",
+            fontsize=7,
+            ha="center",
+        )
+
+
+def pruning_gaps(gaps: pd.DataFrame) -> Figure:
+    """How much more pruning loses than quantizing at the same bytes; above zero, quantizing wins.
+
+    One row of panels for whole blocks and one for single weights, where the table holds them. The
+    axis is linear up to 0.1 nats on either side of zero and logarithmic beyond.
+
+    Args:
+        gaps: from `gaps`, of one model and quantizer.
+    """
+    names = style.scores(style.labels(gaps))
+    kinds = list(dict.fromkeys(gaps["pruned"]))
+    figure, axes = style.canvas(
+        max(9.0, 4.5 * len(names)),
+        1.2 + 3.4 * len(kinds),
+        len(kinds),
+        len(names),
+        sharex=True,
+        sharey="row",
+    )
+    widths = sorted(gaps["bits"].unique(), reverse=True)
+    for row, kind in zip(axes, kinds, strict=True):
+        table, (verb, text) = gaps[gaps["pruned"] == kind], PRUNED[kind]
+        for axis, name in zip(row, names, strict=True):
+            for position, bits in enumerate(widths):
+                color, dashes, marker = style.WIDTHS.get(bits, style.OTHERS)
+                part = table[(table["ordering"] == name) & (table["bits"] == bits)].sort_values(
+                    "true_bits"
+                )
+                x = part["true_bits"] + 0.09 * (position - (len(widths) - 1) / 2)
+                look = {"fmt": marker + dashes, "color": color, "ms": 4, "lw": 1.2, "capsize": 2}
+                axis.errorbar(
+                    x, part["value"], style.whiskers(part), **look, label=f"against {bits} bits"
+                )
+            axis.axhline(0, color="#000000", lw=1.6, zorder=1)
+            axis.set(title=text.format(label(name)))
+        _sides(row, table, verb)
+    axes[0][0].invert_xaxis()
+    for axis in axes[-1]:
+        axis.set(xlabel="stored bits per weight")
+    handles, texts = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, texts, loc="outside lower center", ncols=4, frameon=False)
+    figure.suptitle(f"{gaps.iloc[0]['model']}, {nickname(gaps.iloc[0]['quantizer'])}")
+    return figure
+
+
+def _sides(row: np.ndarray, table: pd.DataFrame, verb: str) -> None:
+    """The y axis of a row of panels, with words for its two sides."""
+    row[0].set_yscale("symlog", linthresh=0.1)
+    row[0].set_ylim(min(-0.5, table["low"].min() * 2), max(0.5, table["high"].max() * 2))
+    row[0].set_ylabel(f"{verb} − quantizing (nats/token, log beyond ±0.1)")
+    style.plain(row[0])
+    for text, offset, va in (("quantizing wins", 6, "bottom"), (f"{verb} wins", -6, "top")):
+        place = {"xycoords": row[-1].get_yaxis_transform(), "textcoords": "offset points", "va": va}
+        row[-1].annotate(text, (1.0, 0.0), (6, offset), rotation=90, fontsize=8, **place)
+
+
+RULES: dict[str, claims.Rule] = {"cheaper": cheaper}

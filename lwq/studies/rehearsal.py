@@ -1,0 +1,213 @@
+"""A notebook run through without a model: which plans would it measure?
+
+The cells run as they stand, but for those tagged "look" or "check", with experiments that take note
+of their candidates in place of measuring them. So an estimate counts what the study itself names.
+"""
+
+import math
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from lwq.common.errors import InputError
+from lwq.common.names import build, spec
+from lwq.contracts import DROPPED, KEPT, Costs, Layout, Plan, Row, Scores, Width
+from lwq.engine.costs import costs_name
+from lwq.quantizers import QUANTIZERS
+from lwq.results.measurements import REHEARSAL
+from lwq.scorers import SCORERS
+from lwq.scorers.baselines import Reversed
+from lwq.scorers.shared.declared import Declared
+from lwq.studies import grid
+from lwq.studies.candidates import Candidate
+from lwq.studies.experiment import KIND, Experiment, labels_of, questions
+
+SHOWING = {"look", "check"}  # tags of cells that measure nothing
+ROUND = 128  # stand-in matrices have a multiple of so many columns, which any group size divides
+UNKNOWN = {"blocks": 32, "parameters": 7e9}  # of a model that nobody wrote down
+_noted: ContextVar[list["Rehearsal"]] = ContextVar("noted")
+
+
+@dataclass
+class Rehearsal(Experiment):
+    """An experiment that loads and measures nothing, and takes note of what it would measure.
+
+    Attributes:
+        noted: (row, plan) of each candidate; rows lack what only the model tells.
+        questions: of tasks, over all plans.
+        scanned: plans that costs are measured with, on few windows.
+        scored: whether the calibration windows run through the model for scores.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.noted: dict[tuple[Any, ...], tuple[Row, Plan]] = {}
+        self.questions: dict[tuple[Any, ...], int] = {}
+        self.scanned = 0
+        self.scored = False
+        _noted.get().append(self)
+
+    @property
+    def loaded(self) -> Any:
+        return None
+
+    @property
+    def fingerprint(self) -> str:
+        return ""
+
+    @property
+    def layout(self) -> Layout:
+        return stand_in(self.model)
+
+    @property
+    def calibration(self) -> Tensor:
+        return torch.zeros(self.calibrate.n, self.calibrate.length, dtype=torch.long)
+
+    @property
+    def judging(self) -> Tensor:
+        return torch.zeros(self.judge.n, self.judge.length, dtype=torch.long)
+
+    @property
+    def _common(self) -> dict[str, str]:
+        return {
+            "study": self.study,
+            "model": self.model,
+            "fingerprint": "",
+            "quantizer": spec(QUANTIZERS, self.quantizer),
+            "calibration": str(self.calibrate),
+            "judge": str(self.judge),
+            "dtype": self.arithmetic,
+        }
+
+    @property
+    def widths(self) -> set[Width]:
+        """To which matrices are quantized."""
+        chosen = {width for _, plan in self.noted.values() for width in plan.bits.values()}
+        return chosen - {DROPPED, KEPT}
+
+    def orderings(self, names: str | Sequence[str], seeds: int = 0) -> dict[str, Scores | Costs]:
+        """Label -> made-up scores: an order for each label, turned round for a reverse."""
+        built = {label: build(SCORERS, "scorer", label) for label in labels_of(names, seeds)}
+        self.scored |= any(Declared.of(scorer).needs for scorer in built.values())
+        layout = self.layout
+        return {
+            label: Scores(_made_up(scorer, layout), layout, spec(SCORERS, scorer))
+            for label, scorer in built.items()
+        }
+
+    def costs(self, widths: Sequence[int], windows: int = 8) -> Costs:
+        """Made-up harm, which falls with bits."""
+        self.scanned += len(self.layout.units) * len(widths)
+        weight = _made_up("costs", self.layout)
+        harm: dict[str, dict[Width, float]] = {
+            unit: {width: (1 + value) * math.exp(-width) for width in widths}
+            for unit, value in weight.items()
+        }
+        return Costs(harm, self.layout, costs_name(self._common["quantizer"]))
+
+    def measure(self, candidates: Iterable[Candidate]) -> None:
+        """Take note of the candidates."""
+        for candidate in candidates:
+            row = self._row(candidate)
+            key = (row.plan, row.high, row.low, row.ordering, row.moved)
+            self.noted.setdefault(key, (row, candidate.plan))
+
+    def answer(
+        self,
+        candidates: Iterable[Candidate],
+        tasks: Sequence[str],
+        items: int,
+        seed: int = 0,
+        hub: bool = False,
+    ) -> None:
+        """Take note of the questions."""
+        for candidate in candidates:
+            for task in tasks:
+                row = replace(self._row(candidate), judge=questions(task, items, seed, hub))
+                self.questions[key_of(row)] = items
+
+    def rankings(self, variants: Sequence[str], default: Scores) -> None:
+        """Nothing: no plan is measured."""
+
+    def table(self, **where: Any) -> pd.DataFrame:
+        """No rows."""
+        return self.results.table()
+
+
+def key_of(row: Row | Mapping[str, Any]) -> tuple[Any, ...]:
+    """What tells a row from the others of a model, without the model: all that names it but hashes.
+
+    The number of units moved stands for itself where no allocator was held to a budget.
+    """
+    values = row if isinstance(row, Mapping) else vars(row)
+    names = ("study", "model", "quantizer", "high", "low", "ordering", "scorer", "way", "dtype")
+    texts = (str(values[name]).partition(" #")[0] for name in ("calibration", "judge"))
+    return (*(values[name] for name in names), *texts, values["budget"] or values["moved"])
+
+
+def stand_in(model: str) -> Layout:
+    """A layout of as many blocks as the model has and about as many weights, a matrix each."""
+    known = grid.known_models().get(model, UNKNOWN)
+    blocks = int(known["blocks"])
+    columns = ROUND * max(1, round(math.sqrt(known["parameters"] / blocks / 12) / ROUND))
+    names = [f"model.layers.{place}" for place in range(blocks)]
+    units = {name: {f"{name}.weight": (12 * columns, columns)} for name in names}
+    return Layout(model, "", "block", units, dict.fromkeys(["", *names], 0))
+
+
+def _made_up(scorer: Any, layout: Layout) -> dict[str, float]:
+    if isinstance(scorer, Reversed):
+        found = _made_up(scorer.scorer, layout)
+        return {unit: len(found) - value for unit, value in found.items()}
+    places = list(range(len(layout.units)))
+    random.Random(str(scorer)).shuffle(places)
+    return {unit: float(place) for unit, place in zip(layout.units, places, strict=True)}
+
+
+@contextmanager
+def rehearsing() -> Iterator[list[Rehearsal]]:
+    """Inside, experiments take note and results are empty; yields the experiments as they come."""
+    found: list[Rehearsal] = []
+    kind, rehearsal, noted = KIND.set(Rehearsal), REHEARSAL.set(True), _noted.set(found)
+    try:
+        yield found
+    finally:
+        KIND.reset(kind)
+        REHEARSAL.reset(rehearsal)
+        _noted.reset(noted)
+
+
+def rehearse(notebook: Path, parameters: Mapping[str, Any]) -> list[Rehearsal]:
+    """The experiments of a notebook with these parameters, and what each would measure.
+
+    Raises InputError for a cell that cannot run without numbers.
+    """
+    import nbformat
+
+    names: dict[str, Any] = {}
+    with rehearsing() as found:
+        for number, cell in enumerate(nbformat.read(notebook, as_version=4).cells):
+            tags = set(cell.metadata.get("tags", []))
+            if cell.cell_type != "code" or tags & SHOWING:
+                continue
+            code = "\n".join(line for line in cell.source.splitlines() if line[:1] not in "%!")
+            try:
+                exec(compile(code, f"{notebook.name}, cell {number}", "exec"), names)
+            except InputError:
+                raise
+            except Exception as error:
+                raise InputError(
+                    f"cell {number} of {notebook.name} does not run without numbers "
+                    f"({type(error).__name__}: {error}); tag it look if it only shows some"
+                ) from error
+            if "parameters" in tags:
+                names.update(parameters)
+    return found
