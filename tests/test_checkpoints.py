@@ -262,6 +262,9 @@ def test_nothing_half_written_stays(stream, saved, tmp_path, monkeypatch):
     with pytest.raises(lwq.RunError, match="out: No space left on device.*make room"):
         exported(model, tokenizer, tmp_path / "out")
     assert not any((tmp_path / "out").iterdir()) and not list(tmp_path.glob(".out*"))
-    with pytest.raises(lwq.RunError, match="No space left"), paths.replacing(tmp_path / "x") as file:
+    with (
+        pytest.raises(lwq.RunError, match="No space left"),
+        paths.replacing(tmp_path / "x") as file,
+    ):
         full(file)
     assert not list(tmp_path.glob(".x*"))

@@ -82,7 +82,7 @@ def writing(place: str | Path) -> Iterator[None]:
 
 @contextmanager
 def whole(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder`, which is empty or missing, that becomes it when the block ends well,
+    """A folder that becomes `folder`, which is empty or missing, when the block ends well,
     and else vanishes.
     """
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
