@@ -1,5 +1,8 @@
 """Windows: the same draw twice, no document in two splits, and no shortfall in silence."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 
 import lwq
@@ -68,6 +71,50 @@ def test_a_file_of_one_s_own(tmp_path, tokenizer):
         len(documents) == 40 and documents[0].startswith("paragraph 0") and "\r" not in documents[1]
     )
     assert windows(str(path), tokenizer, n=4, length=64).shape == (4, 64)
+
+
+DOCUMENTS = [f"document {i} " + "x" * 2100 for i in range(60)]
+LAYOUTS = {
+    "blank lines": "\n\n".join(DOCUMENTS),
+    "blank lines that hold spaces": "\n \t\n".join(DOCUMENTS),
+    "WikiText": "".join(
+        f" = Title {i} = \n \n {text} \n \n = = Section = = \n \n Body of {i} . \n \n"
+        for i, text in enumerate(DOCUMENTS)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_documents_are_found_in_the_layouts_that_people_have(name, tmp_path, tokenizer):
+    path = tmp_path / "mine.txt"
+    path.write_text(LAYOUTS[name], encoding="utf-8")
+    found = texts.documents(str(path))
+    assert len(found) == 60 and all(f"document {i} " in text for i, text in enumerate(found))
+    for split in SPLITS:
+        assert windows(str(path), tokenizer, n=4, length=64, split=split).shape == (4, 64)
+
+
+def test_wikitext_from_a_hub_is_read_by_its_articles(monkeypatch):
+    lines = LAYOUTS["WikiText"].splitlines(keepends=True)
+    hub = SimpleNamespace(load_dataset=lambda *_, **__: {"text": lines})
+    monkeypatch.setitem(sys.modules, "datasets", hub)
+    assert len(texts.documents("wikitext2")) == 60
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("\n".join(DOCUMENTS), "no document boundary was found .*put a blank line"),
+        (" ".join(DOCUMENTS), "no document boundary was found .*put a blank line"),
+        ("a few\n\nshort\n\nparagraphs", "paragraphs make one document .*take a longer text"),
+    ],
+)
+def test_a_text_that_is_one_document_says_so(text, message, tmp_path, tokenizer):
+    path = tmp_path / "mine.txt"
+    path.write_text(text)
+    with pytest.raises(lwq.InputError, match=message):
+        for split in SPLITS:
+            windows(str(path), tokenizer, n=16, length=64, split=split)
 
 
 def test_readers():

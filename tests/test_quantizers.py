@@ -607,3 +607,22 @@ def test_what_readers_call_a_quantizer():
         for q in (GPTQ(), GPTQ(act_order=False, inputs="full"), RTN())
     }
     assert list(called.values()) == ["gptq", "gptq (no act-order, full inputs)", "rtn"]
+
+
+@pytest.mark.parametrize("name", ["rtn", "gptq", "hqq", "spqr", "owq", "baq", "quanto"])
+@pytest.mark.parametrize("scale", [1e-3, 1e-4, 1e-5, 1e-6])
+def test_the_error_does_not_depend_on_the_scale_of_the_weights(name, scale):
+    """Where a norm before it carries the scale of a matrix, its weights may be tiny. At 1e-6 the
+    16-bit scales are subnormal, and a tenth of the error is theirs.
+    """
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(64, 128, generator=generator)
+    stats = MatrixStats()
+    x = torch.randn(500, 128, generator=generator)
+    stats.add(x, frozenset({"gram", "input_norms"}))
+
+    def error(scale):
+        packed = QUANTIZERS[name]()(weight * scale, 4, stats)
+        return float((packed.dequantize() / scale - weight).norm() / weight.norm())
+
+    assert error(scale) == pytest.approx(error(1.0), rel=0.02 if scale > 1e-6 else 0.15)

@@ -5,13 +5,15 @@ has them at its root.
 """
 
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
 
-from lwq.common.errors import InputError
+from lwq.common.errors import InputError, RunError
 
 PACKAGE = Path(__file__).resolve().parents[1]
 IN_CLONE = (PACKAGE.parent / "studies" / "common.yaml").is_file()
@@ -62,18 +64,54 @@ def writable(folder: str | Path, setting: str = "results_dir") -> Path:
 
 
 @contextmanager
-def replacing(path: Path):
+def writing(place: str | Path) -> Iterator[None]:
+    """Inside, what the disk and the library that writes weights raise is a RunError that names
+    `place` and the reason.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())
+        raise RunError(
+            f"cannot write {place}: {reason}. Nothing half-written stays; make room or choose "
+            f"another place, and run the same command again"
+        ) from None
+
+
+@contextmanager
+def whole(folder: Path) -> Iterator[Path]:
+    """A folder that becomes `folder`, which is empty or missing, when the block ends well,
+    and else vanishes.
+    """
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+    try:
+        yield work
+        work.chmod(0o755)
+        if folder.exists():
+            folder.rmdir()
+        work.rename(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that becomes `path` when the block ends well, and vanishes
     otherwise.
 
     Readers see the old file or the whole new one, never a part of it.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path):
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix
+        )
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)

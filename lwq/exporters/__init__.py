@@ -45,12 +45,16 @@ def export(
     Raises:
         InputError: before the work starts, for an unknown format, a folder that holds files, or a
             plan that the format cannot hold.
+        RunError: where the disk is full, or the folder does not read back as it was written; no
+            part of it stays.
     """
     exporter, target = require_exportable(plan, folder, format)
     applied = Applied(model, plan, windows)
-    exporter(model, iter(applied), plan, target)
-    tokenizer.save_pretrained(target)
-    plan.save(target / "plan.json")
+    with paths.whole(target) as work:
+        exporter(model, iter(applied), plan, work)
+        with paths.writing(target):
+            tokenizer.save_pretrained(work)
+            plan.save(work / "plan.json")
     return applied.errors()
 
 
@@ -62,7 +66,7 @@ def require_exportable(
     """
     exporter: Exporter = build(EXPORTERS, "format", format)
     exporter.require(plan, rebuild(QUANTIZERS, "quantizer", plan.quantizer))
-    target = paths.resolve(Path(folder).expanduser())
+    target = Path(folder).expanduser().absolute()
     if target.is_dir() and any(target.iterdir()):
         raise InputError(f"{target} is not empty; choose a new folder")
     return exporter, paths.writable(target, "--out")

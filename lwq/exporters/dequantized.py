@@ -4,7 +4,6 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -38,7 +37,5 @@ class Dequantized(Exporter):
         self, model: nn.Module, packed: Iterator[tuple[str, Storage]], plan: Plan, folder: Path
     ) -> Path:
         deque(packed, maxlen=0)  # the model holds the numbers of the plan once they have gone by
-        with models.own_cache_setting(model):
-            writer: Any = models.streamed(model) or model
-            writer.save_pretrained(folder)
+        models.save(model, folder)
         return folder

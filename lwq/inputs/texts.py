@@ -3,6 +3,7 @@ one.
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,8 @@ HUB = {
     "c4-hub": ("allenai/c4", "en", "validation"),
 }
 KNOWN = ("toy", *TEXTS, *HUB)
+HEADING = re.compile(r"^ ?= [^=\n]+ = ?$", re.MULTILINE)  # of an article in WikiText
+BLANK = re.compile(r"^[^\S\n]+$", re.MULTILINE)
 PIECE = 2000  # characters of a document where a text marks none
 
 
@@ -61,7 +64,7 @@ def windows(
     Args:
         text: `toy`, a text of `lwq.inputs.assets`, a hub name (`wikitext2`, `pg19`, `c4-hub`; needs
             `datasets` and a hub), or the path of a UTF-8 file (documents are separated by blank
-            lines).
+            lines, or by the headings of WikiText).
         tokenizer: of the model that will read them.
         n: number of windows.
         length: tokens a window, with the BOS token (or what else its tokenizer puts before a text)
@@ -100,11 +103,26 @@ def windows(
     if len(tokens) < n * body:
         raise InputError(
             f"asked {n} windows of {length} tokens, the {split} split of {text!r} gives "
-            f"{len(tokens) // body}; ask for fewer "
-            "or shorter windows, or take a longer text"
+            f"{len(tokens) // body}; {_way_out(text)}"
         )
     cut = torch.tensor(tokens[: n * body]).reshape(n, body)
     return torch.cat([torch.tensor(first, dtype=torch.long).expand(n, -1), cut], dim=1)
+
+
+def _way_out(text: str) -> str:
+    """What to do about a split that is too short."""
+    whole = documents(text)
+    if len(whole) > 1:
+        return "ask for fewer or shorter windows, or take a longer text"
+    if "\n\n" not in whole[0].strip():
+        return (
+            "no document boundary was found in it, so that it is one document, which belongs to one "
+            "split: put a blank line (or WikiText's ` = Title = `) between documents"
+        )
+    return (
+        f"its paragraphs make one document of about {PIECE:,} characters, which belongs to one "
+        "split: take a longer text"
+    )
 
 
 def prefix(tokenizer: Any) -> list[int]:
@@ -141,7 +159,7 @@ def documents(text: str) -> list[str]:
     elif text in HUB:
         found = _from_hub(text)
     elif Path(text).expanduser().is_file():
-        found = paragraphs(read(Path(text).expanduser()))
+        found = own_documents(read(Path(text).expanduser()))
     else:
         raise InputError(f"unknown text {text!r}: not a file, and none of {list(KNOWN)}")
     unique = list(dict.fromkeys(document for document in found if document.strip()))
@@ -189,6 +207,17 @@ def paragraphs(text: str) -> list[str]:
     return pieces
 
 
+def own_documents(text: str) -> list[str]:
+    """The documents of a user's file: articles that begin with ` = Title = `, as WikiText has them,
+    or else `paragraphs`, where a line with nothing but spaces is blank.
+    """
+    starts = [found.start() for found in HEADING.finditer(text)]
+    if len(starts) > 1:
+        ends = [*starts[1:], len(text)]
+        return [text[start:end].strip() for start, end in zip(starts, ends, strict=True)]
+    return paragraphs(BLANK.sub("", text))
+
+
 READERS: dict[str, Callable[[str], list[str]]] = {
     "c4": lines,
     "wiki": articles,
@@ -210,7 +239,9 @@ def _from_hub(text: str) -> list[str]:
             f"{list(TEXTS)}"
         ) from None
     try:
-        return list(load_dataset(path, config, split=split)["text"])
+        rows = list(load_dataset(path, config, split=split)["text"])
+        # its rows are lines, not documents
+        return own_documents("".join(rows)) if text == "wikitext2" else rows
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(

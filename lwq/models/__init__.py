@@ -20,6 +20,7 @@ from lwq.models.weights import (
     streamed,
     vocabulary,
 )
+from lwq.models.write import save
 
 __all__ = [
     "DTYPES",
@@ -49,6 +50,7 @@ __all__ = [
     "replaced_blocks",
     "require_finite",
     "resident",
+    "save",
     "streamed",
     "traced",
     "units",

@@ -15,22 +15,11 @@ from lwq.common.errors import InputError
 from lwq.common.names import pick
 from lwq.common.progress import quiet_transformers
 from lwq.inputs import resolve, toy
-from lwq.models import streaming
+from lwq.models import checkpoint, streaming
 from lwq.models.settings import context_length
 from lwq.models.structure import blocks, matrices
 from lwq.models.weights import require_finite
 
-NEEDED = {  # in the folder of a checkpoint -> how its files may be called
-    "config.json": ("config.json",),
-    "weights (*.safetensors)": ("*.safetensors",),
-    "a tokenizer (tokenizer.json or the like)": (
-        "tokenizer*",
-        "*vocab*",
-        "*.model",
-        "*.tiktoken",
-        "tekken.json",
-    ),
-}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -55,8 +44,9 @@ def load(
             blocks go to.
 
     Raises:
-        InputError: for an unknown name, weights that are missing, damaged, NaN or Inf, or a model
-            without blocks.
+        InputError: for an unknown name, files that are missing or damaged, a checkpoint that lacks
+            a tensor of its model, holds another one or codes instead of numbers, weights that are
+            NaN or Inf, or a model without blocks.
     """
     torch_dtype = pick(DTYPES, "dtype", dtype)
     if (depth := toy.depth(name)) is not None:
@@ -69,9 +59,7 @@ def load(
     elif stream:
         model, tokenizer = _streamed(name, torch_dtype, device_map or "cpu", trust_remote_code)
     else:
-        model, tokenizer = _pretrained(
-            name, dtype=torch_dtype, device_map=device_map, trust_remote_code=trust_remote_code
-        )
+        model, tokenizer = _pretrained(name, torch_dtype, device_map, trust_remote_code)
     if context := context_length(model.config):
         tokenizer.model_max_length = min(tokenizer.model_max_length, context)
     model.config.name_or_path = name
@@ -93,23 +81,59 @@ def _cast_(model: Any, dtype: torch.dtype) -> Any:
     """All that a checkpoint holds in `dtype`; what a model computes when it is made, such as RoPE's
     frequencies, as it is.
     """
-    for tensor in model.state_dict(keep_vars=True).values():
+    wide = model._get_dtype_plan(dtype)  # what architectures keep in float32
+    for key, tensor in model.state_dict(keep_vars=True).items():
         if tensor.is_floating_point():
-            tensor.data = tensor.data.to(dtype)
+            kept = next((wide[part] for part in wide if part in key), dtype)
+            tensor.data = tensor.data.to(kept)
     return model
 
 
-def _pretrained(name: str, **options: Any) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def _pretrained(
+    name: str, dtype: torch.dtype, device_map: str | None, trust_remote_code: bool
+) -> tuple[Any, Any]:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     source = _source(name)
     with _loading(name):
-        tokenizer = AutoTokenizer.from_pretrained(
-            source, trust_remote_code=options["trust_remote_code"]
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        method = checkpoint.require_unquantized(name, config, stream=False)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=dtype,
+            device_map=device_map,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, in our words
+            **({"quantization_config": _plain(method)} if method else {}),
         )
-        return AutoModelForCausalLM.from_pretrained(
-            source, use_safetensors=True, **options
-        ), tokenizer
+        model, info = loaded
+        checkpoint.require_fit(
+            name, info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"]
+        )
+        if method:
+            _forget_codes(model)
+        elif Path(source).is_dir():
+            checkpoint.require_numbers(model, checkpoint.dtypes(Path(source)))
+    return model, tokenizer
+
+
+def _plain(method: str) -> Any:
+    """What makes transformers turn the codes of a checkpoint into numbers, on a GPU too."""
+    from transformers.utils.quantization_config import FineGrainedFP8Config, Mxfp4Config
+
+    return {"fp8": FineGrainedFP8Config, "mxfp4": Mxfp4Config}[method](dequantize=True)
+
+
+def _forget_codes(model: Any) -> None:
+    """The weights are plain numbers from here on, and are saved as such."""
+    for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+    model.hf_quantizer, model.is_quantized = None, False
+    model._weight_conversions = None
 
 
 def _streamed(
@@ -120,9 +144,23 @@ def _streamed(
     with _loading(name):
         source = streaming.local(_source(name))
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-        model = streaming.skeleton(source, dtype, trust_remote_code)
-        model._offload = streaming.Offload(model, source, blocks(model), device)
-    return model, tokenizer
+        return on_disk(source, dtype, device, trust_remote_code, name), tokenizer
+
+
+def on_disk(
+    folder: Path, dtype: torch.dtype, device: str, trust_remote_code: bool, name: str = ""
+) -> Any:
+    """The model of a checkpoint, its weights in `folder` until a block is called, and not looked at
+    yet. Raises InputError as `load` does.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    checkpoint.require_unquantized(name or str(folder), config, stream=True)
+    model = streaming.skeleton(folder, config, dtype, trust_remote_code)
+    model.config.name_or_path = name or str(folder)
+    model._offload = streaming.Offload(model, folder, blocks(model), device)
+    return model
 
 
 def _source(name: str) -> str | Path:
@@ -137,22 +175,8 @@ def _source(name: str) -> str | Path:
     folder = Path(name).expanduser()
     if not folder.is_dir():
         raise InputError(f"{name!r} is a file; name the folder of the checkpoint")
-    _require_checkpoint(name, folder)
+    checkpoint.require_files(name, folder)
     return str(folder)
-
-
-def _require_checkpoint(name: str, folder: Path) -> None:
-    """Raise InputError naming what the folder lacks; transformers would give another reason."""
-    if missing := [
-        what
-        for what, names in NEEDED.items()
-        if not any(any(folder.glob(pattern)) for pattern in names)
-    ]:
-        raise InputError(
-            f"cannot load the model {name!r}: the folder lacks {' and '.join(missing)}; "
-            f"save_pretrained of the model and of "
-            "its tokenizer write all three (pickled weights are not read)"
-        )
 
 
 @contextmanager
@@ -161,10 +185,10 @@ def _loading(name: str) -> Iterator[None]:
     try:
         with quiet_transformers():
             yield
-    except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, InputError):
-            raise
-        reason = " ".join(str(error).split())[:300]
+    except InputError:
+        raise
+    except Exception as error:  # the libraries below raise types of their own, and bare ones
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise InputError(
             f"cannot load the model {name!r}: {reason}. Names that need no hub: "
             f"{list(resolve.KNOWN)}; otherwise give "

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -23,9 +23,11 @@ from lwq.common import paths
 from lwq.common.errors import InputError
 from lwq.common.progress import quiet_transformers, track
 from lwq.contracts import inside
+from lwq.models import checkpoint, settings
+from lwq.models.checkpoint import INDEX
 from lwq.models.state import stands
 
-INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+BUFFERS = "(buffers)"  # stands for a part that is always in memory
 
 
 class Offload:
@@ -51,6 +53,7 @@ class Offload:
     ):
         self.model, self.device = model, torch.device(device)
         self.after_load: list[Callable[[str], None]] = []
+        self._dtype = model.dtype
         self._first = _first_names(model)
         # first name -> the places that share the tensor
         self.slots: dict[str, list[tuple[nn.Module, str]]] = {}
@@ -58,9 +61,15 @@ class Offload:
             owner, _, name = key.rpartition(".")
             self.slots.setdefault(first, []).append((model.get_submodule(owner), name))
         self._part_of = {key: _owner(key, blocks) for key in self.slots}
-        self.parts = list(dict.fromkeys(self._part_of.values()))
-        self._mapping = _conversions(model)
-        self._sources = self._find(_checkpoint(folder))
+        self._buffers = {  # that a checkpoint keeps
+            key: _owner(key, blocks) for key in model.state_dict() if key not in self._first
+        }
+        self.parts = list(dict.fromkeys([*self._part_of.values(), *self._buffers.values()]))
+        self._mapping = checkpoint.conversions(model)
+        held = checkpoint.dtypes(folder)
+        checkpoint.require_numbers(model, held)
+        self._sources = self._find({key: file for key, (file, _) in held.items()})
+        self._convert(BUFFERS)  # buffers are small: they stay in memory
         self._scratch: Path | None = None
         self._changed: dict[str, Path] = {}
         self._held: Counter[str] = Counter()  # part -> how many `resident` it is inside of
@@ -128,7 +137,7 @@ class Offload:
             shard = f"model-{number:05d}-of-{len(self.parts):05d}.safetensors"
             with self.resident(part):
                 state = revert_weight_conversion(
-                    self.model, {key: t.data for key, t in self._own(part).items()}
+                    self.model, {key: t.data for key, t in self._stored(part).items()}
                 )
                 save_file(
                     {key: t.contiguous() for key, t in state.items()},
@@ -143,31 +152,38 @@ class Offload:
     def _own(self, part: str) -> dict[str, Tensor]:
         return {key: self._tensor(key) for key, owner in self._part_of.items() if owner == part}
 
+    def _stored(self, part: str) -> dict[str, Tensor]:
+        """The weights of a part, and the buffers of the same modules that a checkpoint keeps."""
+        return self._own(part) | {
+            key: self.model.get_buffer(key) for key, owner in self._buffers.items() if owner == part
+        }
+
     def _tensor(self, key: str) -> Tensor:
         owner, name = self.slots[key][0]
         tensor = owner._parameters[name]
         assert tensor is not None
         return tensor
 
-    def _find(self, files: dict[str, Path]) -> dict[str, dict[str, Path]]:
-        """Part -> its keys in the checkpoint, and the file that holds each."""
-        from transformers.core_model_loading import (
-            WeightConverter,
-            WeightRenaming,
-            rename_source_key,
-        )
+    def _find(self, files: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
+        """Part (or BUFFERS) -> its keys in the checkpoint, and the file that holds each.
 
-        renamings = [entry for entry in self._mapping if isinstance(entry, WeightRenaming)]
-        converters = [entry for entry in self._mapping if isinstance(entry, WeightConverter)]
-        state = self.model.state_dict()
-        found: dict[str, dict[str, Path]] = {part: {} for part in self.parts}
-        for key, file in files.items():
-            target, _ = rename_source_key(
-                key, renamings, converters, self.model.base_model_prefix, state
-            )
-            part = self._part_of.get(target) or self._part_of.get(key)
-            if part is not None:
-                found[part][key] = file
+        Raises InputError where the checkpoint and the model do not hold the same tensors.
+        """
+        from transformers.utils.loading_report import LoadStateDictInfo
+
+        found: dict[str, dict[str, Path]] = {part: {} for part in (BUFFERS, *self.parts)}
+        state, there, unexpected = self.model.state_dict(), set(), set()
+        for key, target in checkpoint.targets(self.model, files).items():
+            if target not in state:
+                unexpected.add(key)
+                continue
+            first = self._first.get(target)
+            there.add(first or target)
+            found[BUFFERS if first is None else self._part_of[first]][key] = files[key]
+        missing = {key for key in state if self._first.get(key, key) not in there}
+        info = LoadStateDictInfo(missing, unexpected, set(), [], {}, set())
+        self.model._adjust_missing_and_unexpected_keys(info)
+        checkpoint.require_fit(settings.name(self.model), info.missing_keys, info.unexpected_keys)
         return found
 
     def _around(self, act: Callable[[str], None], parts: list[str]) -> Callable[..., None]:
@@ -199,11 +215,6 @@ class Offload:
             self._convert(part)
         for key in self._own(part):
             self._set(key, self._tensor(key))  # in the modules tied to the first one too
-        if missing := [key for key, tensor in self._own(part).items() if tensor.is_meta]:
-            raise InputError(
-                f"the checkpoint of {self.model.config.name_or_path!r} lacks "
-                f"{missing[:4]}; download it again"
-            )
         for act in self.after_load:
             act(part)
 
@@ -223,18 +234,17 @@ class Offload:
                 key: handles[file].get_slice(key) for key, file in self._sources[part].items()
             }
             config = LoadStateDictConfig(
-                dtype=self.model.dtype,
+                dtype=self._dtype,
+                dtype_plan=self.model._get_dtype_plan(self._dtype),  # what stays in float32
                 device_map={"": self.device},
                 weight_mapping=self._mapping,
                 use_safetensors=True,
             )
             info, _ = convert_and_load_state_dict_in_model(self.model, slices, config)
         self.model._weight_conversions = [entry for entry in self._mapping if entry.was_used()]
-        if info.mismatched_keys or info.conversion_errors:
-            raise InputError(
-                f"the checkpoint does not fit the model: "
-                f"{[*info.mismatched_keys, *info.conversion_errors][:3]}"
-            )
+        checkpoint.require_fit(
+            settings.name(self.model), (), info.conversion_errors, info.mismatched_keys
+        )
         for tensor in self._own(part).values():
             tensor.requires_grad_(False)
 
@@ -266,19 +276,20 @@ def _give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def skeleton(folder: str | Path, dtype: torch.dtype, trust_remote_code: bool) -> Any:
+def skeleton(folder: Path, config: Any, dtype: torch.dtype, trust_remote_code: bool) -> Any:
     """The model of a checkpoint with its parameters on the meta device; nothing but the
-    configuration is read.
+    configurations is read.
     """
     from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(
             config, dtype=dtype, trust_remote_code=trust_remote_code
         )
     model.tie_weights()
+    if model.can_generate() and (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
     return model
 
 
@@ -295,26 +306,6 @@ def local(name: str | Path) -> Path:
             str(name), allow_patterns=["*.safetensors", "*.json", "*.model", "*.txt", "*.py"]
         )
     )
-
-
-def _checkpoint(folder: Path) -> dict[str, Path]:
-    """Tensor name -> file, for a checkpoint in one file or in shards."""
-    try:
-        if (folder / INDEX).is_file():
-            table = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
-            return {key: folder / file for key, file in table.items()}
-        with safe_open(folder / SINGLE, framework="pt") as file:
-            return dict.fromkeys(file.keys(), folder / SINGLE)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise InputError(
-            f"stream=True reads safetensors, and {folder} has none that can be read ({error})"
-        ) from None
-
-
-def _conversions(model: Any) -> list[Any]:
-    from transformers.conversion_mapping import get_model_conversion_mapping
-
-    return get_model_conversion_mapping(model)
 
 
 def _owner(key: str, blocks: Mapping[str, nn.Module]) -> str:

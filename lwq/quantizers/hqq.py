@@ -38,6 +38,7 @@ class HQQ(grid.Grouped):
             "float32" gives the library's numbers with compute_dtype=float32 bit for bit.
 
     A group that spans no more than 1e-4 keeps its smallest value (the library would let it drift).
+    A matrix of tiny weights is scaled up by a power of two first, since the algorithm has a scale.
     Source: Badri and Shaji 2023, Half-Quadratic Quantization; code mobiusml/hqq,
     `optimize_weights_proximal_legacy` (Apache-2.0).
     """
@@ -60,18 +61,23 @@ class HQQ(grid.Grouped):
         bits, size = self.grid_of(option)
         rows, columns = finite(weight).shape
         top, groups = 2**bits - 1, grid.group_count((rows, columns), size)
-        w = weight.float().reshape(rows * groups, -1)  # (out, in) -> (out · groups, size)
+        lift = grid.lift(weight)
+        w = lift * weight.float().reshape(rows * groups, -1)  # (out, in) -> (out · groups, size)
         low, span = w.amin(1, keepdim=True), w.amax(1, keepdim=True) - w.amin(1, keepdim=True)
         flat = span <= FLAT
         inverse = torch.where(flat, 1.0, top / span).clamp_(max=2e4)
+        dtype = FLOATS[self.scale_dtype]
+        scales = stored(1 / inverse / lift, dtype)
+        if lift != 1:  # codes for the scale as it is stored, which may be coarse
+            grid.refuse_lost(w, 1 / inverse / lift, scales.float(), dtype)
+            inverse = 1 / (scales.float() * lift)
         start = -low * inverse
         zero = start.round() if bits == 4 else start
         zero = torch.where(flat, start, self._optimize(w, inverse, zero, top))
         codes = (w * inverse).add_(zero).round_().clamp_(0, top)
-        dtype = FLOATS[self.scale_dtype]
         return Packed(
             codes=codes.reshape(weight.shape).byte(),
-            scales=stored((1 / inverse).reshape(rows, groups), dtype),
+            scales=scales.reshape(rows, groups),
             bits=bits,
             zeros=stored(zero.reshape(rows, groups), dtype),
         )

@@ -18,6 +18,8 @@ from lwq.quantizers.storage.packed import Exact, Packed, finite, packed_bytes, s
 from lwq.statistics.forward import MatrixStats
 
 OUTLIER_BITS = 48  # of a weight that is kept: its value and its place
+# steps of the second level are no smaller, in the dtype that they are stored in
+LEAST = {torch.float16: 1e-7, torch.bfloat16: 1e-30}
 CHUNK = 1 << 24  # numbers that the search for outliers holds at once
 
 
@@ -44,6 +46,9 @@ class SpQR(Quantizer):
         stat_bits, stat_group: of the second level; the rows must be a multiple of `stat_group`.
         damp_percent: as in gptq; the authors take 1.0, far more than gptq.
 
+    The second level and the outliers are float16, or bfloat16 in a matrix of tiny weights, which
+    float16 cannot hold.
+
     The authors mark outliers by a threshold while they go; here their number is fixed beforehand,
     so that a plan's bytes are known before it is made. Source: Dettmers et al. 2023,
     arXiv:2306.03078; code Vahe1994/SpQR (Apache-2.0).
@@ -69,6 +74,7 @@ class SpQR(Quantizer):
         size = columns // grid.group_count((rows, columns), self.group_size)
         factor = inverse_factor(stats, self.damp_percent)
         w = columns_first(weight)
+        numbers = torch.float16 if grid.lift(weight) == 1 else torch.bfloat16
         keep = self._outliers(weight.float(), factor, bits, size, count)
         second: list[tuple[Packed, Packed]] = []
         fits = iter(range(0, columns, size))
@@ -84,14 +90,14 @@ class SpQR(Quantizer):
             scale, zero = grid.fit(filled, bits, None, torch.float32)
             # a group of zeros must not widen the range of scales
             scale = scale * (filled != 0).any(1)
-            second.append((self._second_level(scale), self._second_level(zero)))
+            second.append((self._second_level(scale, numbers), self._second_level(zero, numbers)))
             scale, zero = (packed.dequantize()[0] for packed in second[-1])
-            return scale.clamp(min=torch.finfo(torch.float16).tiny), zero
+            return scale.clamp(min=torch.finfo(numbers).tiny), zero
 
         codes, _, _ = fitting_grid(w, factor, bits, size, fit, keep)
         flat = keep.T.reshape(-1).nonzero()[:, 0]
         scales, zeros = (_stacked([pair[i] for pair in second]) for i in (0, 1))
-        exact = Exact(flat.int(), stored(w.T.reshape(-1)[flat], torch.float16))
+        exact = Exact(flat.int(), stored(w.T.reshape(-1)[flat], numbers))
         return Packed(codes.T.contiguous().byte(), scales, bits, zeros, exact=exact)
 
     def _outliers(self, w: Tensor, factor: Tensor, bits: int, size: int, count: int) -> Tensor:
@@ -104,12 +110,13 @@ class SpQR(Quantizer):
         keep[torch.argsort(scores, descending=True, stable=True)[:count]] = True
         return keep.reshape(w.shape).T
 
-    def _second_level(self, values: Tensor) -> Packed:
+    def _second_level(self, values: Tensor, numbers: torch.dtype) -> Packed:
         """One number a row, (out,), quantized over runs of rows: a Packed of shape (1, out)."""
         groups = values.reshape(-1, self.stat_group)
         low, high = groups.amin(1), groups.amax(1)
-        scale = stored(((high - low) / (2**self.stat_bits - 1)).clamp(min=1e-7), torch.float16)
-        shift = stored(-low, torch.float16)
+        least = LEAST[numbers]
+        scale = stored(((high - low) / (2**self.stat_bits - 1)).clamp(min=least), numbers)
+        shift = stored(-low, numbers)
         codes = (
             ((groups + shift.float()[:, None]) / scale.float()[:, None])
             .round()

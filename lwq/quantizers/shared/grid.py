@@ -1,5 +1,6 @@
 """Uniform grids: where the levels lie, and the nearest one. Shared by rtn and gptq."""
 
+import math
 from typing import ClassVar
 
 import torch
@@ -12,6 +13,8 @@ from lwq.quantizers.storage.packed import FLOATS, packed_bytes
 
 # a group this far below its matrix's largest weight may vanish in the scale's dtype
 NEGLIGIBLE = 1e-4
+# the largest weight of an ordinary matrix is larger
+TINY = 2.0**-6
 GROUPS = (32, 64, 128)  # sizes that options name
 
 
@@ -35,7 +38,7 @@ def fit(groups: Tensor, bits: int, half: float | None, dtype: torch.dtype) -> tu
     else:
         low, scale = None, groups.abs().amax(-1) / half
     stored = scale.to(dtype).float()
-    _refuse_lost(groups, scale, stored, dtype)
+    refuse_lost(groups, scale, stored, dtype)
     stored = torch.where(stored > 0, stored, 1.0)
     if low is None:
         return stored, torch.full_like(stored, 2.0 ** (bits - 1))
@@ -67,7 +70,8 @@ def search(
     return scale, zero
 
 
-def _refuse_lost(groups: Tensor, scale: Tensor, stored: Tensor, dtype: torch.dtype) -> None:
+def refuse_lost(groups: Tensor, scale: Tensor, stored: Tensor, dtype: torch.dtype) -> None:
+    """Raise InputError where `dtype` turns the scale of a group into zero or infinity."""
     lost = ~torch.isfinite(stored) | ((stored == 0) & (scale > NEGLIGIBLE * scale.max()))
     if bool(lost.any()):
         worst = scale[lost].max().item()
@@ -76,6 +80,16 @@ def _refuse_lost(groups: Tensor, scale: Tensor, stored: Tensor, dtype: torch.dty
             f"cannot hold; "
             "use scale_dtype='bfloat16' or 'float32'"
         )
+
+
+def lift(weight: Tensor) -> float:
+    """The power of two that brings the largest weight of a tiny matrix up to TINY; 1 for any other.
+
+    Thresholds and 16-bit numbers are made for weights as models have them; where a norm carries the
+    scale of a matrix, its weights may be a million times smaller.
+    """
+    largest = float(weight.abs().max())
+    return 2.0 ** math.ceil(math.log2(TINY / largest)) if 0 < largest < TINY else 1.0
 
 
 def nearest(values: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
