@@ -15,7 +15,6 @@ from lwq.common.version import VERSION
 
 if TYPE_CHECKING:
     from lwq.allocators import ALLOCATORS as ALLOCATORS
-    from lwq.allocators import allocate as allocate
     from lwq.common.errors import InputError as InputError
     from lwq.common.errors import RunError as RunError
     from lwq.contracts import Budget as Budget
@@ -45,6 +44,8 @@ if TYPE_CHECKING:
     from lwq.models import units as units
     from lwq.quantizers import QUANTIZERS as QUANTIZERS
     from lwq.quantizers import Packed as Packed
+    from lwq.recipes.allocate import allocate as allocate
+    from lwq.recipes.recommend import Recipe as Recipe
     from lwq.report.intervals import Interval as Interval
     from lwq.report.intervals import largest_fraction as largest_fraction
     from lwq.report.intervals import retained as retained

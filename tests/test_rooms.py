@@ -28,7 +28,7 @@ ROOMS = (
         "scorers",
         "allocators",
     ),
-    *("exporters", "results", "studies", "report", "cli"),
+    *("exporters", "recipes", "results", "studies", "report", "cli"),
 )
 FILES = sorted(file for file in HOME.rglob("*.py") if file.parent != HOME)
 

@@ -5,6 +5,7 @@ unit -> option. One that searches measures plans by the objective; all others le
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from lwq.allocators.edges import Edges
@@ -22,8 +23,17 @@ from lwq.allocators.refine import Refine
 from lwq.allocators.uniform import Uniform
 from lwq.common.errors import InputError
 from lwq.common.names import build, spec
-from lwq.contracts import Budget, Costs, Option, Plan, Scores, Width, require_whole_drops
-from lwq.contracts.methods import Objective
+from lwq.contracts import (
+    Budget,
+    Costs,
+    Layout,
+    Option,
+    Plan,
+    Scores,
+    Size,
+    require_whole_drops,
+)
+from lwq.contracts.methods import Allocator, Objective, Quantizer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,7 +61,7 @@ __all__ = ["ALLOCATORS", "allocate"]
 def allocate(
     scores: Scores | Costs,
     model: "nn.Module | None" = None,
-    bits: tuple[Width, ...] = (4, 2),
+    bits: tuple[Option, ...] | None = None,
     quantizer: Any = "rtn",
     allocator: Any = None,
     *,
@@ -72,11 +82,12 @@ def allocate(
             `lwq.engine.costs.measured_costs` finds.
         model: the model that was scored, to check that the scores are its own; None trusts the
             file.
-        bits: the widths to choose from; 0 drops a block, 16 keeps it.
+        bits: the options to choose from; 0 drops a block, 16 keeps it; None: the two neighbouring
+            widths on either side of the budget.
         quantizer: what will pack the weights (a name, a call in text, an object): true bytes depend
             on it.
         allocator: a name in ALLOCATORS, a call in text or an object; by default `topk` for two
-            widths, `levels` for more, `uniform` for one.
+            widths, `levels` for more, `uniform` for one; `knapsack` for Costs.
         moved: this many units leave the highest width.
         avg_bits: nominal bits a weight, at most (the paper's convention).
         true_bits: stored bits a weight, scales and zeros counted, at most.
@@ -99,30 +110,66 @@ def allocate(
         own = models.layout(model, layout.granularity, bool(layout.outside))
         layout.require(own, "score")
     limits = {"moved": moved, "avg_bits": avg_bits, "true_bits": true_bits, "max_bytes": max_bytes}
-    given = {key: value for key, value in limits.items() if value is not None}
-    if len(given) != 1:
-        raise InputError(f"give exactly one of {list(limits)}, not {list(given) or 'none'}")
-    ((limit, amount),) = given.items()
+    limit, amount = one_limit(limits)
     packer = build(QUANTIZERS, "quantizer", quantizer)
     require_complete(packer)
+    offered = tuple(bits) if bits else adjacent(layout, packer, limit, amount)
     budget = Budget(
-        layout, tuple(bits), packer, limit, amount, options or {}, pinned or {}, least, groups or {}
+        layout, offered, packer, limit, amount, options or {}, pinned or {}, least, groups or {}
     )
-    default = {1: "uniform", 2: "topk"}.get(len(bits), "levels")
-    chooser = build(ALLOCATORS, "allocator", allocator or default)
+    return within(scores, budget, allocator, objective)
+
+
+def within(
+    scores: Scores | Costs,
+    budget: Budget,
+    allocator: str | Allocator | None = None,
+    objective: Objective | None = None,
+) -> Plan:
+    """`allocate` for a budget that is made already."""
+    from lwq.quantizers import QUANTIZERS
+
+    default = {1: "uniform", 2: "topk"}.get(len(budget.widths), "levels")
+    default = "knapsack" if isinstance(scores, Costs) and len(budget.widths) > 1 else default
+    chooser: Allocator = build(ALLOCATORS, "allocator", allocator or default)
     # allocators of a user's own may take no objective
     chosen = chooser(scores, budget) if objective is None else chooser(scores, budget, objective)
     if not budget.holds(chosen):
         raise InputError(
-            f"{spec(ALLOCATORS, chooser)} broke the budget: {limit} is "
-            f"{budget.spent(chosen):g}, not {amount:g}"
+            f"{spec(ALLOCATORS, chooser)} broke the budget: {budget.limit} is "
+            f"{budget.spent(chosen):g}, not {budget.amount:g}"
         )
-    require_whole_drops(layout.rest, chosen)
+    require_whole_drops(scores.layout.rest, chosen)
     provenance = {
         "scorer": scores.scorer,
         "allocator": spec(ALLOCATORS, chooser),
         "bits": list(budget.widths),
-        "budget": {limit: budget.amount},
+        "budget": {budget.limit: budget.amount},
         "calibration": scores.data,
     }
-    return Plan(chosen, layout, spec(QUANTIZERS, packer), provenance)
+    return Plan(chosen, scores.layout, spec(QUANTIZERS, budget.quantizer), provenance)
+
+
+def one_limit(limits: Mapping[str, float | None]) -> tuple[str, float]:
+    """The name and the amount of the one that is given."""
+    given = {key: value for key, value in limits.items() if value is not None}
+    if len(given) != 1:
+        raise InputError(f"give exactly one of {list(limits)}, not {list(given) or 'none'}")
+    ((limit, amount),) = given.items()
+    return limit, amount
+
+
+def adjacent(layout: Layout, packer: Quantizer, limit: str, amount: float) -> tuple[Option, ...]:
+    """The two neighbouring whole widths of `packer` on either side of a budget; the lowest or the
+    highest two where it lies beyond them. Mixes of widths that lie further apart do more harm.
+    """
+    widths = sorted((one for one in packer.levels if isinstance(one, int)), reverse=True)
+    if limit == "moved" or len(widths) < 2:
+        return (4, 3) if {4, 3} <= set(widths) else tuple(widths[:2] or packer.levels[:2])
+    for high, low in pairwise(widths):
+        size = Size.of(layout, dict.fromkeys(layout.units, low), packer)
+        if {"max_bytes": size.total_bytes, "avg_bits": size.avg_bits}.get(
+            limit, size.true_bits
+        ) <= amount:
+            return high, low
+    return widths[-2], widths[-1]

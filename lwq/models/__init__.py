@@ -5,7 +5,14 @@ that knows architectures.
 from lwq.models.load import DTYPES, cast, load
 from lwq.models.outside import is_after, is_before, outside, places
 from lwq.models.running import drop_, replaced_blocks
-from lwq.models.settings import configuration, context_length, name, own_cache_setting, reach
+from lwq.models.settings import (
+    configuration,
+    context_length,
+    name,
+    own_cache_setting,
+    reach,
+    tokenizer,
+)
 from lwq.models.state import call
 from lwq.models.structure import Matrix, blocks, matrices, module_name
 from lwq.models.trace import final_norm, traced
@@ -52,6 +59,7 @@ __all__ = [
     "resident",
     "save",
     "streamed",
+    "tokenizer",
     "traced",
     "units",
     "vocabulary",

@@ -63,6 +63,7 @@ def load(
     if context := context_length(model.config):
         tokenizer.model_max_length = min(tokenizer.model_max_length, context)
     model.config.name_or_path = name
+    model._tokenizer = tokenizer
     model._use_cache = getattr(model.config, "use_cache", True)
     model.config.use_cache = False  # a cache that one run fills would silently change the next
     require_finite(model)

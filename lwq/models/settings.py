@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from lwq.common.errors import InputError
 from lwq.common.hashing import digest
 
 IDLE = (  # how the names of settings begin that decide no number
@@ -97,3 +98,13 @@ def own_cache_setting(model: Any) -> Iterator[None]:
         yield
     finally:
         model.config.use_cache = now
+
+
+def tokenizer(model: nn.Module) -> Any:
+    """The tokenizer that `load` gave beside the model; InputError for a model from elsewhere."""
+    if (found := getattr(model, "_tokenizer", None)) is None:
+        raise InputError(
+            f"{name(model)!r} was not loaded by lwq.load, so that its tokenizer is not known; "
+            "hand over windows= and tune=, from lwq.windows(text, tokenizer, split=…)"
+        )
+    return found

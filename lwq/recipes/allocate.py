@@ -1,0 +1,95 @@
+"""`lwq.allocate`: scores and a budget to a plan, or, with no scores, a model and a budget."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from lwq import allocators
+from lwq.common.errors import InputError
+from lwq.common.sizes import parse_bytes
+from lwq.contracts import Costs, Option, Plan, Scores
+from lwq.contracts.methods import Allocator, Objective, Quantizer
+from lwq.recipes.recommend import Recipe
+
+
+def allocate(
+    scores: Scores | Costs | None = None,
+    model: nn.Module | None = None,
+    bits: tuple[Option, ...] | None = None,
+    quantizer: str | Quantizer | None = None,
+    allocator: str | Allocator | None = None,
+    *,
+    moved: int | None = None,
+    avg_bits: float | None = None,
+    true_bits: float | None = None,
+    max_bytes: int | None = None,
+    size: str | int | None = None,
+    outside: bool | None = None,
+    guard: bool = True,
+    windows: Tensor | None = None,
+    tune: Tensor | None = None,
+    options: Mapping[str, tuple[Option, ...]] | None = None,
+    pinned: Mapping[str, Option] | None = None,
+    least: Option | None = None,
+    groups: Mapping[str, str] | None = None,
+    objective: Objective | None = None,
+) -> Plan:
+    """A plan within exactly one budget: from scores, or by the default recipe from a model.
+
+    Args:
+        scores: from `lwq.score`, or read from a file; None: the default recipe scores the model.
+        model: the model that was scored, to check that the scores are its own; the one to score.
+        bits: the options to choose from; 0 drops a block, 16 keeps it. None: of scores the two
+            whole widths on either side of the budget, in the recipe all that the quantizer has.
+        quantizer: what will pack the weights (a name, a call in text, an object): true bytes depend
+            on it. None: rtn for scores, gptq in the recipe.
+        allocator: a name in ALLOCATORS, a call in text or an object; by default `topk` for two
+            options, `levels` for more, `uniform` for one, `knapsack` for Costs and in the recipe.
+        moved: this many units leave the highest width.
+        avg_bits: nominal bits a weight, at most (the paper's convention).
+        true_bits: stored bits a weight, scales and zeros counted, at most.
+        max_bytes, size: stored bytes of the whole model, at most; `size` also as "95MB", "1.2GiB".
+        outside: of the recipe, whether embeddings and head get bits as well; None: where the limit
+            is in bytes.
+        guard: of the recipe: the plan is measured against uniform bits of its bytes, and given up
+            for them unless it is better (`lwq.recipes.guard`).
+        windows, tune: of the recipe: calibration windows, and windows of the tune split for the
+            guard; None: drawn from c4 with the model's tokenizer.
+        options, pinned, least, groups: what single units may have; see `Budget`.
+        objective: measures plans for the allocators that search.
+
+    Raises:
+        InputError: for scores of another model, an option that the quantizer lacks, a shape that
+            does not divide, a budget below what the options can reach (with their range), or 0 bits
+            for a part of a block.
+    """
+    if size is not None:
+        if max_bytes is not None:
+            raise InputError("size and max_bytes are the same budget; give one")
+        max_bytes = parse_bytes(str(size))
+    limits = {"moved": moved, "avg_bits": avg_bits, "true_bits": true_bits, "max_bytes": max_bytes}
+    if scores is not None:
+        return allocators.allocate(
+            scores,
+            model,
+            bits,
+            quantizer or "rtn",
+            allocator,
+            moved=moved,
+            avg_bits=avg_bits,
+            true_bits=true_bits,
+            max_bytes=max_bytes,
+            options=options,
+            pinned=pinned,
+            least=least,
+            groups=groups,
+            objective=objective,
+        )
+    if model is None:
+        raise InputError("give scores (from lwq.score), or model=, which is scored then")
+    own = {"allocator": allocator, "options": options, "pinned": pinned, "least": least}
+    if named := [name for name, value in {**own, "groups": groups}.items() if value is not None]:
+        raise InputError(f"{named} go with scores; score the model first: lwq.score(model, …)")
+    limit, amount = allocators.one_limit(limits)
+    recipe = Recipe(quantizer or "gptq", bits, guard=guard)
+    return recipe(model, limit, amount, outside, windows, tune)
