@@ -29,7 +29,7 @@ SEARCHES = [name for name, cls in ALLOCATORS.items() if cls().searches]
 def equal_layout(units=6, size=64):
     """Blocks of one size."""
     names = {f"blocks.{i}": {f"blocks.{i}.w": (size, 64)} for i in range(units)}
-    return Layout("m", "0" * 16, "block", names, {"": 0})
+    return Layout("m", "0" * 16, "block", names, {"": 0, **dict.fromkeys(names, 1)})
 
 
 def hidden(layout, seed, twist=0.5):
@@ -247,9 +247,8 @@ def test_edges_keep_both_ends_whatever_the_scores():
         {"embed": {"embed": (64, 64)}, **shapes},
         {"": 0, **{f"l.{i}": 1 for i in range(5)}},
     )
-    # six places: the embedding and five blocks
-    assert middle_first(inner)[:4] == ["l.1.a", "l.1.b", "l.2.a", "l.2.b"]
-    assert middle_first(inner)[-3:] == ["embed", "l.4.a", "l.4.b"]
+    assert middle_first(inner)[:2] == ["l.2.a", "l.2.b"]
+    assert middle_first(inner)[-5:] == ["embed", "l.0.a", "l.0.b", "l.4.a", "l.4.b"]
 
 
 def test_lieq_uses_the_two_ends_of_the_widths():
