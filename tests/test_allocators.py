@@ -37,7 +37,7 @@ def planned(name, made, **arguments):
         units = list(made)
         harm = dict.fromkeys(units, {w: 4.0**-w for w in widths_of(name)})
         given = replace(costs(made, harm), pairs={units[0]: {units[1]: 0.1, units[-1]: -0.01}})
-    if ALLOCATORS[name].searches:
+    if ALLOCATORS[name]().searches:
         bad = lambda bits: sum(made[u] * 4.0**-w for u, w in bits.items())  # noqa: E731
         arguments["objective"] = Made(bad, limit=60)
     return lwq.allocate(given, None, quantizer="rtn", allocator=CHEAP.get(name, name), **arguments)

@@ -9,7 +9,9 @@ from objectives import Made
 from test_knapsack import RTN, brute_force, bytes_of, every_plan, layout_of, random_costs
 
 import lwq
+from lwq import models
 from lwq.allocators import ALLOCATORS
+from lwq.allocators.table import table_of
 from lwq.contracts import Budget, Costs
 
 WIDTHS = (8, 4, 3, 2)
@@ -162,3 +164,21 @@ def test_a_level_with_a_name_is_an_option_like_others():
     bits = ALLOCATORS["knapsack"]()(found, budget)
     assert budget.holds(bits) and "4g32" in bits.values()
     assert sum(found[u][w] for u, w in bits.items()) == pytest.approx(brute_force(found, budget))
+
+
+@pytest.mark.parametrize("quantizer", ["rtn", "gptq"])
+def test_embeddings_weigh_what_their_own_quantizer_stores_and_are_not_dropped(quantizer):
+    """toy: blocks and the tied embedding, in one budget of bytes."""
+    layout = models.layout(lwq.load("toy")[0], outside=True)
+    assert layout.outside
+    packer = lwq.QUANTIZERS[quantizer]()
+    found = random_costs(layout, (8, 4, 3, 0), 0)
+    low, high = Budget(layout, (8, 4, 3, 0), packer, "max_bytes", 10**9).range()
+    for share in np.linspace(0, 1, 9):
+        budget = Budget(layout, (8, 4, 3, 0), packer, "max_bytes", int(low + share * (high - low)))
+        table = table_of(found, budget)
+        for name in ("knapsack", "greedy"):
+            bits = ALLOCATORS[name]()(found, budget)
+            assert budget.holds(bits) and all(bits[unit] for unit in layout.outside)
+            left = table.room - table.weight(table.columns(bits))
+            assert left == pytest.approx(budget.amount - budget.spent(bits), abs=1e-3)

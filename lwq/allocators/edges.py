@@ -12,10 +12,10 @@ class Edges(Allocator):
     """The first and the last units keep more bits, whatever the scores say; the middle goes down
     first.
 
-        importance(u) = −min(i, L − 1 − i) for a unit in place i of L
+        importance(u) = −min(i, L − 1 − i) for a unit in block i of L
 
-    A place is a block, or a unit outside blocks, in the order of the forward pass; units of one
-    place go in that order.
+    Embeddings and head are at the ends too. Units of one block go down in the order of the forward
+    pass.
 
     Attributes:
         spread: as in `levels`; with two widths it changes nothing.
@@ -35,6 +35,6 @@ class Edges(Allocator):
 def middle_first(layout: Layout) -> list[str]:
     """Units from the middle of the model to both ends."""
     homes = {unit: layout.block_of(unit) for unit in layout.units}
-    place = {home: index for index, home in enumerate(dict.fromkeys(homes.values()))}
-    depth = {home: min(index, len(place) - 1 - index) for home, index in place.items()}
-    return sorted(homes, key=lambda unit: -depth[homes[unit]])
+    blocks = list(dict.fromkeys(homes[unit] for unit in homes if unit not in layout.outside))
+    depth = {block: min(i, len(blocks) - 1 - i) for i, block in enumerate(blocks)}
+    return sorted(homes, key=lambda unit: -depth.get(homes[unit], 0))

@@ -32,7 +32,7 @@ class Evolution(Allocator):
         offspring: of one generation (the paper: 128).
         stages: (survivors, share of the windows) of each stage before the last one (the paper: 16
             on 1/64, 4 on 1/8 of its tokens).
-        generations: at most; the limit of the objective mostly ends it.
+        generations: at most; the limit of the objective mostly ends it, or no offspring being new.
         seed: of the mutations.
 
     Source: EvoPress, arXiv:2410.14649, algorithm 1 and section on multi-step selection.
@@ -64,12 +64,14 @@ class Evolution(Allocator):
         try:
             search.harms([search.best])
             for _ in range(self.generations):
-                self._generation(search, table, draw)
+                if not self._generation(search, table, draw):
+                    break
         except LimitSpent:
             pass
         return dict(search.best)
 
-    def _generation(self, search: Search, table: Table, draw: np.random.Generator) -> None:
+    def _generation(self, search: Search, table: Table, draw: np.random.Generator) -> bool:
+        """Judge the offspring of the best plan; False where none of them is new."""
         parent = table.columns(search.best)
         made = [_offspring(search, table, parent, draw) for _ in range(self.offspring)]
         distinct = {tuple(columns.tolist()): columns for columns in made if columns is not None}
@@ -80,6 +82,7 @@ class Evolution(Allocator):
                 plans = [plans[place] for place in np.argsort(harms, kind="stable")[:count]]
         if plans:
             search.harms(plans)
+        return bool(plans)
 
 
 def _offspring(

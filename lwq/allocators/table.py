@@ -7,7 +7,7 @@ import numpy as np
 
 from lwq.allocators.expected import harms
 from lwq.common.errors import InputError
-from lwq.contracts import DROPPED, Budget, Costs, Layout, Option, Scores, matrix_bytes
+from lwq.contracts import DROPPED, Budget, Costs, Layout, Option, Scores, Shape, matrix_bytes
 
 SLACK = 1 + 1e-12  # that `Budget.holds` allows for rounding; less than a byte of a terabyte
 
@@ -88,11 +88,11 @@ def table_of(
 ) -> Table:
     """The table of `found` (`lwq.allocators.expected.harms`) under a budget and its constraints."""
     layout, offered = budget.layout, budget.offered
-    kind, shapes = _kinds(layout)
+    kind, kinds = _kinds(layout)
     row, rows = _rows(layout, budget.groups)
     harm = _added(harms(found, budget, distortion), row, len(rows))
-    weights = np.array([sum(a * b for a, b in kind) for kind in shapes], dtype=float)[kind]
-    size = _added(_sizes(budget, shapes)[kind], row, len(rows))
+    weights = np.array([one.weights for one in kinds], dtype=float)[kind]
+    size = _added(_sizes(budget, kinds)[kind], row, len(rows))
     if budget.limit == "moved":
         highest = np.isfinite(harm).argmax(1)
         size = (np.arange(len(offered)) != highest[:, None]) * np.bincount(row)[:, None]
@@ -114,34 +114,45 @@ def table_of(
     return Table(rows, offered, harm, size.astype(float), weights, room, full, block, tied)
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """Units that weigh the same: their matrices have the same shapes, inside blocks or outside."""
+
+    shapes: tuple[Shape, ...]
+    outside: bool
+
+    @property
+    def weights(self) -> int:
+        return sum(rows * columns for rows, columns in self.shapes)
+
+    def size(self, option: Option, budget: Budget) -> float:
+        """Bytes, or nominal bits for `avg_bits`."""
+        if budget.limit == "avg_bits":
+            return self.weights * budget.nominal(option)
+        packer = budget.quantizer.outside if self.outside else budget.quantizer
+        return sum(matrix_bytes(shape, option, packer) for shape in self.shapes)
+
+
 def unit_sizes(budget: Budget) -> np.ndarray:
     """Bytes of each unit at each option (nominal bits for `avg_bits`), (units, options)."""
-    kind, shapes = _kinds(budget.layout)
-    return _sizes(budget, shapes)[kind]
+    kind, kinds = _kinds(budget.layout)
+    return _sizes(budget, kinds)[kind]
 
 
-def _kinds(layout: Layout) -> tuple[np.ndarray, list[tuple[tuple[int, int], ...]]]:
-    """Units whose matrices have the same shapes weigh the same: the number of each unit's kind, and
-    the shapes of each kind.
-    """
-    kinds: dict[tuple[tuple[int, int], ...], int] = {}
+def _kinds(layout: Layout) -> tuple[np.ndarray, list[_Kind]]:
+    """The number of each unit's kind, and the kinds."""
+    kinds: dict[tuple[tuple[Shape, ...], bool], int] = {}
     number = [
-        kinds.setdefault(tuple(matrices.values()), len(kinds)) for matrices in layout.units.values()
+        kinds.setdefault((tuple(matrices.values()), unit in layout.outside), len(kinds))
+        for unit, matrices in layout.units.items()
     ]
-    return np.array(number), list(kinds)
+    return np.array(number), [_Kind(*key) for key in kinds]
 
 
-def _sizes(budget: Budget, shapes: Sequence[Sequence[tuple[int, int]]]) -> np.ndarray:
-    """What each kind of unit weighs at each option, (kinds, options)."""
-
-    def size(shape: tuple[int, int], option: Option) -> float:
-        if budget.limit == "avg_bits":
-            return shape[0] * shape[1] * budget.nominal(option)
-        return matrix_bytes(shape, option, budget.quantizer)
-
+def _sizes(budget: Budget, kinds: Sequence[_Kind]) -> np.ndarray:
+    """What a unit of each kind weighs at each option, (kinds, options)."""
     return np.array(
-        [[sum(size(shape, one) for shape in kind) for one in budget.offered] for kind in shapes],
-        dtype=float,
+        [[kind.size(option, budget) for option in budget.offered] for kind in kinds], dtype=float
     )
 
 

@@ -79,11 +79,13 @@ class Budget:
     def choices(self) -> Mapping[str, tuple[Option, ...]]:
         """Unit -> the options that it may have, those with the most bits first.
 
-        Members of a group may have what all of them may; a block of which one unit must stay is not
-        dropped. Raises InputError where a unit is left with none.
+        XX Raises InputError where a unit is left with none.
         """
         common = self._above_least(self.widths)
         found = dict.fromkeys(self.layout.units, common)
+        if DROPPED in common:  # a model needs its embeddings and its head
+            kept = tuple(option for option in common if option != DROPPED)
+            found |= dict.fromkeys(self.layout.outside, kept)
         found |= {unit: self._above_least(own) for unit, own in self.options.items()}
         found |= {unit: (option,) for unit, option in self.pinned.items()}
         if self.groups:
