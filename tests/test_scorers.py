@@ -16,21 +16,48 @@ SPECS = [
 ]
 
 
+def numbers(found):
+    """unit -> importance, or unit -> option -> harm."""
+    return found.harm if isinstance(found, lwq.Costs) else found.importance
+
+
 @pytest.mark.parametrize("spec", SPECS)
 def test_one_finite_score_a_unit_and_the_same_twice(spec, toy, windows):
+    before = {key: m.view().clone() for key, m in models.matrices(toy[0]).items()}
     first, second = (lwq.score(toy[0], spec, windows) for _ in range(2))
-    assert list(first) == list(lwq.units(toy[0])) and len(first) == 4
-    assert first.importance == second.importance
+    granularity = build(SCORERS, "scorer", spec).granularity
+    assert first.layout.granularity == granularity
+    assert list(first) == list(lwq.units(toy[0], granularity))
+    assert numbers(first) == numbers(second)
     # its text builds it again
-    assert lwq.score(toy[0], first.scorer, windows).importance == first.importance
+    assert numbers(lwq.score(toy[0], first.scorer, windows)) == numbers(first)
+    # and the model is as it was
+    assert all(torch.equal(m.view(), before[key]) for key, m in models.matrices(toy[0]).items())
+    assert {"seconds", "tokens", "forwards", "backwards"} == first.cost.keys()
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_scorer_says_what_it_needs_and_what_it_scores(spec):
+    scorer = build(SCORERS, "scorer", spec)
+    assert isinstance(scorer.needs, frozenset)
+    assert scorer.granularity in ("block", "group", "matrix")
+
+
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if build(SCORERS, "scorer", spec).needs])
+def test_what_needs_windows_says_so(spec, toy):
+    with pytest.raises(lwq.InputError, match="windows are needed"):
+        lwq.score(toy[0], spec)
 
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_reversed_moves_in_the_opposite_order(spec, toy, windows):
-    assert (
-        lwq.score(toy[0], f"reversed({spec})", windows).order()
-        == lwq.score(toy[0], spec, windows).order()[::-1]
-    )
+    if isinstance(lwq.score(toy[0], spec, windows), lwq.Costs):
+        with pytest.raises(lwq.InputError, match="no importance to turn round"):
+            lwq.score(toy[0], f"reversed({spec})", windows)
+        return
+    plain = lwq.score(toy[0], spec, windows)
+    moved = [plain[unit] for unit in lwq.score(toy[0], f"reversed({spec})", windows).order()]
+    assert moved == sorted(moved, reverse=True)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -124,7 +151,10 @@ def test_orders_by_position_and_by_seed(toy):
 
 
 @pytest.mark.parametrize("granularity", ["group", "matrix"])
-@pytest.mark.parametrize("name", ["zd", "random", "first_to_last", "last_to_first"])
+@pytest.mark.parametrize(
+    "name",
+    ["zd", "random", "first_to_last", "last_to_first", "edges", "kurtosis", "entropy", "rank"],
+)
 def test_finer_units(name, granularity, toy):
     scores = lwq.score(toy[0], name, granularity=granularity)
     assert list(scores) == list(lwq.units(toy[0], granularity))

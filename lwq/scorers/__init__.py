@@ -16,15 +16,33 @@ from lwq import models
 from lwq.common.names import build, spec
 from lwq.contracts import Costs, Layout, Scores
 from lwq.contracts.estimate import Estimate
-from lwq.scorers.baselines import Deepest, FirstToLast, LastToFirst, Random, Reversed
+from lwq.scorers.activations import GramError, LieQ
+from lwq.scorers.baselines import Deepest, Edges, FirstToLast, LastToFirst, Random, Reversed
 from lwq.scorers.fisher import FisherKL
-from lwq.scorers.hidden_states import LIM, Angular
+from lwq.scorers.gradients import (
+    DeltaLoss,
+    Fisher,
+    Hutchinson,
+    OutputFisher,
+    Relevance,
+    Taylor,
+)
+from lwq.scorers.hidden_states import CCA, LIM, LSAQ, Angular, NormRatio, Streamline
 from lwq.scorers.interventions import BlockDrop
+from lwq.scorers.measured import (
+    AtOption,
+    LeaveOneHigh,
+    LeaveOneLow,
+    Linearity,
+    PruneSensitivity,
+    ShapedNoise,
+    Shapley,
+)
 from lwq.scorers.outliers import DLP, LAMP, OWL
 from lwq.scorers.shared.declared import Declared, Found
 from lwq.scorers.shared.listening import Source, listen
 from lwq.scorers.shared.result import result
-from lwq.scorers.weights import ZD
+from lwq.scorers.weights import ZD, Entropy, Kurtosis, Rank, WeightError
 from lwq.statistics.forward import GRADIENTS, Stats, collect
 from lwq.statistics.passes import Passes, counted
 
@@ -32,15 +50,39 @@ SCORERS: dict[str, type] = {
     "lim": LIM,
     "zd": ZD,
     "angular": Angular,
+    "norm_ratio": NormRatio,
+    "streamline": Streamline,
+    "lsaq": LSAQ,
+    "cca": CCA,
+    "kurtosis": Kurtosis,
+    "entropy": Entropy,
+    "rank": Rank,
+    "weight_error": WeightError,
+    "gram_error": GramError,
+    "lieq": LieQ,
     "block_drop": BlockDrop,
     "owl": OWL,
     "dlp": DLP,
     "lamp": LAMP,
     "fisher_kl": FisherKL,
+    "fisher": Fisher,
+    "hutchinson": Hutchinson,
+    "taylor": Taylor,
+    "delta_loss": DeltaLoss,
+    "output_fisher": OutputFisher,
+    "relevance": Relevance,
+    "at_option": AtOption,
+    "leave_one_low": LeaveOneLow,
+    "leave_one_high": LeaveOneHigh,
+    "prune_sensitivity": PruneSensitivity,
+    "linearity": Linearity,
+    "shaped_noise": ShapedNoise,
+    "shapley": Shapley,
     "random": Random,
     "first_to_last": FirstToLast,
     "last_to_first": LastToFirst,
     "deepest": Deepest,
+    "edges": Edges,
     "reversed": Reversed,
 }
 

@@ -56,6 +56,22 @@ class LastToFirst:
 
 
 @dataclass(frozen=True)
+class Edges:
+    """The units at both ends matter most: importance grows with the distance from the middle.
+
+    Of L units, importance(i) = |i − (L − 1) / 2|.
+    """
+
+    granularity: str = "block"
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __call__(self, model: nn.Module, stats: Stats) -> dict[str, float]:
+        units = list(models.units(model, self.granularity))
+        return {unit: abs(i - (len(units) - 1) / 2) for i, unit in enumerate(units)}
+
+
+@dataclass(frozen=True)
 class Deepest:
     """The deepest block but one goes first, then those above it; the last block goes last.
 
@@ -66,6 +82,7 @@ class Deepest:
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
+    granularity: ClassVar[str] = "block"
 
     def __call__(self, model: nn.Module, stats: Stats) -> dict[str, float]:
         *others, last = models.blocks(model)

@@ -12,12 +12,13 @@ from lwq.common.errors import InputError
 from lwq.common.names import pick, spec
 from lwq.contracts import GRANULARITIES, KEPT, Option, Plan
 from lwq.contracts.estimate import Estimate
-from lwq.engine.sweep import require_separable
 from lwq.quantizers import QUANTIZERS
+from lwq.scorers.gradients import PerToken, heard_names
+from lwq.scorers.shared.checks import require_blocks
 from lwq.scorers.shared.declared import Found, Harms
 from lwq.scorers.shared.listening import Source, heard
-from lwq.scorers.shared.rounding import Rounding, rounding
-from lwq.statistics.backward import Gradients, backward, towards
+from lwq.scorers.shared.rounding import WIDTHS, Rounding, rounding
+from lwq.statistics.backward import Pair, backward, towards
 from lwq.statistics.forward import (
     BATCH,
     GRADIENTS,
@@ -29,7 +30,6 @@ from lwq.statistics.forward import (
 )
 
 POOLS = ("token", "window")
-WIDTHS = (8, 6, 5, 4, 3, 2)
 
 
 @dataclass(frozen=True)
@@ -94,17 +94,15 @@ class FisherKL:
             return heard(model, stats, self)
         return self._around(model, stats)
 
-    def listener(self, model: nn.Module, stats: Stats) -> "Moves":
+    def listener(self, model: nn.Module, stats: Stats) -> PerToken:
         drawn = self.source.drawn(stats.windows)
-        require_separable(model, drawn)
+        require_blocks(model, drawn)
         found = Rounding(model, self.quantizer, self.options, stats.windows, outside=self.outside)
-        units = models.units(model, self.granularity, self.outside)
-        return Moves(_heard_names(model, units), found, drawn, self._harms)
+        units = heard_names(model, models.units(model, self.granularity, self.outside))
+        return PerToken(units, found, drawn, Pair.moved, self._harm)
 
-    def _harms(self, moves: Mapping[str, Tensor]) -> Harms:
-        return {
-            unit: self._by_option(self._squares(found).numpy() / 2) for unit, found in moves.items()
-        }
+    def _harm(self, moves: Tensor) -> dict[Option, float]:
+        return self._by_option(self._squares(moves).numpy() / 2)
 
     def _squares(self, moves: Tensor) -> Tensor:
         """(options, samples · windows, length) -> mean square a token (options, windows)."""
@@ -124,7 +122,7 @@ class FisherKL:
 
     def _around(self, model: nn.Module, stats: Stats) -> Harms:
         drawn = self.source.drawn(stats.windows)
-        require_separable(model, drawn)
+        require_blocks(model, drawn)
         if KEPT in self.options and models.streamed(model) is not None:
             raise InputError(
                 f"fisher_kl: options={self.options} around a plan: a streamed model keeps no "
@@ -137,13 +135,13 @@ class FisherKL:
             assert found.bank is not None
             found.bank.apply_(self._plan(model, spec(QUANTIZERS, found.quantizer)))
             units = models.units(model, self.granularity, self.outside)
-            names = _heard_names(model, units)
+            names = heard_names(model, units)
 
             def moves(slope: Callable[[int, Tensor], Tensor]) -> dict[str, Tensor]:
-                listener = Moves(names, found, drawn, self._harms)
+                listener = PerToken(names, found, drawn, Pair.moved, self._harm)
                 for gradients in backward(model, drawn, slope):
                     listener.add(gradients)
-                return listener.moves
+                return listener.values
 
             first, second = moves(towards(answers)), moves(self.source.slope(drawn))
         length = drawn.shape[1]
@@ -165,59 +163,6 @@ class FisherKL:
             else dict.fromkeys(layout.units, self.around)
         )
         return Plan(bits, layout, quantizer)
-
-
-def _heard_names(model: nn.Module, units: Mapping[str, list[str]]) -> dict[str, list[str]]:
-    """unit -> the names that its matrices have in a pass back: a tied pair is heard at both."""
-    places = models.places(model)
-    return {
-        unit: [path for name in names for path in places.get(name, [name])]
-        for unit, names in units.items()
-    }
-
-
-class Moves:
-    """How far each unit's rounding moves log p(y): Σ_{m in u} g_mt · ΔW_mb x_mt.
-
-    Memory: one float32 for each unit, option and token.
-
-    Attributes:
-        moves: unit -> (options, windows, length), on the CPU.
-    """
-
-    def __init__(
-        self,
-        units: Mapping[str, list[str]],
-        found: Rounding,
-        windows: Tensor,
-        harms: Callable[[Mapping[str, Tensor]], Harms],
-    ):
-        self.rounding, self.harms = found, harms
-        self.unit_of = {name: unit for unit, names in units.items() for name in names}
-        shape = (len(found.options), *windows.shape)
-        self.moves = {unit: torch.zeros(shape) for unit in units}
-        self._part = ""
-
-    @torch.no_grad()
-    def add(self, found: Gradients) -> None:
-        if found.part != self._part:
-            self.rounding.leave()
-            self._part = found.part
-        place = slice(found.first, found.first + found.count)
-        for name, pair in found.pairs.items():
-            if name not in self.unit_of:
-                continue
-            moves = self.moves[self.unit_of[name]][:, place].flatten(1)  # (options, tokens)
-            for row, option in enumerate(self.rounding.options):
-                moved = pair.moved(self.rounding.change(name, option)).cpu()
-                moves[row].index_add_(0, pair.rows.cpu(), moved)
-            self.moves[self.unit_of[name]][:, place] = moves.reshape(
-                len(moves), found.count, found.length
-            )
-
-    def result(self) -> Harms:
-        self.rounding.close()
-        return self.harms(self.moves)
 
 
 @torch.no_grad()

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from lwq import models
 from lwq.common.progress import track
-from lwq.contracts.estimate import Estimate
 from lwq.engine.evaluate import head, measured, require_windows_fit
-from lwq.engine.sweep import capture_batches, require_separable
-from lwq.statistics.forward import WINDOWS, Stats, require_windows, stream
+from lwq.engine.sweep import capture_batches
+from lwq.scorers.shared.checks import require_blocks
+from lwq.scorers.shared.lifted import lifted
+from lwq.statistics.forward import WINDOWS, Stats, require_windows
 
 
 @dataclass(frozen=True)
@@ -34,19 +35,11 @@ class BlockDrop:
     windows: int = 8
 
     needs: ClassVar[frozenset[str]] = frozenset({WINDOWS})
+    granularity: ClassVar[str] = "block"
 
     def __call__(self, model: nn.Module, stats: Stats) -> dict[str, float]:
         *without, whole = _losses(model, require_windows(stats.windows, self.needs)[: self.windows])
-        rises = {name: nll - whole for name, nll in zip(stats, without, strict=True)}
-        shift = min(0.0, *(float(rise.mean()) for rise in rises.values()))
-        return {name: _lifted(rise, shift) for name, rise in rises.items()}
-
-
-def _lifted(rise: np.ndarray, shift: float) -> Estimate:
-    """The mean less `shift`: exactly 0 for the block that the shift comes from."""
-    lifted = Estimate(float(rise.mean()) - shift)
-    lifted.stderr = Estimate.of(rise).stderr
-    return lifted
+        return lifted({name: nll - whole for name, nll in zip(stats, without, strict=True)})
 
 
 @torch.inference_mode()
@@ -55,9 +48,7 @@ def _losses(model: nn.Module, windows: Tensor) -> Iterator[np.ndarray]:
     `evaluate`.
     """
     require_windows_fit(model, windows)
-    # a block that gives NaN or Inf is named here
-    list(stream(model, windows[:1, :8], frozenset(), label="check"))
-    require_separable(model, windows)
+    require_blocks(model, windows)
     calls = capture_batches(model, windows)
 
     def through(names: list[str], hidden: list[Tensor]) -> list[Tensor]:

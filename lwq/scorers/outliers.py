@@ -46,6 +46,7 @@ class OWL:
     threshold: float = 5.0
 
     needs: ClassVar[frozenset[str]] = frozenset({"input_norms"})
+    granularity: ClassVar[str] = "block"
 
     def __call__(self, model: nn.Module, stats: Stats) -> dict[str, float]:
         return {
@@ -65,6 +66,7 @@ class DLP:
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"input_norms"})
+    granularity: ClassVar[str] = "block"
 
     def __call__(self, model: nn.Module, stats: Stats) -> dict[str, float]:
         means = {block: float(values.double().mean()) for block, values in _saliences(model, stats)}
@@ -88,6 +90,7 @@ class LAMP:
     density: float = 0.5
 
     needs: ClassVar[frozenset[str]] = frozenset()
+    granularity: ClassVar[str] = "block"
 
     def __post_init__(self) -> None:
         if not 0 < self.density < 1:

@@ -1,13 +1,18 @@
 """Scores from the weights alone: no calibration data."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lwq import models
 from lwq.common.errors import InputError
+from lwq.contracts import Option
+from lwq.scorers.shared.declared import Harms
+from lwq.scorers.shared.rounding import WIDTHS, rounding
 from lwq.statistics.forward import Stats
 
 POOLS = ("block", "matrix")
@@ -62,3 +67,145 @@ class ZD:
         distance = weights.double() - mean
         distance = distance.abs() if self.two_sided else distance
         return float((distance > std).double().mean())
+
+
+def _means(
+    model: nn.Module, granularity: str, value: Callable[[Tensor], float], weighted: bool = False
+) -> dict[str, float]:
+    """unit -> mean over its matrices of `value` of the weights (out, in), or over its weights."""
+    matrices, found = models.matrices(model), {}
+    for unit, names in models.units(model, granularity).items():
+        with models.resident(model, unit):
+            views = [matrices[name].view() for name in names]
+            shares = [view.numel() if weighted else 1 for view in views]
+            total = sum(value(view) * share for view, share in zip(views, shares, strict=True))
+        found[unit] = total / sum(shares)
+    return found
+
+
+@dataclass(frozen=True)
+class Kurtosis:
+    """How heavy the tails of a unit's weights are.
+
+        importance = mean over matrices of E[(w − μ)⁴] / σ⁴        3 for Gaussian weights
+
+    Heavy tails stretch the grid. Source: KurtBoost, arXiv:2503.06518, which looks at the jumps of
+    this number from block to block.
+
+    Attributes:
+        granularity: of the units that are scored.
+    """
+
+    granularity: str = "block"
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __call__(self, model: nn.Module, stats: Stats) -> dict[str, float]:
+        return _means(model, self.granularity, kurtosis)
+
+
+def kurtosis(weight: Tensor) -> float:
+    """E[(w − μ)⁴] / σ⁴; 0 where all weights are equal."""
+    wide = weight.double()
+    centred = wide - wide.mean()
+    variance = float(centred.square().mean())
+    return float(centred.pow(4).mean()) / variance**2 if variance else 0.0
+
+
+@dataclass(frozen=True)
+class Entropy:
+    """How evenly exp(w) is spread over a unit's weights.
+
+        importance = mean, over the unit's weights, of the matrices' −Σ p log p / log n,
+        p = softmax of the n weights of a matrix as one vector        in [0, 1]
+
+    Source: EWQ, arXiv:2503.04704, which keeps what has a high entropy; its text could not be read
+    in full, so the direction and the norm by log n are ours.
+
+    Attributes:
+        granularity: of the units that are scored.
+    """
+
+    granularity: str = "block"
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __call__(self, model: nn.Module, stats: Stats) -> dict[str, float]:
+        return _means(model, self.granularity, entropy, weighted=True)
+
+
+def entropy(weight: Tensor) -> float:
+    """−Σ p log p / log n of the softmax of n weights; 1 where they are equal."""
+    log_p = weight.double().flatten().log_softmax(0)
+    return float(-(log_p.exp() * log_p).sum()) / max(np.log(weight.numel()), 1e-12)
+
+
+@dataclass(frozen=True)
+class Rank:
+    """How many directions a unit's matrices use.
+
+        importance = mean over matrices of exp(−Σ p log p) / min(out, in),    p = σ² / Σ σ²
+
+    σ are the singular values. A matrix of few directions is easier to approximate. Source: the
+    effective rank, Roy and Vetterli 2007, of squared singular values.
+
+    Attributes:
+        granularity: of the units that are scored.
+    """
+
+    granularity: str = "block"
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __call__(self, model: nn.Module, stats: Stats) -> dict[str, float]:
+        return _means(
+            model,
+            self.granularity,
+            lambda w: effective_rank(torch.linalg.svdvals(w.double()).square()) / min(w.shape),
+        )
+
+
+def effective_rank(energies: Tensor) -> float:
+    """exp of the entropy of energies that are scaled to sum 1, (n,): from 1 to n; 0 without any."""
+    positive = energies.double()[energies > 0]
+    p = positive / positive.sum()
+    return float((-(p * p.log()).sum()).exp()) if len(p) else 0.0
+
+
+@dataclass(frozen=True)
+class WeightError:
+    """What rounding does to the weights, whatever they are for.
+
+        harm(u, b) = Σ_{m in u} ‖ΔW_mb‖²        or, relative, Σ ‖ΔW_mb‖² / Σ ‖W_m‖²
+
+    The floor of what an option can cost: no data, no gradient.
+
+    Attributes:
+        quantizer, options: whose rounding; see `FisherKL`. A quantizer that needs statistics needs
+            windows, which this scorer has not.
+        granularity: of the units that are scored.
+        relative: see above.
+    """
+
+    quantizer: str = "rtn"
+    options: tuple[Option, ...] = WIDTHS
+    granularity: str = "matrix"
+    relative: bool = False
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __call__(self, model: nn.Module, stats: Stats) -> Harms:
+        harms: Harms = {}
+        with rounding(model, self.quantizer, self.options, stats.windows) as found:
+            for unit, names in models.units(model, self.granularity).items():
+                with models.resident(model, unit):
+                    weights = (found.matrices[name].view().float() for name in names)
+                    whole = sum(float(weight.square().sum()) for weight in weights)
+                    scale = 1 / whole if self.relative and whole else 1.0
+                    harms[unit] = {
+                        option: scale
+                        * sum(float(found.change(name, option).square().sum()) for name in names)
+                        for option in self.options
+                    }
+                found.leave()
+        return harms

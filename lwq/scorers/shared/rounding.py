@@ -1,6 +1,6 @@
 """What a quantizer would change: W_b − W of each matrix at each option."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from lwq.engine.store import Store
 from lwq.quantizers import QUANTIZERS
 from lwq.quantizers.shared.contract import require_true
 from lwq.statistics.forward import MatrixStats
+
+WIDTHS = (8, 6, 5, 4, 3, 2)
 
 
 class Rounding:
@@ -118,15 +120,3 @@ def rounding(
         yield found
     finally:
         found.close()
-
-
-def matrix_changes(
-    model: nn.Module, found: Rounding, names: Mapping[str, list[str]]
-) -> Iterator[tuple[str, Option, Tensor]]:
-    """(matrix, option, W_option − W), block by block; `names` are block -> its matrices."""
-    for block, members in names.items():
-        with models.resident(model, block):
-            for name in members:
-                for option in found.options:
-                    yield name, option, found.change(name, option)
-                found.leave()

@@ -1,0 +1,140 @@
+"""Scores from the weights and from the second moment of what reaches them."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lwq import models
+from lwq.common.names import pick
+from lwq.contracts import GRANULARITIES, Option
+from lwq.scorers.shared.declared import Harms
+from lwq.scorers.shared.lifted import lifted
+from lwq.scorers.shared.rounding import WIDTHS, rounding
+from lwq.scorers.weights import effective_rank
+from lwq.statistics.forward import WINDOWS, BlockStats, Stats, require_windows, stream
+
+
+@dataclass(frozen=True)
+class GramError:
+    """What rounding does to the outputs of a unit's matrices, squared.
+
+        harm(u, b) = Σ_{m in u} tr ΔW_mb H_m ΔW_mbᵀ / tokens,    H_m = Σ_t x_t x_tᵀ
+
+    or, relative, divided by Σ tr W_m H_m W_mᵀ / tokens. It is the loss that gptq lowers; the
+    model's loss it does not know.
+
+    Attributes:
+        quantizer, options: whose rounding; see `FisherKL`.
+        granularity: "matrix", "group" or "block".
+        relative: see above.
+
+    Costs one forward pass. Source: EvoPress, arXiv:2410.14649, whose table for the dynamic program
+    is the relative one.
+    """
+
+    quantizer: str = "rtn"
+    options: tuple[Option, ...] = WIDTHS
+    granularity: str = "matrix"
+    relative: bool = True
+
+    needs: ClassVar[frozenset[str]] = frozenset({WINDOWS})
+
+    def __post_init__(self) -> None:
+        pick(dict.fromkeys(GRANULARITIES), "granularity", self.granularity)
+
+    def __call__(self, model: nn.Module, stats: Stats) -> Harms:
+        windows = require_windows(stats.windows, self.needs)
+        errors: dict[str, np.ndarray] = {}
+        whole: dict[str, float] = {}
+        with rounding(model, self.quantizer, self.options, windows) as found:
+            for block in stream(model, windows, frozenset({"gram"})):
+                for name, seen in block.matrices.items():
+                    tokens = max(1, seen.tokens)
+                    gram = seen.require("gram")
+                    changes = (found.change(name, option) for option in self.options)
+                    errors[name] = np.array([seen_by(change, gram) / tokens for change in changes])
+                    weight = found.matrices[name].view().float()
+                    whole[name] = seen_by(weight, gram) / tokens
+                found.leave()
+        units = models.units(model, self.granularity)
+        return {unit: self._harm(names, errors, whole) for unit, names in units.items()}
+
+    def _harm(
+        self, names: list[str], errors: dict[str, np.ndarray], whole: dict[str, float]
+    ) -> dict[Option, float]:
+        seen = [name for name in names if name in errors]
+        total = sum((errors[name] for name in seen), np.zeros(len(self.options)))
+        size = sum(whole[name] for name in seen) if self.relative else 1.0
+        harms = (total / size if size else total).clip(min=0)  # rounding of the trace
+        return dict(zip(self.options, harms.tolist(), strict=True))
+
+
+def seen_by(matrix: Tensor, gram: Tensor) -> float:
+    """tr M H Mᵀ, what a change M (out, in) does to all outputs, squared; H (in, in)."""
+    return float(((matrix @ gram) * matrix).sum())
+
+
+@dataclass(frozen=True)
+class LieQ:
+    """How much a unit concentrates its outputs, beside random weights.
+
+        importance = mean over matrices of (C(Z̃) − C(Z)) / C(Z̃),    Z = W X,    Z̃ = W̃ X
+        C(Z) = exp(−Σ p log p),    p = σ² / Σ σ²,    σ the singular values of Z
+
+    less the smallest where that is negative. W̃ ~ N(0, 1); trained matrices use fewer directions.
+
+    Attributes:
+        granularity: "matrix", "group" or "block".
+        seed: of the random weights.
+
+    Costs one forward pass. Source: LieQ, arXiv:2508.03332: the compactness of three diagnostics
+    (the others are the perplexity without the block, `block_drop`, and the energy of the first
+    directions; how the first version weighed them could not be found).
+    """
+
+    granularity: str = "block"
+    seed: int = 0
+
+    needs: ClassVar[frozenset[str]] = frozenset({WINDOWS})
+
+    def __post_init__(self) -> None:
+        pick(dict.fromkeys(GRANULARITIES), "granularity", self.granularity)
+
+    def __call__(self, model: nn.Module, stats: Stats) -> dict[str, float]:
+        windows = require_windows(stats.windows, self.needs)
+        matrices = models.matrices(model)
+        generator = torch.Generator().manual_seed(self.seed)
+        gained: dict[str, float] = {}
+        for block in stream(model, windows, frozenset({"gram"})):
+            gained |= self._gained(block, matrices, generator)
+        units = models.units(model, self.granularity)
+        return lifted(
+            {
+                unit: np.array([np.mean([gained.get(name, 0.0) for name in names] or [0.0])])
+                for unit, names in units.items()
+            }
+        )
+
+    def _gained(
+        self, block: BlockStats, matrices: dict[str, models.Matrix], generator: torch.Generator
+    ) -> dict[str, float]:
+        found = {}
+        for name, seen in block.matrices.items():
+            if not seen.tokens:
+                continue
+            gram = seen.require("gram").double()
+            weight = matrices[name].view().double()
+            drawn = torch.randn(weight.shape, generator=generator).to(weight)
+            plain, random = (compactness(matrix, gram) for matrix in (weight, drawn))
+            found[name] = (random - plain) / random
+        return found
+
+
+def compactness(weight: Tensor, gram: Tensor) -> float:
+    """Effective rank of the outputs W X (out, tokens), from H = X Xᵀ: their energies are the
+    eigenvalues of W H Wᵀ.
+    """
+    return effective_rank(torch.linalg.eigvalsh(weight @ gram @ weight.T).clamp(min=0))

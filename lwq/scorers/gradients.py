@@ -1,0 +1,388 @@
+"""Scores from gradients of the log-probability, at full precision: all share the passes back."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lwq import models
+from lwq.common.errors import InputError
+from lwq.common.names import pick
+from lwq.contracts import GRANULARITIES, Option
+from lwq.contracts.estimate import Estimate
+from lwq.scorers.shared.declared import Found, Harms, importance
+from lwq.scorers.shared.listening import Source, heard, listen
+from lwq.scorers.shared.rounding import WIDTHS, Rounding
+from lwq.statistics.backward import Gradients, Pair
+from lwq.statistics.forward import GRADIENTS, WINDOWS, Stats
+
+# a pair, the change of its matrix (out, in) -> a number for each token (tokens,)
+Measure = Callable[[Pair, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class _Rounded:
+    """What scorers of a quantizer's rounding have in common.
+
+    Attributes:
+        quantizer, options: whose rounding; see `FisherKL`.
+        granularity: "matrix", "group" or "block".
+        labels, samples, windows, seed: of the gradients; see `Source`.
+    """
+
+    quantizer: str = "rtn"
+    options: tuple[Option, ...] = WIDTHS
+    granularity: str = "matrix"
+    labels: str = "empirical"
+    samples: int = 1
+    windows: int = 8
+    seed: int = 0
+
+    needs: ClassVar[frozenset[str]] = frozenset({WINDOWS, GRADIENTS})
+
+    def __post_init__(self) -> None:
+        pick(dict.fromkeys(GRANULARITIES), "granularity", self.granularity)
+        _ = self.source  # its settings are checked
+
+    @property
+    def source(self) -> Source:
+        return Source(self.labels, self.samples, self.windows, self.seed)
+
+    def __call__(self, model: nn.Module, stats: Stats) -> Found:
+        return heard(model, stats, self)
+
+    def listener(self, model: nn.Module, stats: Stats) -> "PerToken":
+        drawn = self.source.drawn(stats.windows)
+        found = Rounding(model, self.quantizer, self.options, stats.windows)
+        units = models.units(model, self.granularity)
+        return PerToken(units, found, drawn, self.measure, self._harm)
+
+    def measure(self, pair: Pair, change: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def harm(self, values: Tensor, scored: int) -> np.ndarray:
+        raise NotImplementedError
+
+    def _harm(self, values: Tensor) -> dict[Option, float]:
+        found = self.harm(values.double(), self.source.scored(values.shape[2]))
+        return {
+            option: Estimate.of(row) if row.ndim else float(row)
+            for option, row in zip(self.options, found, strict=True)
+        }
+
+
+def heard_names(model: nn.Module, units: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """unit -> the names that its matrices have in a pass back: a tied pair is heard at both."""
+    places = models.places(model)
+    return {
+        unit: [path for name in names for path in places.get(name, [name])]
+        for unit, names in units.items()
+    }
+
+
+class PerToken:
+    """Adds up, for each unit, option and token, what `measure` says of a matrix's rounding.
+
+    Memory: one float32 for each unit, option and token.
+
+    Attributes:
+        values: unit -> (options, windows, length), on the CPU.
+    """
+
+    def __init__(
+        self,
+        units: Mapping[str, list[str]],
+        found: Rounding,
+        windows: Tensor,
+        measure: Measure,
+        harm: Callable[[Tensor], dict[Option, float]],
+    ):
+        self.rounding, self.measure, self.harm = found, measure, harm
+        self.unit_of = {name: unit for unit, names in units.items() for name in names}
+        shape = (len(found.options), *windows.shape)
+        self.values = {unit: torch.zeros(shape) for unit in units}
+        self._part = ""
+
+    @torch.no_grad()
+    def add(self, found: Gradients) -> None:
+        if found.part != self._part:
+            self.rounding.leave()
+            self._part = found.part
+        place = slice(found.first, found.first + found.count)
+        for name, pair in found.pairs.items():
+            if name not in self.unit_of:
+                continue
+            values = self.values[self.unit_of[name]]
+            rows = pair.rows.cpu()
+            for row, option in enumerate(self.rounding.options):
+                said = self.measure(pair, self.rounding.change(name, option)).cpu()
+                values[row, place].view(-1).index_add_(0, rows, said)
+
+    def result(self) -> Harms:
+        self.rounding.close()
+        return {unit: self.harm(values) for unit, values in self.values.items()}
+
+
+@dataclass(frozen=True)
+class Taylor(_Rounded):
+    """The first-order change of the loss by a unit's rounding, whatever its sign.
+
+        harm(u, b) = |mean over tokens of Σ_{m in u} g_mt · ΔW_mb x_mt| = |⟨∂L/∂W, ΔW⟩|
+
+    Costs two forward passes and one backward, and about a forward for each option. Source: LLM-MQ
+    (Li et al. 2023), which takes |mean(∂L/∂W ∘ ΔW)|; summed here, so that larger matrices count for
+    more.
+    """
+
+    def measure(self, pair: Pair, change: Tensor) -> Tensor:
+        return pair.moved(change)
+
+    def harm(self, values: Tensor, scored: int) -> np.ndarray:
+        """values: (options, windows, length) -> (options,)."""
+        return (values.sum(2) / scored).mean(1).abs().numpy()
+
+
+@dataclass(frozen=True)
+class DeltaLoss(_Rounded):
+    """The size of the first-order change of the loss at each token, so that tokens that gain do not
+    pay for those that lose.
+
+        harm(u, b) = mean over tokens of |Σ_{m in u} g_mt · ΔW_mb x_mt|    in nats a token
+
+    The idea of AutoRound's AutoScheme (mean of |gradient · change|), at outputs instead of weights.
+    Costs as `taylor`.
+    """
+
+    def measure(self, pair: Pair, change: Tensor) -> Tensor:
+        return pair.moved(change)
+
+    def harm(self, values: Tensor, scored: int) -> np.ndarray:
+        """(options, windows, length) -> (options, windows)."""
+        return (values.abs().sum(2) / scored).numpy()
+
+
+@dataclass(frozen=True)
+class OutputFisher(_Rounded):
+    """Squared change of each output, weighed with its squared gradient: the Fisher's diagonal at
+    the outputs.
+
+        harm(u, b) = ½ Σ_{m in u} mean over tokens of Σ_i g_mti² (ΔW_mb x_mt)_i²
+
+    Outputs of a matrix are taken for independent, which `fisher_kl` does not. Costs as `taylor`.
+    Source: the gradient method of NVIDIA ModelOpt's auto_quantize, which has no ½.
+    """
+
+    labels: str = "sampled"
+
+    def measure(self, pair: Pair, change: Tensor) -> Tensor:
+        moved = pair.x @ change.T  # (tokens, in) -> (tokens, out)
+        return (moved * pair.g).square().sum(1) / 2
+
+    def harm(self, values: Tensor, scored: int) -> np.ndarray:
+        """(options, windows, length) -> (options, windows)."""
+        return (values.sum(2) / scored).numpy()
+
+
+@dataclass(frozen=True)
+class Fisher(_Rounded):
+    """FIT: mean squared rounding error of a matrix times the trace of its Fisher information.
+
+        harm(u, b) = ½ Σ_{m in u} ‖ΔW_mb‖² / n_m · Tr F_m
+        Tr F_m = mean over windows of ‖Σ_t g_t x_tᵀ‖² / tokens of a window
+
+    Costs two forward passes, one backward, and the weight gradients. Source: Zandonati et al. 2022,
+    arXiv:2210.08502; the noise is measured here, not (range / (2^b − 1))² / 12.
+    """
+
+    def listener(self, model: nn.Module, stats: Stats) -> "_Traces":  # type: ignore[override]  # it sums other things
+        found = Rounding(model, self.quantizer, self.options, stats.windows)
+        length = self.source.drawn(stats.windows).shape[1]
+        units = models.units(model, self.granularity)
+        return _Traces(units, found, self.source.scored(length))
+
+
+@dataclass
+class _Traces:
+    units: Mapping[str, list[str]]
+    rounding: Rounding
+    scored: int
+    traces: dict[str, list[float]] = field(default_factory=dict)
+    noise: dict[str, list[float]] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def add(self, found: Gradients) -> None:
+        for name, pair in found.pairs.items():
+            if name not in self.rounding.matrices:
+                continue
+            if name not in self.noise:
+                changes = (self.rounding.change(name, option) for option in self.rounding.options)
+                self.noise[name] = [float(change.square().mean()) for change in changes]
+                self.rounding.leave()
+            window = pair.rows // found.length
+            for number in range(found.count):
+                mine = window == number
+                gradient = Pair(pair.rows[mine], pair.x[mine], pair.g[mine]).weight_gradient()
+                trace = float(gradient.square().sum()) / self.scored
+                self.traces.setdefault(name, []).append(trace)
+
+    def result(self) -> Harms:
+        self.rounding.close()
+        return {unit: self._harm(names) for unit, names in self.units.items()}
+
+    def _harm(self, names: list[str]) -> dict[Option, float]:
+        """Sum over matrices; one that no token reached does none."""
+        seen = [name for name in names if name in self.traces]
+        if not seen:
+            return dict.fromkeys(self.rounding.options, 0.0)
+        harms = sum(np.outer(self.noise[name], self.traces[name]) / 2 for name in seen)
+        return {
+            option: Estimate.of(row)
+            for option, row in zip(self.rounding.options, np.asarray(harms), strict=True)
+        }
+
+
+@dataclass(frozen=True)
+class Relevance:
+    """Gradient times input: how much of what the model says passes through a block.
+
+        importance(block) = mean over tokens of Σ |h ∘ ∂ log p(y) / ∂h|,    h what enters the block
+
+    Costs two forward passes and one backward. Relevance propagation (AttnLRP, LRP-QViT) is gradient
+    times input with rules of its own for norms, softmax and products; here the gradient is the
+    plain one, which is its ε-rule on linear layers.
+    """
+
+    labels: str = "empirical"
+    samples: int = 1
+    windows: int = 8
+    seed: int = 0
+
+    needs: ClassVar[frozenset[str]] = frozenset({WINDOWS, GRADIENTS})
+    granularity: ClassVar[str] = "block"
+
+    def __post_init__(self) -> None:
+        _ = self.source
+
+    @property
+    def source(self) -> Source:
+        return Source(self.labels, self.samples, self.windows, self.seed)
+
+    def __call__(self, model: nn.Module, stats: Stats) -> Found:
+        return heard(model, stats, self)
+
+    def listener(self, model: nn.Module, stats: Stats) -> "_Passing":
+        return _Passing({block: [] for block in models.blocks(model)})
+
+
+@dataclass
+class _Passing:
+    values: dict[str, list[float]]
+
+    @torch.no_grad()
+    def add(self, found: Gradients) -> None:
+        if found.part in self.values:
+            through = (found.hidden * found.gradient).abs().double().sum(-1).mean(-1)
+            self.values[found.part] += through.tolist()
+
+    def result(self) -> dict[str, float]:
+        return {block: Estimate.of(np.array(values)) for block, values in self.values.items()}
+
+
+@dataclass(frozen=True)
+class Hutchinson(_Rounded):
+    """HAWQ-V2: mean squared rounding error of a matrix times the trace of its Hessian.
+
+        harm(u, b) = ½ Σ_{m in u} max(0, Tr H_m) · ‖ΔW_mb‖² / n_m
+        Tr H_m ≈ mean over draws of v_mᵀ (H v)_m,    v = ±1 for every weight of all matrices
+
+    H v is a difference of gradients at W ± ε v, ε = `step` · the root mean square of each matrix's
+    weights times sign v; a trace that comes out negative counts as 0.
+
+    Attributes:
+        draws: of v.
+        step: see above.
+
+    Costs four forward passes and two backward a draw. Source: Dong et al. 2020, arXiv:1911.03852,
+    with the ½ of a Taylor series. Not for a model from `load(..., stream=True)`.
+    """
+
+    draws: int = 4
+    step: float = 0.003
+
+    needs: ClassVar[frozenset[str]] = frozenset({WINDOWS})
+
+    def __call__(self, model: nn.Module, stats: Stats) -> Found:
+        if models.streamed(model) is not None:
+            raise InputError("hutchinson moves all weights at once; load the model whole")
+        generator = torch.Generator().manual_seed(self.seed)
+        draws = [self._draw(model, stats, generator) for _ in range(self.draws)]
+        length = self.source.drawn(stats.windows).shape[1]
+        traces = _Traces(
+            models.units(model, self.granularity),
+            Rounding(model, self.quantizer, self.options, stats.windows),
+            self.source.scored(length),
+        )
+        for name in traces.rounding.matrices:
+            mean = sum(draw[name] for draw in draws) / len(draws)
+            traces.traces[name] = [max(0.0, mean)]
+            changes = (traces.rounding.change(name, option) for option in self.options)
+            traces.noise[name] = [float(change.square().mean()) for change in changes]
+            traces.rounding.leave()
+        return traces.result()
+
+    @torch.no_grad()
+    def _draw(self, model: nn.Module, stats: Stats, generator: torch.Generator) -> dict[str, float]:
+        """Matrix -> v_mᵀ (H v)_m a scored token, H of the negative log-likelihood."""
+        matrices = models.matrices(model)
+        signs = {
+            name: torch.randint(0, 2, m.shape, generator=generator, dtype=torch.int8) * 2 - 1
+            for name, m in matrices.items()
+        }
+        sizes = {name: self.step * float(_rms(m.view())) for name, m in matrices.items()}
+        kept = {name: m.view().clone() for name, m in matrices.items()}
+        sides = []
+        try:
+            for side in (1, -1):
+                for name, m in matrices.items():
+                    v = signs[name].to(m.view())
+                    m.view().copy_(kept[name]).add_(v, alpha=side * sizes[name])
+                sides.append(importance(listen(model, stats, [_Along(signs)], self.source)[0]))
+        finally:
+            for name, m in matrices.items():
+                m.view().copy_(kept[name])
+        drawn = self.source.drawn(stats.windows)
+        tokens = len(drawn) * self.source.scored(drawn.shape[1])
+        up, down = sides
+        return {
+            name: (down.get(name, 0.0) - up.get(name, 0.0)) / (2 * sizes[name]) / tokens
+            for name in matrices
+        }
+
+
+def _rms(weight: Tensor) -> Tensor:
+    return weight.float().square().mean().sqrt()
+
+
+@dataclass
+class _Along:
+    """Listens to the derivative of the log-probability along `directions`."""
+
+    directions: Mapping[str, Tensor]
+    found: dict[str, float] = field(default_factory=dict)
+    source: Source = field(default_factory=Source)
+
+    def listener(self, model: nn.Module, stats: Stats) -> "_Along":
+        return self
+
+    @torch.no_grad()
+    def add(self, found: Gradients) -> None:
+        for name, pair in found.pairs.items():
+            if name in self.directions:
+                moved = pair.moved(self.directions[name].to(pair.g)).double().sum()
+                self.found[name] = self.found.get(name, 0.0) + float(moved)
+
+    def result(self) -> dict[str, float]:
+        return self.found
