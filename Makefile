@@ -52,8 +52,9 @@ lint: .venv/.stamp-dev ## ruff, mypy, notebooks without outputs
 	@$(BIN)/mypy
 	@$(BIN)/nbstripout --keep-id --verify $(filter-out notebooks/00_tour.ipynb,$(wildcard notebooks/*.ipynb))
 
-studies: env ## run the four studies at laptop size (overnight, resumable; an estimate comes first)
-	@for name in orderings model_scale pruning dynamic_methods; do $(BIN)/lwq study $$name --size laptop || exit $$?; done
+studies: env ## run the studies at laptop size (overnight, resumable; an estimate comes first)
+	@for file in $$(grep -l '^  laptop:' studies/*.yaml); do \
+	  name=$$(basename $$file .yaml); [ $$name = common ] || $(BIN)/lwq study $$name --size laptop || exit $$?; done
 
 report-full: env ## rebuild the tracked report from results/table.csv
 	@$(BIN)/lwq report --size laptop

@@ -459,7 +459,8 @@ def test_a_cell_that_needs_numbers_is_named(tmp_path):
 def test_paper_size_is_checked_without_a_hub(study):
     for point in grid.points(study, "paper", {"results_dir": str(paths.RESULTS / "smoke")}):
         found = forecast.of_point(point)
-        assert 50 < found.plans < 1000 and 10 < found.memory / forecast.GIB < 80
+        # most for the ends of a sweep, which are judged in float32 too
+        assert 50 < found.plans < 1000 and 10 < found.memory / forecast.GIB < 120
         assert 0.1 < found.seconds(1e14) / 3600 < 48
 
 

@@ -72,7 +72,7 @@ def pair(text: str) -> tuple[str, Any]:
 
 
 def _value(text: str) -> Any:
-    """YAML, where a list may hold calls: `[lim, zd(two_sided=True, pool="matrix")]` has two
+    """YAML, where a list may hold calls: `[rtn, gptq(group_size=64, sym=True)]` has two
     items.
     """
     import yaml

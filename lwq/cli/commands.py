@@ -136,8 +136,12 @@ def score(
         Path, typer.Option(help="where the scores go (JSON)", rich_help_panel="Output")
     ] = Path("scores.json"),
     scorer: Annotated[
-        str, typer.Option(help="a name, a call such as 'zd(two_sided=True)', or yours: my.py:Mine")
-    ] = "lim",
+        str,
+        typer.Option(
+            help="a name, a call such as 'random(seed=3)', or yours: my.py:Mine; by default the "
+            "first of `lwq list scorers`"
+        ),
+    ] = "",
     text: Text = "c4",
     nsamples: Nsamples = 64,
     seqlen: Seqlen = 512,
@@ -153,7 +157,7 @@ def score(
     from lwq.studies import checks
 
     target = arguments.out_file(out)
-    strategy = build(scorers.SCORERS, "scorer", scorer)
+    strategy = build(scorers.SCORERS, "scorer", scorer or next(iter(scorers.SCORERS)))
     checks.require_text(text)
     loaded, tokenizer = models.load(
         model, dtype, trust_remote_code=trust_remote_code, stream=stream

@@ -1,4 +1,4 @@
-"""Text <-> strategy: `zd(two_sided=True)` builds a dataclass, and `spec` writes the same text back.
+"""Text <-> strategy: `random(seed=3)` builds a dataclass, and `spec` writes the same text back.
 
 One spelling serves the notebook parameter, the shell, the results row and the plan file. A class
 outside lwq is named by its place: `my_scorers.py:Mine(k=2)`, `reversed(package.module:Mine)`; see

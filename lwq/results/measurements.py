@@ -230,8 +230,8 @@ def load(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     folder = paths.resolve(folder)
     if not (folder / TABLE).is_file() or not (folder / WINDOWS).is_file():
         raise InputError(
-            f"no {TABLE} and {WINDOWS} in {folder}; run a study first (lwq study "
-            f"orderings --size quick)"
+            f"no {TABLE} and {WINDOWS} in {folder}; run a study first (`lwq list studies` names "
+            f"them)"
         )
     table, windows = _read_tables(folder)
     if torn := set(table["id"]) ^ set(windows["id"]):
