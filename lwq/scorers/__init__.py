@@ -92,6 +92,8 @@ def score_all(
         place = said.granularity, not beyond.isdisjoint(found)
         if place not in layouts:
             layouts[place] = models.layout(model, *place)
+        if not all(layouts[place].units.values()):  # a unit without matrices has nothing to lose
+            found = {unit: found.get(unit, 0.0) for unit in layouts[place].units}
         cost = took.plus(shared if said.needs else None).cost(tokens)
         text = spec(SCORERS, scorer)
         scores.append(result(found, layouts[place], text, data, cost))

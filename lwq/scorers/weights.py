@@ -48,7 +48,7 @@ class ZD:
     def __call__(self, model: nn.Module, stats: Stats) -> dict[str, float]:
         matrices = models.matrices(model)
         found = {}
-        for unit, names in models.units(model, self.granularity).items():
+        for unit, names in weighed(model, self.granularity).items():
             with models.resident(model, unit):
                 flat = [matrices[name].view().reshape(-1) for name in names]
                 pools = [torch.cat(flat)] if self.pool == "block" else flat
@@ -62,3 +62,10 @@ class ZD:
         distance = weights.double() - mean
         distance = distance.abs() if self.two_sided else distance
         return float((distance > std).double().mean())
+
+
+def weighed(model: nn.Module, granularity: str = "block") -> dict[str, list[str]]:
+    """Unit -> names of its matrices, without units that have none: `score` gives those 0, since
+    nothing of them can be quantized.
+    """
+    return {unit: names for unit, names in models.units(model, granularity).items() if names}
