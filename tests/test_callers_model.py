@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
 from torch import nn
-from transformers import AutoModelForCausalLM, Gemma3Config, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, BartConfig, Gemma3Config, GPT2Config, GPT2LMHeadModel
 
 import lwq
 from lwq import models
@@ -230,3 +230,52 @@ def test_a_final_norm_of_any_name_and_place_is_found():
     own = model.lm_head.forward
     model.lm_head.forward = lambda x: own(model.scale(x))
     assert models.final_norm(model) is model.scale
+
+
+def lone_decoder():
+    """A decoder made for an encoder: a pass over text alone does not use its cross-attention."""
+    torch.manual_seed(0)
+    config = BartConfig(
+        vocab_size=96,
+        d_model=64,
+        decoder_layers=2,
+        decoder_attention_heads=4,
+        decoder_ffn_dim=128,
+        max_position_embeddings=128,
+        is_encoder_decoder=False,
+    )
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def test_matrices_that_no_input_reaches_are_named_and_have_sums_of_nothing(capsys):
+    model, windows = lone_decoder(), architectures.tokens(2)
+    idle = models.traced(model).idle
+    assert idle == {key for key in models.matrices(model) if ".encoder_attn." in key}
+    own = {
+        key: matrix.view().clone() for key, matrix in models.matrices(model).items() if key in idle
+    }
+    for scorer in ("owl", "dlp"):
+        assert len(lwq.score(model, scorer, windows)) == 2
+    err = capsys.readouterr().err
+    assert err.count("no input reaches 4 of 10 matrices of model.decoder.layers.0") == 1
+    layout = models.layout(model)
+    lwq.quantize_(model, lwq.Plan(dict.fromkeys(layout.units, 4), layout, "gptq()"), windows)
+    for key, weight in own.items():
+        rounded = RTN()(weight, 4, None).dequantize()
+        assert torch.equal(models.matrices(model)[key].view(), rounded)
+
+
+class Through(nn.Module):
+    """A block without anything to quantize."""
+
+    def forward(self, hidden, *_, **__):
+        return hidden * 1.0
+
+
+@pytest.mark.parametrize("name", ["lim", "zd", "owl", "dlp", "lamp", "angular"])
+def test_a_block_without_matrices_is_worth_nothing(name):
+    model = architectures.make("llama")
+    model.model.layers[1] = Through()
+    scores = lwq.score(model, name, architectures.tokens(4))
+    assert list(scores) == list(models.blocks(model))
+    assert scores["model.layers.1"] == min(scores.values())

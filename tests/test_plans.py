@@ -1,12 +1,15 @@
 """The plans of the studies: sizes that are equal, and who moves where."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 import lwq
 from lwq import models
 from lwq.contracts import Layout, Scores, Size
+from lwq.engine.bank import Bank
+from lwq.engine.sweep import Sweep
 from lwq.quantizers.gptq import GPTQ
 from lwq.quantizers.owq import OWQ
 from lwq.quantizers.rtn import RTN
@@ -124,3 +127,53 @@ def test_runs_pair_each_score_with_its_count(scores):
         )
     )
     assert [(c.ordering, c.moved) for c in made] == [("angular", 1), ("angular", 2)]
+
+
+def edited(plan, **changes):
+    """The plan with its layout edited, as somebody might in its file."""
+    return replace(plan, layout=replace(plan.layout, **changes))
+
+
+def taller(units):
+    return {
+        unit: {name: (shape[0] + 64, shape[1]) for name, shape in shapes.items()}
+        for unit, shapes in units.items()
+    }
+
+
+def swapped(units):
+    """The first matrix of each of the first two units, in the other's place."""
+    (one, two), found = list(units)[:2], {unit: dict(shapes) for unit, shapes in units.items()}
+    a, b = next(iter(found[one])), next(iter(found[two]))
+    found[one][b], found[two][a] = found[two].pop(b), found[one].pop(a)
+    return found
+
+
+def renamed(units):
+    return {unit: {f"{name}_x": s for name, s in shapes.items()} for unit, shapes in units.items()}
+
+
+@pytest.mark.parametrize("granularity", ["block", "matrix"])
+@pytest.mark.parametrize("change", [taller, swapped, renamed])
+def test_a_plan_with_other_matrices_than_the_model_is_refused(change, granularity, toy, judge):
+    model = toy[0]
+    layout = models.layout(model, granularity)
+    plan = lwq.Plan(dict.fromkeys(layout.units, 4), layout, "rtn()")
+    wrong = edited(plan, units=change(layout.units))
+    bank = Bank(model, RTN())
+    for use in (
+        partial(lwq.quantize_, model),
+        bank.apply_,
+        lambda p: list(Sweep(model, judge, bank).measure([p])),
+    ):
+        with pytest.raises(lwq.InputError, match="does not fit .* has the matrices"):
+            use(wrong)
+    assert models.fingerprint(model) == layout.fingerprint
+
+
+def test_a_plan_with_other_counts_beside_its_units_is_refused(toy):
+    layout = models.layout(toy[0])
+    plan = lwq.Plan(dict.fromkeys(layout.units, 4), layout, "rtn()")
+    wrong = edited(plan, rest={**layout.rest, "": 7})
+    with pytest.raises(lwq.InputError, match="outside blocks: 7 and "):
+        lwq.quantize_(toy[0], wrong)

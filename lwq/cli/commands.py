@@ -2,6 +2,7 @@
 answers at once.
 """
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -58,6 +59,9 @@ def main() -> None:
     """Entry point. Exit codes: 0 done, 1 failed, 2 bad input (nothing was started), 130
     interrupted.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # any terminal, whatever it can show
+            stream.reconfigure(errors="replace")
     try:
         app(standalone_mode=True)
     except InputError as error:

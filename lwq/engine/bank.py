@@ -17,7 +17,7 @@ from lwq import models
 from lwq.common.errors import InputError
 from lwq.common.hashing import codes
 from lwq.common.names import rebuild, spec
-from lwq.contracts import DROPPED, KEPT, Option, Plan, inside, require_whole_drops
+from lwq.contracts import DROPPED, KEPT, Layout, Option, Plan, inside, require_whole_drops
 from lwq.contracts.methods import Quantizer, Storage
 from lwq.engine import apply
 from lwq.engine.apply import (
@@ -77,6 +77,7 @@ class Bank:
         restore_(self.exact)
         self._take()
         self.layout = models.layout(self.exact)
+        self._layouts: dict[tuple[str, bool], Layout] = {}
         inner, self.beyond = models.matrices(model), models.outside(model)
         self.matrices = {**inner, **self.beyond}
         self.now: dict[str, Option] = dict.fromkeys(self.matrices, KEPT)
@@ -108,8 +109,7 @@ class Bank:
         plans = list(plans)
         wanted: dict[str, set[Option]] = {name: set() for name in self.matrices}
         for plan in plans:
-            if plan.layout.fingerprint != self.layout.fingerprint:
-                plan.layout.require(self.layout, "plan")
+            plan.layout.require(self._like(plan.layout), "plan")
             require_whole_drops(models.blocks(self.model), plan.bits)
             for name, width in matrix_bits(plan).items():
                 wanted[name].add(width)
@@ -126,6 +126,14 @@ class Bank:
         with self.store.lock(self.source):
             self._quantize(self._missing(wanted))
         self.store.prune()
+
+    def _like(self, layout: Layout) -> Layout:
+        """The layout of the bank's model in the granularity of `layout`."""
+        kind = layout.granularity, bool(layout.outside)
+        if kind not in self._layouts:
+            known = self.layout.fingerprint
+            self._layouts[kind] = models.layout(self.exact, *kind, known=known)
+        return self._layouts[kind]
 
     def apply_(self, plan: Plan) -> None:
         """Put the model into the state that `plan` describes, from whatever state it is in; only

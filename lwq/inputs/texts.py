@@ -116,8 +116,8 @@ def _way_out(text: str) -> str:
         return "ask for fewer or shorter windows, or take a longer text"
     if "\n\n" not in whole[0].strip():
         return (
-            "no document boundary was found in it, so that it is one document, which belongs to "
-            "one split: put a blank line (or WikiText's ` = Title = `) between documents"
+            "no document boundary was found in it, and one document belongs to one split: put a "
+            "blank line (or WikiText's ` = Title = `) between documents"
         )
     return (
         f"its paragraphs make one document of about {PIECE:,} characters, which belongs to one "

@@ -254,9 +254,9 @@ class Offload:
             self._scratch = Path(tempfile.mkdtemp(dir=paths.cache(), prefix="offload-"))
             weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
         self._changed[part] = self._scratch / f"{part}.safetensors"
-        save_file(
-            {key: t.data.contiguous() for key, t in self._own(part).items()}, self._changed[part]
-        )
+        tensors = {key: t.data.contiguous() for key, t in self._own(part).items()}
+        with paths.writing(self._changed[part]):
+            save_file(tensors, self._changed[part])
 
     def _set(self, key: str, tensor: Tensor | None) -> None:
         """Put `tensor` into every place that shares the parameter `key`; None stands for the meta

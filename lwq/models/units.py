@@ -35,9 +35,11 @@ def _inner_units(model: nn.Module, granularity: str) -> dict[str, list[str]]:
     return found
 
 
-def layout(model: nn.Module, granularity: str = "block", outside: bool = False) -> Layout:
+def layout(
+    model: nn.Module, granularity: str = "block", outside: bool = False, known: str = ""
+) -> Layout:
     """The units, their sizes and the fingerprint of `model`, as plain data; the arguments are those
-    of `units`.
+    of `units`, and `known` is the fingerprint of the weights where it need not be computed again.
 
     Raises InputError where the blocks do not run as blocks do; see `traced`.
     """
@@ -57,4 +59,4 @@ def layout(model: nn.Module, granularity: str = "block", outside: bool = False) 
         unit: {key: table[key].shape for key in keys}
         for unit, keys in units(model, granularity, outside).items()
     }
-    return Layout(name(model), fingerprint(model), granularity, shapes, rest)
+    return Layout(name(model), known or fingerprint(model), granularity, shapes, rest)

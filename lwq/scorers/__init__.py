@@ -6,7 +6,7 @@ important = keeps more bits; or unit -> option -> harm. A value is an Estimate w
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,10 +134,22 @@ def score_all(
         place = said.granularity, not beyond.isdisjoint(found)
         if place not in layouts:
             layouts[place] = models.layout(model, *place)
+        found = _complete(found, layouts[place])
         cost = took.plus(shared if said.needs else None).cost(tokens)
         text = spec(SCORERS, scorer)
         scores.append(result(found, layouts[place], text, data, cost))
     return scores
+
+
+def _complete(found: Any, layout: Layout) -> Any:
+    """What a scorer found, and 0 (at every option) for units without matrices: they have nothing to
+    lose.
+    """
+    if all(layout.units.values()):
+        return found
+    one = next(iter(found.values()), 0.0)
+    nothing = dict.fromkeys(one, 0.0) if isinstance(one, Mapping) else 0.0
+    return {unit: found.get(unit, nothing) for unit in layout.units}
 
 
 @dataclass(frozen=True)

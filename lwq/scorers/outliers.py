@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from lwq import models
 from lwq.common.errors import InputError
+from lwq.scorers.weights import weighed
 from lwq.statistics.forward import Stats
 
 
 def _saliences(model: nn.Module, stats: Stats) -> Iterator[tuple[str, Tensor]]:
     """(block, A) with A_ij = |w_ij| · ‖x_j‖₂ of all its matrices in one flat tensor."""
     matrices = models.matrices(model)
-    for block, names in models.units(model, "block").items():
+    for block, names in weighed(model).items():
         with models.resident(model, block):
             norms = {
                 name: stats[block].matrices[name].require("square_sum").sqrt() for name in names
@@ -100,7 +101,7 @@ class LAMP:
 
     def __call__(self, model: nn.Module, stats: Stats) -> dict[str, float]:
         matrices, found = models.matrices(model), {}
-        for block, names in models.units(model, "block").items():
+        for block, names in weighed(model).items():
             with models.resident(model, block):
                 found[block] = torch.cat([lamp_scores(matrices[name].view()) for name in names])
         scores = torch.cat(list(found.values()))

@@ -53,7 +53,7 @@ class ZD:
     def __call__(self, model: nn.Module, stats: Stats) -> dict[str, float]:
         matrices = models.matrices(model)
         found = {}
-        for unit, names in models.units(model, self.granularity).items():
+        for unit, names in weighed(model, self.granularity).items():
             with models.resident(model, unit):
                 flat = [matrices[name].view().reshape(-1) for name in names]
                 pools = [torch.cat(flat)] if self.pool == "block" else flat
@@ -69,12 +69,19 @@ class ZD:
         return float((distance > std).double().mean())
 
 
+def weighed(model: nn.Module, granularity: str = "block") -> dict[str, list[str]]:
+    """Unit -> names of its matrices, without units that have none: `score` gives those 0, since
+    nothing of them can be quantized.
+    """
+    return {unit: names for unit, names in models.units(model, granularity).items() if names}
+
+
 def _means(
     model: nn.Module, granularity: str, value: Callable[[Tensor], float], weighted: bool = False
 ) -> dict[str, float]:
     """unit -> mean over its matrices of `value` of the weights (out, in), or over its weights."""
     matrices, found = models.matrices(model), {}
-    for unit, names in models.units(model, granularity).items():
+    for unit, names in weighed(model, granularity).items():
         with models.resident(model, unit):
             views = [matrices[name].view() for name in names]
             shares = [view.numel() if weighted else 1 for view in views]

@@ -8,10 +8,12 @@ weights of one block. Sums are float32 or better whatever the model's dtype.
 """
 
 import math
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -28,12 +30,15 @@ NEEDS = frozenset({"gram", "input_norms", "similarity", "hidden_states", "last_t
 WINDOWS = "windows"
 # another: a scorer that listens to the pass back through the model
 GRADIENTS = "gradients"
+SUMS = frozenset({"gram", "input_norms"})  # over the inputs of each matrix
 BATCH = 4  # windows a forward pass; part of the arithmetic, so it is fixed
 # the 3-D parameters of a module of experts, in the order of the forward pass
 EXPERT_PARTS = ("gate_up_proj", "down_proj")
 # columns of a Gram matrix that are summed at once; what lies below its diagonal is mirrored, not
 # computed
 PANEL = 512
+
+_warned: WeakSet[nn.Module] = WeakSet()  # models whose idle matrices were named
 
 
 @dataclass
@@ -265,11 +270,40 @@ def stream(
                 stats.last_input, stats.last_output = (
                     torch.cat([x[:, -1] for x in states]) for states in (hidden, outputs)
                 )
+            if needs & SUMS:
+                _name_idle(model, own, stats, needs, source)
             _require_finite(stats, outputs)
             yield stats
             if source == "quantized":
                 outputs = [calls.run(block, name, batch, x) for batch, x in enumerate(hidden)]
         hidden = outputs
+
+
+def _name_idle(
+    model: nn.Module,
+    matrices: Mapping[str, models.Matrix],
+    stats: BlockStats,
+    needs: frozenset[str],
+    source: str,
+) -> None:
+    """Give matrices that no input reached sums of zero tokens, and name them, once a model.
+
+    Such are experts that no token was sent to, and matrices that a forward pass does not use. What
+    reads their sums finds zeros: gptq and the like round them to nearest, saliences are 0.
+    """
+    for key, matrix in matrices.items():
+        if key not in stats.matrices:
+            stats.matrices[key] = MatrixStats(source=source)
+            stats.matrices[key].add(matrix.view()[:0], needs)  # (0, in)
+    idle = [key for key in matrices if not stats.matrices[key].tokens]
+    if idle and model not in _warned:
+        _warned.add(model)
+        print(
+            f"lwq: warning: in these windows no input reaches {len(idle)} of {len(matrices)} "
+            f"matrices of {stats.name}, such as {idle[0]}: they are rounded to nearest and count "
+            f"nothing in saliences; more windows may reach experts",
+            file=sys.stderr,
+        )
 
 
 def _require_finite(stats: BlockStats, outputs: list[Tensor]) -> None:
@@ -388,7 +422,7 @@ def _listening(
 
     `weights` holds the token weights of each batch, in the order in which `block` is called.
     """
-    if not needs & {"gram", "input_norms"}:
+    if not needs & SUMS:
         yield
         return
     # the tensors of the running batch, and where each is summed

@@ -16,7 +16,7 @@ from lwq.common import paths, user_code
 from lwq.common.errors import InputError, RunError
 from lwq.common.hashing import digest
 from lwq.common.names import pick
-from lwq.studies import checks
+from lwq.studies import checks, kernel
 
 
 @dataclass(frozen=True)
@@ -199,15 +199,16 @@ def _execute(point: Point, quiet: bool) -> None:
 
     partial = point.output.with_suffix(".partial.ipynb")
     try:
-        papermill.execute_notebook(
-            str(point.notebook),
-            str(partial),
-            point.parameters,
-            kernel_name="python3",
-            cwd=str(paths.WORK),
-            progress_bar=False,
-            stderr_file=None if quiet else sys.stderr,  # the notebook's own bars
-        )
+        with kernel.own_kernel() as jupyter_path, environment(JUPYTER_PATH=jupyter_path):
+            papermill.execute_notebook(
+                str(point.notebook),
+                str(partial),
+                point.parameters,
+                kernel_name=kernel.NAME,
+                cwd=str(paths.WORK),
+                progress_bar=False,
+                stderr_file=None if quiet else sys.stderr,  # the notebook's own bars
+            )
         _publish(partial, point.output)
     except PapermillExecutionError as error:
         failed = point.output.with_suffix(".failed.ipynb")
