@@ -1,6 +1,7 @@
 """What was typed after a command -> what it stands for, or an InputError before the work starts."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +44,41 @@ def plan_in(file: Path, quantizer: str | None) -> tuple[Any, Any]:
     return plan, packer
 
 
-def widths(text: str) -> tuple[int | float, ...]:
-    """The numbers of --bits, whole ones as int."""
-    try:
-        found = [float(part) for part in text.split(",")]
-    except ValueError:
+def options(text: str | None) -> tuple[int | float | str, ...] | None:
+    """The options of --bits: whole numbers as int, and names as they are; None where it is left
+    out.
+    """
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if bad := [part for part in parts if not re.fullmatch(r"[\w.]+", part)]:
         raise InputError(
-            f"--bits {text!r}: numbers with commas are needed, such as 4,2 or 3.25,3"
-        ) from None
-    return tuple(int(width) if width.is_integer() else width for width in found)
+            f"--bits {text!r}: {bad} are no options; numbers or names with commas are needed, such "
+            "as 4,2 or 3.25,3 or 4g32,3"
+        )
+    return tuple(_option(part) for part in parts)
+
+
+def _option(text: str) -> int | float | str:
+    try:
+        return int(text) if text.isdecimal() else float(text)
+    except ValueError:
+        return text
+
+
+def is_scores(source: str) -> bool:
+    """Whether `source` is a file of scores; anything else is the name of a model."""
+    path = Path(source).expanduser()
+    return path.suffix == ".json" or path.is_file()
+
+
+def size(text: str, max_bytes: int | None) -> int:
+    """Bytes of --size."""
+    from lwq.common.sizes import parse_bytes
+
+    if max_bytes is not None:
+        raise InputError("--size and --max-bytes are the same budget; give one")
+    return parse_bytes(text)
 
 
 def pair(text: str) -> tuple[str, Any]:

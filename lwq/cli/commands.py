@@ -10,7 +10,15 @@ from typing import Annotated, Any
 import typer
 
 from lwq.cli import arguments
-from lwq.cli.printing import show, show_answers, show_losses, show_scores, show_size
+from lwq.cli.printing import (
+    show,
+    show_answers,
+    show_guard,
+    show_losses,
+    show_plan,
+    show_scores,
+    show_size,
+)
 from lwq.common.errors import InputError, RunError
 
 app = typer.Typer(
@@ -51,7 +59,7 @@ Stream = Annotated[
 Remote = Annotated[
     bool, typer.Option(help="run code that a hub repository ships", rich_help_panel="Dangerous")
 ]
-KINDS = ("scorers", "allocators", "quantizers", "models", "texts", "tasks", "studies")
+KINDS = ("scorers", "allocators", "quantizers", "formats", "models", "texts", "tasks", "studies")
 LONG = 1000  # hours of a study that nobody waits for
 
 
@@ -176,13 +184,21 @@ def score(
 
 @app.command()
 def plan(
-    scores: Annotated[Path, typer.Argument(help="from `lwq score`, or saved lwq.Costs")],
-    bits: Annotated[
+    source: Annotated[
         str,
-        typer.Option(
-            help="widths to choose from, such as 4,2 or 8,4,2 (0 drops, 16 keeps) or 3.25,3"
+        typer.Argument(
+            help="scores from `lwq score` or saved lwq.Costs (JSON), or a model, which the default "
+            "recipe scores then",
+            metavar="SCORES|MODEL",
         ),
-    ] = "4,2",
+    ],
+    bits: Annotated[
+        str | None,
+        typer.Option(
+            help="options to choose from, such as 4,3 or 8,4g32,2 (0 drops, 16 keeps) or 3.25,3; "
+            "else the two around the budget, for a model all"
+        ),
+    ] = None,
     avg_bits: Annotated[
         float | None, typer.Option(help="nominal bits a weight, at most", rich_help_panel="Budget")
     ] = None,
@@ -191,6 +207,10 @@ def plan(
     ] = None,
     max_bytes: Annotated[
         int | None, typer.Option(help="bytes of the whole model, at most", rich_help_panel="Budget")
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(help="of the whole model, at most: 95MB, 1.2GiB", rich_help_panel="Budget"),
     ] = None,
     moved: Annotated[
         int | None,
@@ -210,41 +230,72 @@ def plan(
     out: Annotated[
         Path, typer.Option(help="where the plan goes (JSON)", rich_help_panel="Output")
     ] = Path("plan.json"),
+    guard: Annotated[
+        bool,
+        typer.Option(help="of a model: measure the plan against uniform bits, keep the better"),
+    ] = True,
+    stream: Stream = False,
+    dtype: Dtype = "float32",
     dry_run: Annotated[
         bool, typer.Option(help="show the sizes, write nothing", rich_help_panel="Output")
     ] = False,
 ) -> None:
-    """Turn scores into bits for each layer under a size budget; no model needed."""
-    from collections import Counter
-
-    from lwq import allocators, quantizers
+    """Turn scores, or a model, into bits for each layer under a size budget."""
+    from lwq import quantizers
     from lwq.common.names import build
-    from lwq.contracts import load_scores
 
-    widths, target = arguments.widths(bits), None if dry_run else arguments.out_file(out)
-    made = allocators.allocate(
-        load_scores(scores),
-        None,
-        widths,
-        quantizer,
-        allocator,
-        moved=moved,
-        avg_bits=avg_bits,
-        true_bits=true_bits,
-        max_bytes=max_bytes,
-    )
-    packer = build(quantizers.QUANTIZERS, "quantizer", made.quantizer)
-    show(
-        "plan",
-        ["bits", "units"],
-        [[width, count] for width, count in sorted(Counter(made.bits.values()).items())],
-    )
-    show_size(made.size(packer))
+    options, target = arguments.options(bits), None if dry_run else arguments.out_file(out)
+    limits = {"moved": moved, "avg_bits": avg_bits, "true_bits": true_bits, "max_bytes": max_bytes}
+    if size is not None:
+        limits["max_bytes"] = arguments.size(size, max_bytes)
+    if arguments.is_scores(source):
+        made = _planned(Path(source), options, quantizer, allocator, limits)
+    else:
+        made = _recommended(source, options, quantizer, allocator, limits, guard, dtype, stream)
+    show_plan(made, build(quantizers.QUANTIZERS, "quantizer", made.quantizer))
     if target is None:
         print("dry run: nothing written")
         return
     made.save(target)
     print(f"written to {target}")
+
+
+def _planned(
+    scores: Path,
+    options: tuple[Any, ...] | None,
+    quantizer: str,
+    allocator: str | None,
+    limits: dict[str, Any],
+) -> Any:
+    """A plan from a file of scores; no model and no torch."""
+    from lwq import allocators
+    from lwq.contracts import load_scores
+
+    return allocators.allocate(load_scores(scores), None, options, quantizer, allocator, **limits)
+
+
+def _recommended(
+    model: str,
+    options: tuple[Any, ...] | None,
+    quantizer: str,
+    allocator: str | None,
+    limits: dict[str, Any],
+    guard: bool,
+    dtype: str,
+    stream: bool,
+) -> Any:
+    """A plan from a model by the default recipe, with what the guard found said."""
+    from lwq import allocators, models
+    from lwq.recipes.allocate import allocate
+
+    allocators.one_limit(limits)
+    if allocator is not None:
+        raise InputError("--allocator goes with scores; `lwq score MODEL` makes some first")
+    loaded, _ = models.load(model, dtype, stream=stream)
+    made = allocate(None, loaded, options, quantizer, **limits, guard=guard)
+    if guard:
+        show_guard(made.provenance["guard"])
+    return made
 
 
 @app.command()
@@ -283,7 +334,7 @@ def quantize(
         ["unit", "bits", "error"],
         [[unit, made.bits[unit], e] for unit, e in errors.items()],
     )
-    show_size(made.size(packer))
+    show_size(made, packer)
     print(f"written to {target}")
 
 

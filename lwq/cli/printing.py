@@ -42,29 +42,77 @@ def show_scores(title: str, scores: Any) -> None:
     show(title, ["unit", *columns, "moved as number"], rows)
 
 
-def show_size(size: Any) -> None:
-    """Every convention side by side: average bits are never printed alone."""
-    show(
-        "size",
-        [
-            "nominal bits, mean of layers",
-            "nominal bits",
-            "true bits",
-            "bits of the whole model",
-            "plan bytes",
-            "model bytes",
-        ],
-        [
-            [
-                size.layer_bits,
-                size.avg_bits,
-                size.true_bits,
-                size.model_bits,
-                size.plan_bytes,
-                size.total_bytes,
-            ]
-        ],
+def show_plan(plan: Any, packer: Any) -> None:
+    """The strip of a plan, how many units have which option, and its size beside uniform bits."""
+    from collections import Counter
+
+    print(strip(plan, packer))
+    counts = Counter(map(str, plan.bits.values()))
+    show("plan", ["bits", "units"], [[option, counts[option]] for option in sorted(counts)])
+    show_size(plan, packer)
+
+
+def show_guard(found: dict[str, Any]) -> None:
+    """What the guard of a recipe found, in a sentence."""
+    if "why" in found:
+        print(f"guard: {found['why']}")
+        return
+    print(
+        f"guard: the {found['kept']} plan is kept. Mixed minus uniform: "
+        f"{found['difference']:+.4g} nats of KL a token after {found['tokens']:,} tokens "
+        f"(e-value {found['evidence']:.3g}, 20 decides); "
+        f"{found['mixed_bytes'] / 1e6:,.2f} MB against {found['uniform_bytes'] / 1e6:,.2f} MB"
     )
+
+
+def strip(plan: Any, packer: Any) -> str:
+    """One digit a block in the order of the forward pass: nominal bits a weight, rounded; "." is a
+    block that is dropped and "#" one at 16 bits. Embeddings and head stand behind.
+    """
+    from collections import Counter
+
+    from lwq.contracts import nominal_bits
+
+    layout = plan.layout
+    weights = Counter({layout.block_of(unit): 0 for unit in plan.bits})
+    bits = Counter(weights)
+    for unit, option in plan.bits.items():
+        weights[layout.block_of(unit)] += layout.weights(unit)
+        bits[layout.block_of(unit)] += nominal_bits(option, packer) * layout.weights(unit)
+    places = [place for place in bits if place not in layout.outside]
+    digits = "".join(_digit(bits[place] / max(weights[place], 1)) for place in places)
+    tens = [digits[first : first + 10] for first in range(0, len(digits), 10)]
+    rows = [" ".join(tens[first : first + 5]) for first in range(0, len(tens), 5)]
+    beyond = [f"{unit.rpartition('.')[2]}: {plan.bits[unit]} bits" for unit in layout.outside]
+    first = "blocks, first to last: "
+    indent = "\n" + " " * len(first)
+    return "\n".join([first + indent.join(rows), *beyond])
+
+
+def _digit(bits: float) -> str:
+    return "." if bits == 0 else "#" if bits > 9 else f"{bits:.0f}"
+
+
+def show_size(plan: Any, packer: Any) -> None:
+    """Every convention side by side, average bits never alone; and uniform bits around it."""
+    from lwq.allocators import adjacent
+    from lwq.contracts import Size
+
+    sizes = {"plan": plan.size(packer)}
+    layout, total = plan.layout, sizes["plan"].total_bytes
+    for width in adjacent(layout, packer, "max_bytes", total):
+        sizes[f"all {width}"] = Size.of(layout, dict.fromkeys(layout.units, width), packer)
+    lines = {
+        "nominal bits, mean of layers": "layer_bits",
+        "nominal bits": "avg_bits",
+        "true bits": "true_bits",
+        "bits of the whole model": "model_bits",
+    }
+    rows = [[what, *(getattr(size, key) for size in sizes.values())] for what, key in lines.items()]
+    for what, key in (("plan, MB", "plan_bytes"), ("whole model, MB", "total_bytes")):
+        rows.append([what, *(f"{getattr(size, key) / 1e6:,.2f}" for size in sizes.values())])
+    show("size", ["", *sizes], rows)
+    print(f"{total:,} bytes; uniform bits of the same bytes stand between the last two columns")
 
 
 def show_answers(title: str, found: Any) -> None:
