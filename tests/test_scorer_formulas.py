@@ -36,6 +36,7 @@ SEES_BLOCKS = (
 # blocks, matrices one by one, what passes by a block, a loss that may fall without one
 OTHERS = (
     *("zd", "kurtosis", "entropy", "rank", "weight_error", "lamp", "owl", "dlp", "lieq"),
+    "activation_variance",
     *("gram_error", "fisher", "hutchinson", "relevance", "cca", "angular", "streamline"),
     *("block_drop", "random", "first_to_last", "last_to_first", "deepest", "edges", "reversed"),
 )
@@ -220,6 +221,27 @@ def test_lieq_counts_directions_of_outputs(toy, windows):
     shift = min(0.0, *means.values())
     for unit, mean in means.items():
         assert found[unit] == pytest.approx(mean - shift, abs=2e-3)
+
+
+@pytest.mark.parametrize("criterion", ["mean_variance", "max_variance", "magnitude", "hessian"])
+def test_nncf_s_criteria(criterion, toy, windows):
+    model, seen = toy[0], inputs(toy[0], windows)
+    found = lwq.score(
+        model, f"activation_variance(criterion={criterion!r}, granularity='matrix')", windows
+    )
+    for name, matrix in models.matrices(model).items():
+        w, x = matrix.view().double().numpy(), seen[name].double().numpy()
+        scale = (np.abs(w).max(1, keepdims=True) / 127).astype(np.float16).astype(float)
+        error = np.clip(np.rint(w / scale), -128, 127) * scale - w
+        size = {
+            "mean_variance": x.var(0).mean(),
+            "max_variance": x.var(0).max(),
+            "magnitude": np.abs(x).mean(),
+            "hessian": (x**2).mean(),
+        }[criterion]
+        noise = (error**2).mean()
+        true = size * np.sqrt((error**2).sum()) if criterion == "hessian" else size / noise
+        assert found[name] == pytest.approx(true, rel=2e-3)
 
 
 @pytest.mark.parametrize("labels", ["sampled", "empirical"])
