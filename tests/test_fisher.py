@@ -6,9 +6,12 @@ import torch
 
 import lwq
 from lwq import models
+from lwq.common.hashing import code_digest
 from lwq.common.names import build
 from lwq.quantizers import QUANTIZERS
+from lwq.scorers import SCORERS
 from lwq.scorers.fisher import FisherKL
+from lwq.scorers.shared.code import scorer_codes
 from lwq.statistics.backward import empirical, sampled
 
 
@@ -229,6 +232,14 @@ def test_streamed_equals_whole(tmp_path):
         )
         for unit, harm in plain.items():
             assert streamed[unit] == pytest.approx(harm, rel=1e-3, abs=1e-9)
+
+
+def test_a_cache_of_it_knows_the_code_of_the_quantizer_that_its_text_names():
+    rtn, gptq = (scorer_codes(FisherKL(quantizer=name)) for name in ("rtn", "gptq"))
+    assert code_digest(QUANTIZERS["gptq"]) in gptq and code_digest(QUANTIZERS["rtn"]) in rtn
+    assert code_digest(QUANTIZERS["gptq"]) not in rtn
+    nested = scorer_codes(build(SCORERS, "scorer", "reversed(leave_one_low(quantizer='gptq'))"))
+    assert code_digest(QUANTIZERS["gptq"]) in nested
 
 
 @pytest.mark.parametrize("name", ["mixtral", "gpt2"])
