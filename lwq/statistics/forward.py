@@ -325,7 +325,8 @@ def _require_finite(stats: BlockStats, outputs: list[Tensor]) -> None:
     dtype = outputs[0].dtype
     for key, found in stats.matrices.items():
         diagonal = None if found.gram is None else found.gram.diagonal()
-        summed = [tensor for tensor in (found.square_sum, diagonal) if tensor is not None]
+        sums = (found.square_sum, found.magnitude, diagonal)
+        summed = [tensor for tensor in sums if tensor is not None]
         require_finite_states(key, summed, dtype)
     require_finite_states(stats.name, outputs)
 
