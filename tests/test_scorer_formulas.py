@@ -1,5 +1,6 @@
 """Every published score against its formula, computed another way; and on planted blocks."""
 
+import architectures
 import numpy as np
 import pytest
 import scipy.stats
@@ -477,3 +478,40 @@ def test_shapley_of_one_order_is_its_marginal_harms(toy, windows):
 
 def test_edges(toy):
     assert list(lwq.score(toy[0], "edges").values()) == [1.5, 0.5, 0.5, 1.5]
+
+
+# these move weights that a streamed model has on disk
+WHOLE_ONLY = ("hutchinson", "leave_one_high")
+MADE_OF_OTHERS = ("reversed",)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("llama")
+    architectures.make("llama").save_pretrained(folder)
+    lwq.load("toy")[1].save_pretrained(folder)
+    return str(folder)
+
+
+def flat(found):
+    rows = [list(v.values()) if isinstance(v, dict) else [v] for v in found.values()]
+    return np.array(rows, dtype=float)
+
+
+@pytest.mark.parametrize("name", [name for name in SCORERS if name not in MADE_OF_OTHERS])
+def test_a_streamed_model_has_the_scores_of_a_whole_one(name, checkpoint):
+    x = architectures.tokens(6)
+    streamed, _ = lwq.load(checkpoint, stream=True)
+    if name in WHOLE_ONLY:
+        with pytest.raises(lwq.InputError, match="load the model whole"):
+            lwq.score(streamed, name, x)
+        return
+    found = flat(lwq.score(streamed, name, x))
+    true = flat(lwq.score(lwq.load(checkpoint)[0], name, x))
+    np.testing.assert_allclose(found, true, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", [name for name in SCORERS if name not in MADE_OF_OTHERS])
+def test_experts_are_scored_too(name):
+    found = flat(lwq.score(architectures.make("mixtral"), name, architectures.tokens(6)))
+    assert np.isfinite(found).all() and found.std() > 0
