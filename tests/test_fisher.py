@@ -6,9 +6,12 @@ import torch
 
 import lwq
 from lwq import models
+from lwq.common.hashing import code_digest
 from lwq.common.names import build
 from lwq.quantizers import QUANTIZERS
+from lwq.scorers import SCORERS
 from lwq.scorers.fisher import FisherKL
+from lwq.scorers.shared.code import scorer_codes
 from lwq.statistics.backward import empirical, sampled
 
 
@@ -123,6 +126,32 @@ def test_scorers_of_one_source_share_the_pass(toy, windows):
     assert both[0].cost["forwards"] == both[1].cost["forwards"] < 2.2
 
 
+@pytest.mark.parametrize("pool", ["token", "window"])
+def test_pairs_make_the_harm_of_two_that_of_one(pool, toy, windows, tmp_path):
+    """A group's harm is the sum of its matrices' and of their pairs."""
+    plain = {"options": (4, 2), "pool": pool}
+    costs = lwq.score(toy[0], FisherKL(pairs=True, **plain), windows)
+    groups = lwq.score(toy[0], FisherKL(granularity="group", **plain), windows)
+    for unit, names in lwq.units(toy[0], "group").items():
+        alone = sum(costs[name][2] for name in names)
+        both = sum(costs.pairs.get(a, {}).get(b, 0.0) for a in names for b in names if a != b)
+        assert groups[unit][2] == pytest.approx(alone + both, rel=1e-4)
+    costs.save(tmp_path / "costs.json")
+    assert lwq.Costs.load(tmp_path / "costs.json") == costs
+    plan = lwq.allocate(costs, toy[0], bits=(4, 2), allocator="impq", avg_bits=3.0, quantizer="rtn")
+    assert set(plan.bits.values()) == {4, 2}
+
+
+def test_embeddings_and_head_by_first_order_too(toy, windows):
+    for spec in ("taylor", "delta_loss", "output_fisher"):
+        with_ends = lwq.score(toy[0], f"{spec}(outside=True)", windows)
+        plain = lwq.score(toy[0], spec, windows)
+        more = with_ends.keys() - plain.keys()
+        assert more == set(models.outside(toy[0]))
+        assert all(with_ends[unit][2] > 0 for unit in more)
+        assert all(with_ends[unit] == harm for unit, harm in plain.items())
+
+
 def test_gptq_rounds_with_its_own_statistics_and_the_model_stays(toy, windows):
     before = {key: m.view().clone() for key, m in models.matrices(toy[0]).items()}
     plain, fitted = (
@@ -178,6 +207,8 @@ def test_around_a_plan_says_what_leaving_it_does(toy, windows):
         ("fisher_kl(options=(4, 0))", "name widths above 0"),
         ("fisher_kl(options=(9,))", "has no width"),
         ("fisher_kl(labels='drawn')", "unknown labels 'drawn'"),
+        ("fisher_kl(pairs=True)", "pairs are told for two options"),
+        ("fisher(outside=True)", "the trace of an embedding is not summed"),
         ("fisher_kl(samples=0)", "samples=0: one or more is needed"),
         ("fisher_kl(labels='empirical', samples=2)", "a text has one next token"),
         ("fisher_kl(quantizer='rtnn')", "unknown quantizer 'rtnn'"),
@@ -201,6 +232,14 @@ def test_streamed_equals_whole(tmp_path):
         )
         for unit, harm in plain.items():
             assert streamed[unit] == pytest.approx(harm, rel=1e-3, abs=1e-9)
+
+
+def test_a_cache_of_it_knows_the_code_of_the_quantizer_that_its_text_names():
+    rtn, gptq = (scorer_codes(FisherKL(quantizer=name)) for name in ("rtn", "gptq"))
+    assert code_digest(QUANTIZERS["gptq"]) in gptq and code_digest(QUANTIZERS["rtn"]) in rtn
+    assert code_digest(QUANTIZERS["gptq"]) not in rtn
+    nested = scorer_codes(build(SCORERS, "scorer", "reversed(leave_one_low(quantizer='gptq'))"))
+    assert code_digest(QUANTIZERS["gptq"]) in nested
 
 
 @pytest.mark.parametrize("name", ["mixtral", "gpt2"])

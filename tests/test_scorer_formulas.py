@@ -1,5 +1,6 @@
 """Every published score against its formula, computed another way; and on planted blocks."""
 
+import architectures
 import numpy as np
 import pytest
 import scipy.stats
@@ -36,6 +37,7 @@ SEES_BLOCKS = (
 # blocks, matrices one by one, what passes by a block, a loss that may fall without one
 OTHERS = (
     *("zd", "kurtosis", "entropy", "rank", "weight_error", "lamp", "owl", "dlp", "lieq"),
+    "activation_variance",
     *("gram_error", "fisher", "hutchinson", "relevance", "cca", "angular", "streamline"),
     *("block_drop", "random", "first_to_last", "last_to_first", "deepest", "edges", "reversed"),
 )
@@ -220,6 +222,27 @@ def test_lieq_counts_directions_of_outputs(toy, windows):
     shift = min(0.0, *means.values())
     for unit, mean in means.items():
         assert found[unit] == pytest.approx(mean - shift, abs=2e-3)
+
+
+@pytest.mark.parametrize("criterion", ["mean_variance", "max_variance", "magnitude", "hessian"])
+def test_nncf_s_criteria(criterion, toy, windows):
+    model, seen = toy[0], inputs(toy[0], windows)
+    found = lwq.score(
+        model, f"activation_variance(criterion={criterion!r}, granularity='matrix')", windows
+    )
+    for name, matrix in models.matrices(model).items():
+        w, x = matrix.view().double().numpy(), seen[name].double().numpy()
+        scale = (np.abs(w).max(1, keepdims=True) / 127).astype(np.float16).astype(float)
+        error = np.clip(np.rint(w / scale), -128, 127) * scale - w
+        size = {
+            "mean_variance": x.var(0).mean(),
+            "max_variance": x.var(0).max(),
+            "magnitude": np.abs(x).mean(),
+            "hessian": (x**2).mean(),
+        }[criterion]
+        noise = (error**2).mean()
+        true = size * np.sqrt((error**2).sum()) if criterion == "hessian" else size / noise
+        assert found[name] == pytest.approx(true, rel=2e-3)
 
 
 @pytest.mark.parametrize("labels", ["sampled", "empirical"])
@@ -455,3 +478,40 @@ def test_shapley_of_one_order_is_its_marginal_harms(toy, windows):
 
 def test_edges(toy):
     assert list(lwq.score(toy[0], "edges").values()) == [1.5, 0.5, 0.5, 1.5]
+
+
+# these move weights that a streamed model has on disk
+WHOLE_ONLY = ("hutchinson", "leave_one_high")
+MADE_OF_OTHERS = ("reversed",)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("llama")
+    architectures.make("llama").save_pretrained(folder)
+    lwq.load("toy")[1].save_pretrained(folder)
+    return str(folder)
+
+
+def flat(found):
+    rows = [list(v.values()) if isinstance(v, dict) else [v] for v in found.values()]
+    return np.array(rows, dtype=float)
+
+
+@pytest.mark.parametrize("name", [name for name in SCORERS if name not in MADE_OF_OTHERS])
+def test_a_streamed_model_has_the_scores_of_a_whole_one(name, checkpoint):
+    x = architectures.tokens(6)
+    streamed, _ = lwq.load(checkpoint, stream=True)
+    if name in WHOLE_ONLY:
+        with pytest.raises(lwq.InputError, match="load the model whole"):
+            lwq.score(streamed, name, x)
+        return
+    found = flat(lwq.score(streamed, name, x))
+    true = flat(lwq.score(lwq.load(checkpoint)[0], name, x))
+    np.testing.assert_allclose(found, true, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", [name for name in SCORERS if name not in MADE_OF_OTHERS])
+def test_experts_are_scored_too(name):
+    found = flat(lwq.score(architectures.make("mixtral"), name, architectures.tokens(6)))
+    assert np.isfinite(found).all() and found.std() > 0

@@ -193,7 +193,10 @@ def test_a_user_s_own_scorer(toy, windows):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("limm", r"unknown scorer 'limm' \(did you mean 'lim'\?\); choose one of \['angular'"),
+        (
+            "limm",
+            r"unknown scorer 'limm' \(did you mean 'lim'\?\); choose one of \['activation",
+        ),
         ("lim(averages='flat')", r"its settings are \['average', 'final_norm'\]"),
         ("lim(average='median')", "choose one of"),
         ("zd(pool='row')", "choose one of"),

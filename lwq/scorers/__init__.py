@@ -16,7 +16,7 @@ from lwq import models
 from lwq.common.names import build, spec
 from lwq.contracts import Costs, Layout, Scores
 from lwq.contracts.estimate import Estimate
-from lwq.scorers.activations import GramError, LieQ
+from lwq.scorers.activations import ActivationVariance, GramError, LieQ
 from lwq.scorers.baselines import Deepest, Edges, FirstToLast, LastToFirst, Random, Reversed
 from lwq.scorers.fisher import FisherKL
 from lwq.scorers.gradients import (
@@ -60,6 +60,7 @@ SCORERS: dict[str, type] = {
     "weight_error": WeightError,
     "gram_error": GramError,
     "lieq": LieQ,
+    "activation_variance": ActivationVariance,
     "block_drop": BlockDrop,
     "owl": OWL,
     "dlp": DLP,

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from lwq import models
 from lwq.common.names import pick
 from lwq.contracts import GRANULARITIES, Option
+from lwq.quantizers.rtn import RTN
 from lwq.scorers.shared.declared import Harms
 from lwq.scorers.shared.lifted import lifted
 from lwq.scorers.shared.rounding import WIDTHS, rounding
 from lwq.scorers.weights import effective_rank
-from lwq.statistics.forward import WINDOWS, BlockStats, Stats, require_windows, stream
+from lwq.statistics.forward import WINDOWS, BlockStats, MatrixStats, Stats, require_windows, stream
 
 
 @dataclass(frozen=True)
@@ -138,3 +139,60 @@ def compactness(weight: Tensor, gram: Tensor) -> float:
     eigenvalues of W H Wᵀ.
     """
     return effective_rank(torch.linalg.eigvalsh(weight @ gram @ weight.T).clamp(min=0))
+
+
+CRITERIA = ("mean_variance", "max_variance", "magnitude", "hessian")
+
+
+@dataclass(frozen=True)
+class ActivationVariance:
+    """How much the inputs of a unit's matrices vary, for how well 8 bits fit its weights.
+
+        importance = mean over matrices of v / e,    e = ‖W − Q_8(W)‖² / n
+        v = mean or maximum over input channels of Var x, or the mean of |x|
+
+    and, with "hessian", of mean x² · ‖W − Q_8(W)‖. Q_8 rounds each row to 8 bits, symmetrically.
+
+    Attributes:
+        criterion: "mean_variance", "max_variance", "magnitude" or "hessian".
+        granularity: "matrix", "group" or "block".
+
+    Costs one forward pass. Source: the sensitivity metrics of NNCF's weight compression, by their
+    documentation ("multiplied by inverted 8-bit quantization noise").
+    """
+
+    criterion: str = "mean_variance"
+    granularity: str = "block"
+
+    needs: ClassVar[frozenset[str]] = frozenset({"input_norms", "input_means"})
+
+    def __post_init__(self) -> None:
+        pick(dict.fromkeys(CRITERIA), "criterion", self.criterion)
+        pick(dict.fromkeys(GRANULARITIES), "granularity", self.granularity)
+
+    def __call__(self, model: nn.Module, stats: Stats) -> dict[str, float]:
+        matrices, values = models.matrices(model), dict[str, float]()
+        for block, names in models.units(model, "block").items():
+            with models.resident(model, block):
+                for name in names:
+                    seen = stats[block].matrices.get(name)
+                    if seen is not None and seen.tokens:
+                        values[name] = self._value(matrices[name].view().float(), seen)
+        return {
+            unit: float(np.mean([values.get(name, 0.0) for name in names] or [0.0]))
+            for unit, names in models.units(model, self.granularity).items()
+        }
+
+    def _value(self, weight: Tensor, seen: MatrixStats) -> float:
+        rounded = RTN(group_size=-1, sym=True)(weight, 8).dequantize().float()
+        error = (rounded - weight).square()
+        square = seen.require("square_sum").double() / seen.tokens  # (in,)
+        if self.criterion == "hessian":
+            return float(square.mean()) * float(error.sum().sqrt())
+        if self.criterion == "magnitude":
+            size = seen.require("magnitude").double() / seen.tokens
+        else:
+            size = (square - (seen.require("total").double() / seen.tokens).square()).clamp(min=0)
+        most = size.max() if self.criterion == "max_variance" else size.mean()
+        noise = float(error.double().mean())
+        return float(most) / max(noise, torch.finfo(torch.float32).tiny)

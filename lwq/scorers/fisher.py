@@ -15,7 +15,7 @@ from lwq.contracts.estimate import Estimate
 from lwq.quantizers import QUANTIZERS
 from lwq.scorers.gradients import PerToken, heard_names
 from lwq.scorers.shared.checks import require_blocks
-from lwq.scorers.shared.declared import Found, Harms
+from lwq.scorers.shared.declared import Found, Harms, Joint
 from lwq.scorers.shared.listening import Source, heard
 from lwq.scorers.shared.rounding import WIDTHS, Rounding, rounding
 from lwq.statistics.backward import Pair, backward, towards
@@ -58,6 +58,8 @@ class FisherKL:
             place, and the harm is that of leaving it, ⟨∇ KL(p₀ ‖ p), ΔW⟩ + ½ ΔWᵀ F ΔW, p₀ of the
             untouched model; the quantizer must not need inputs="quantized".
         outside: embeddings and head too, each a unit; a tied pair is one, at both its places.
+        pairs: say, too, what two units do together beyond the sum of both, at the last of two
+            options: E[a b], a and b what each does to log p(y), since ½ E (a + b)² has that term.
 
     Costs two forward passes over `samples` · `windows` windows and one backward, and for each
     option about what one forward pass of the blocks costs; around a plan one forward more and twice
@@ -75,6 +77,7 @@ class FisherKL:
     pool: str = "token"
     around: Option | Mapping[str, Option] = KEPT
     outside: bool = False
+    pairs: bool = False
 
     @property
     def needs(self) -> frozenset[str]:
@@ -88,6 +91,11 @@ class FisherKL:
         pick(dict.fromkeys(GRANULARITIES), "granularity", self.granularity)
         pick(dict.fromkeys(POOLS), "pool", self.pool)
         _ = self.source  # its settings are checked
+        if self.pairs and (len(self.options) != 2 or self.around != KEPT):
+            raise InputError(
+                f"fisher_kl: pairs=True with options={self.options}, around={self.around!r}: pairs "
+                f"are told for two options, the higher first, around untouched weights"
+            )
 
     def __call__(self, model: nn.Module, stats: Stats) -> Found:
         if self.around == KEPT:
@@ -99,10 +107,25 @@ class FisherKL:
         require_blocks(model, drawn)
         found = Rounding(model, self.quantizer, self.options, stats.windows, outside=self.outside)
         units = heard_names(model, models.units(model, self.granularity, self.outside))
-        return PerToken(units, found, drawn, Pair.moved, self._harm)
+        return PerToken(units, found, drawn, Pair.moved, self._found)
 
-    def _harm(self, moves: Tensor) -> dict[Option, float]:
-        return self._by_option(self._squares(moves).numpy() / 2)
+    def _found(self, moves: Mapping[str, Tensor]) -> Harms:
+        harms = {
+            unit: self._by_option(self._squares(found).numpy() / 2) for unit, found in moves.items()
+        }
+        return Joint.of(harms, self._together(moves)) if self.pairs else harms
+
+    def _together(self, moves: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
+        """Mean product of what two units do at the last option, for each pair once."""
+        last = torch.stack([found[-1] for found in moves.values()]).double()
+        rows = last.flatten(1) if self.pool == "token" else last.sum(2)  # (units, tokens)
+        tokens = last.shape[1] * self.source.scored(last.shape[2])
+        products = (rows @ rows.T / tokens).tolist()
+        units = list(moves)
+        return {
+            unit: dict(zip(units[place + 1 :], products[place][place + 1 :], strict=True))
+            for place, unit in enumerate(units[:-1])
+        }
 
     def _squares(self, moves: Tensor) -> Tensor:
         """(options, samples · windows, length) -> mean square a token (options, windows)."""
@@ -138,7 +161,7 @@ class FisherKL:
             names = heard_names(model, units)
 
             def moves(slope: Callable[[int, Tensor], Tensor]) -> dict[str, Tensor]:
-                listener = PerToken(names, found, drawn, Pair.moved, self._harm)
+                listener = PerToken(names, found, drawn, Pair.moved, self._found)
                 for gradients in backward(model, drawn, slope):
                     listener.add(gradients)
                 return listener.values

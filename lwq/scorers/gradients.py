@@ -31,6 +31,7 @@ class _Rounded:
         quantizer, options: whose rounding; see `FisherKL`.
         granularity: "matrix", "group" or "block".
         labels, samples, windows, seed: of the gradients; see `Source`.
+        outside: embeddings and head too, as in `FisherKL`.
     """
 
     quantizer: str = "rtn"
@@ -40,6 +41,7 @@ class _Rounded:
     samples: int = 1
     windows: int = 8
     seed: int = 0
+    outside: bool = False
 
     needs: ClassVar[frozenset[str]] = frozenset({WINDOWS, GRADIENTS})
 
@@ -56,15 +58,21 @@ class _Rounded:
 
     def listener(self, model: nn.Module, stats: Stats) -> "PerToken":
         drawn = self.source.drawn(stats.windows)
-        found = Rounding(model, self.quantizer, self.options, stats.windows)
-        units = models.units(model, self.granularity)
-        return PerToken(units, found, drawn, self.measure, self._harm)
+        found = self.rounding(model, stats)
+        units = heard_names(model, models.units(model, self.granularity, self.outside))
+        return PerToken(units, found, drawn, self.measure, self._harms)
+
+    def rounding(self, model: nn.Module, stats: Stats) -> Rounding:
+        return Rounding(model, self.quantizer, self.options, stats.windows, outside=self.outside)
 
     def measure(self, pair: Pair, change: Tensor) -> Tensor:
         raise NotImplementedError
 
     def harm(self, values: Tensor, scored: int) -> np.ndarray:
         raise NotImplementedError
+
+    def _harms(self, values: Mapping[str, Tensor]) -> Harms:
+        return {unit: self._harm(found) for unit, found in values.items()}
 
     def _harm(self, values: Tensor) -> dict[Option, float]:
         found = self.harm(values.double(), self.source.scored(values.shape[2]))
@@ -98,9 +106,9 @@ class PerToken:
         found: Rounding,
         windows: Tensor,
         measure: Measure,
-        harm: Callable[[Tensor], dict[Option, float]],
+        harms: Callable[[Mapping[str, Tensor]], Found],
     ):
-        self.rounding, self.measure, self.harm = found, measure, harm
+        self.rounding, self.measure, self.harms = found, measure, harms
         self.unit_of = {name: unit for unit, names in units.items() for name in names}
         shape = (len(found.options), *windows.shape)
         self.values = {unit: torch.zeros(shape) for unit in units}
@@ -121,9 +129,9 @@ class PerToken:
                 said = self.measure(pair, self.rounding.change(name, option)).cpu()
                 values[row, place].view(-1).index_add_(0, rows, said)
 
-    def result(self) -> Harms:
+    def result(self) -> Found:
         self.rounding.close()
-        return {unit: self.harm(values) for unit, values in self.values.items()}
+        return self.harms(self.values)
 
 
 @dataclass(frozen=True)
@@ -178,8 +186,7 @@ class OutputFisher(_Rounded):
     labels: str = "sampled"
 
     def measure(self, pair: Pair, change: Tensor) -> Tensor:
-        moved = pair.x @ change.T  # (tokens, in) -> (tokens, out)
-        return (moved * pair.g).square().sum(1) / 2
+        return (pair.shifted(change) * pair.g).square().sum(1) / 2
 
     def harm(self, values: Tensor, scored: int) -> np.ndarray:
         """(options, windows, length) -> (options, windows)."""
@@ -198,10 +205,14 @@ class Fisher(_Rounded):
     """
 
     def listener(self, model: nn.Module, stats: Stats) -> "_Traces":  # type: ignore[override]  # it sums other things
-        found = Rounding(model, self.quantizer, self.options, stats.windows)
+        if self.outside:
+            raise InputError(
+                "fisher: outside=True: the trace of an embedding is not summed; take fisher_kl, "
+                "output_fisher or taylor, or leave outside out"
+            )
         length = self.source.drawn(stats.windows).shape[1]
         units = models.units(model, self.granularity)
-        return _Traces(units, found, self.source.scored(length))
+        return _Traces(units, self.rounding(model, stats), self.source.scored(length))
 
 
 @dataclass
@@ -315,6 +326,8 @@ class Hutchinson(_Rounded):
     needs: ClassVar[frozenset[str]] = frozenset({WINDOWS})
 
     def __call__(self, model: nn.Module, stats: Stats) -> Found:
+        if self.outside:
+            raise InputError("hutchinson: outside=True: it moves the blocks' matrices only")
         if models.streamed(model) is not None:
             raise InputError("hutchinson moves all weights at once; load the model whole")
         generator = torch.Generator().manual_seed(self.seed)
@@ -322,7 +335,7 @@ class Hutchinson(_Rounded):
         length = self.source.drawn(stats.windows).shape[1]
         traces = _Traces(
             models.units(model, self.granularity),
-            Rounding(model, self.quantizer, self.options, stats.windows),
+            self.rounding(model, stats),
             self.source.scored(length),
         )
         for name in traces.rounding.matrices:

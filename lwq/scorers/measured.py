@@ -23,6 +23,7 @@ from lwq.engine.sweep import Sweep
 from lwq.quantizers import QUANTIZERS
 from lwq.quantizers.gptq import inverse_factor
 from lwq.scorers.activations import seen_by
+from lwq.scorers.shared.checks import require_blocks
 from lwq.scorers.shared.declared import Harms
 from lwq.scorers.shared.lifted import lifted
 from lwq.scorers.shared.rounding import WIDTHS, Rounding, rounding
@@ -371,6 +372,7 @@ class Shapley:
 
     def __call__(self, model: nn.Module, stats: Stats) -> dict[str, float]:
         drawn = require_windows(stats.windows, self.needs)[: self.windows]
+        require_blocks(model, drawn)
         truth = reference(model, drawn)
         options = (self.low, self.high)
         with rounding(model, self.quantizer, options, stats.windows, banked=True) as found:

@@ -57,12 +57,14 @@ class Pair:
         """g_t · ΔW x_t of each token (tokens,): how far the change ΔW (out, in) moves what was
         differentiated, to first order.
         """
-        if not self.x.is_floating_point():
-            return (change[self.x] * self.g).sum(1)  # rows of the embedding: (tokens, width)
-        # the smaller side is the one that is written out
-        if change.shape[0] <= change.shape[1]:
-            return ((self.x @ change.T) * self.g).sum(1)
+        # the smaller side is the one that is written out; of the embedding there is one only
+        if change.shape[0] <= change.shape[1] or not self.x.is_floating_point():
+            return (self.shifted(change) * self.g).sum(1)
         return ((self.g @ change) * self.x).sum(1)
+
+    def shifted(self, change: Tensor) -> Tensor:
+        """ΔW x_t (tokens, out) of a change ΔW (out, in)."""
+        return self.x @ change.T if self.x.is_floating_point() else change[self.x]
 
     def weight_gradient(self) -> Tensor:
         """Σ_t g_t x_tᵀ, (out, in); not for the embedding."""

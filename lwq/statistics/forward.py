@@ -25,12 +25,14 @@ from lwq.common.progress import track
 from lwq.common.tensors import is_finite
 from lwq.contracts import inside
 
-NEEDS = frozenset({"gram", "input_norms", "similarity", "hidden_states", "last_token"})
+NEEDS = frozenset(
+    {"gram", "input_norms", "input_means", "similarity", "hidden_states", "last_token"}
+)
 # a need that no pass serves: a scorer that runs the model by itself asks for the windows
 WINDOWS = "windows"
 # another: a scorer that listens to the pass back through the model
 GRADIENTS = "gradients"
-SUMS = frozenset({"gram", "input_norms"})  # over the inputs of each matrix
+SUMS = frozenset({"gram", "input_norms", "input_means"})  # over the inputs of each matrix
 BATCH = 4  # windows a forward pass; part of the arithmetic, so it is fixed
 # the 3-D parameters of a module of experts, in the order of the forward pass
 EXPERT_PARTS = ("gate_up_proj", "down_proj")
@@ -53,6 +55,8 @@ class MatrixStats:
             is summed; `require` hands out all of it.
         square_sum: sum over tokens of t x², float32 (in_features,); its square root is the norm
             that AWQ and Wanda use.
+        total, magnitude: sums over tokens of t x and of t |x|, float32 (in_features,); asked for as
+            "input_means".
         derived: what a quantizer worked out from these, kept for the other matrices and widths that
             share them.
     """
@@ -61,6 +65,8 @@ class MatrixStats:
     source: str = "full"
     gram: Tensor | None = None
     square_sum: Tensor | None = None
+    total: Tensor | None = None
+    magnitude: Tensor | None = None
     derived: dict[str, Any] = field(default_factory=dict)
 
     def require(self, name: str) -> Tensor:
@@ -92,6 +98,12 @@ class MatrixStats:
         if "input_norms" in needs:
             squares = (weighted * x).sum(0)
             self.square_sum = squares if self.square_sum is None else self.square_sum.add_(squares)
+        if "input_means" in needs:
+            sums = weighted.sum(0), weighted.abs().sum(0)
+            before = self.total, self.magnitude
+            self.total, self.magnitude = (
+                new if old is None else old.add_(new) for old, new in zip(before, sums, strict=True)
+            )
 
 
 def panels(width: int) -> Iterator[slice]:
@@ -218,7 +230,7 @@ def stream(
 
     Args:
         windows: LongTensor (n, length).
-        needs: any of "gram", "input_norms", "similarity", "hidden_states", "last_token".
+        needs: any of NEEDS.
         source: "full" feeds each block what the untouched model would; "quantized" runs the block
             again after the consumer has changed its weights, so that the next block sees the
             quantized prefix.
@@ -313,7 +325,8 @@ def _require_finite(stats: BlockStats, outputs: list[Tensor]) -> None:
     dtype = outputs[0].dtype
     for key, found in stats.matrices.items():
         diagonal = None if found.gram is None else found.gram.diagonal()
-        summed = [tensor for tensor in (found.square_sum, diagonal) if tensor is not None]
+        sums = (found.square_sum, found.magnitude, diagonal)
+        summed = [tensor for tensor in sums if tensor is not None]
         require_finite_states(key, summed, dtype)
     require_finite_states(stats.name, outputs)
 

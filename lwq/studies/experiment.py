@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from lwq import models
 from lwq.common import paths
 from lwq.common.errors import InputError
-from lwq.common.hashing import code_digest, codes, digest
+from lwq.common.hashing import code_digest, digest
 from lwq.common.names import build, pick, spec, split
 from lwq.common.version import VERSION
 from lwq.contracts import KEPT, Costs, Layout, Plan, Row, Scores, Size, load_scores
@@ -37,8 +37,8 @@ from lwq.inputs.texts import WindowSpec
 from lwq.quantizers import QUANTIZERS
 from lwq.results.measurements import Results
 from lwq.scorers import SCORERS, score_all
+from lwq.scorers.shared.code import scorer_codes
 from lwq.scorers.shared.declared import Declared
-from lwq.statistics import forward
 from lwq.studies import candidates
 from lwq.studies.candidates import Candidate
 
@@ -262,7 +262,7 @@ class Experiment:
         ]
         files = {
             label: self._scores_folder()
-            / f"{digest([spec(SCORERS, s), *source, *codes(s, forward)])}.json"
+            / f"{digest([spec(SCORERS, s), *source, *scorer_codes(s)])}.json"
             for label, s in built.items()
         }
         kept = {

@@ -11,6 +11,22 @@ Found: TypeAlias = Mapping[str, float] | Mapping[str, Mapping[Option, float]]
 Harms: TypeAlias = dict[str, dict[Option, float]]
 
 
+class Joint(dict[str, dict[Option, float]]):
+    """Harms that remember what two units do together.
+
+    Attributes:
+        pairs: unit -> unit -> harm beyond the sum of the two, both at their lowest options.
+    """
+
+    pairs: Mapping[str, Mapping[str, float]]
+
+    @classmethod
+    def of(cls, harms: Harms, pairs: Mapping[str, Mapping[str, float]]) -> "Joint":
+        found = cls(harms)
+        found.pairs = pairs
+        return found
+
+
 @dataclass(frozen=True)
 class Declared:
     """What callers read of a scorer. Each of ours declares both; a user's own may leave them out,

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from lwq.contracts import Costs, Layout, Option, Scores
 from lwq.contracts.estimate import Estimate
-from lwq.scorers.shared.declared import Found, importance
+from lwq.scorers.shared.declared import Found, Joint, importance
 
 Key = TypeVar("Key", str, Option)
 
@@ -26,6 +26,7 @@ def result(
             scorer,
             data,
             cost,
+            found.pairs if isinstance(found, Joint) else {},
             stderr={unit: error for unit, error in errors.items() if error},
         )
     values = importance(found)
