@@ -86,6 +86,17 @@ def test_ids_that_look_like_numbers_stay_text(done, tmp_path):
     assert set(table["id"]) == set(windows["id"]) and "00e1" in set(table["id"])
 
 
+@pytest.mark.parametrize("name", ["007", "1e5", "True", "2024", "NA", " lead "])
+def test_text_that_looks_like_something_else_stays_text(name, done, tmp_path):
+    shutil.copytree(done, tmp_path / "r")
+    file = tmp_path / "r" / measurements.TABLE
+    pd.read_csv(file, dtype=str, keep_default_na=False).assign(model=name, judge=name).to_csv(
+        file, index=False
+    )
+    table, _ = measurements.load(tmp_path / "r")
+    assert set(table["model"]) == set(table["judge"]) == {name}
+
+
 def test_other_weights_or_settings_under_one_name_are_measured_anew(tmp_path):
     """A folder that changed under its name is another model: its rows stand apart, and none of the
     old ones is taken for it.

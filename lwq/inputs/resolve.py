@@ -6,6 +6,7 @@ import re
 from difflib import get_close_matches
 from pathlib import Path
 
+from lwq.common import paths
 from lwq.common.errors import InputError
 from lwq.inputs import assets, catalogue, toy
 
@@ -39,6 +40,20 @@ def model_kind(name: str, base: Path = Path()) -> str:
 def is_own(name: str) -> bool:
     """Whether a model needs neither a folder nor a hub."""
     return bool(_own_kind(name))
+
+
+def at_hand(name: str, base: Path = Path()) -> Path | None:
+    """The folder of a model that is on this disk already; None for any other."""
+    kind = model_kind(name, base)
+    if kind == "ladder":
+        from lwq.inputs import ladder
+
+        found = ladder.place(ladder.recipe(name))
+    elif kind == "carried":
+        found = paths.cache() / "models" / (catalogue.carried(name) or name)
+    else:
+        found = base / Path(name).expanduser()
+    return found if (found / "config.json").is_file() else None
 
 
 def _own_kind(name: str) -> str:

@@ -2,7 +2,7 @@
 that knows architectures.
 """
 
-from lwq.models.load import DTYPES, cast, load
+from lwq.models.load import DTYPES, cast, load, matrix_shapes
 from lwq.models.outside import is_after, is_before, outside, places
 from lwq.models.running import drop_, replaced_blocks
 from lwq.models.settings import (
@@ -48,6 +48,7 @@ __all__ = [
     "is_before",
     "load",
     "matrices",
+    "matrix_shapes",
     "module_name",
     "name",
     "outside",

@@ -3,6 +3,7 @@ from disk.
 """
 
 import copy
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import nn
 from lwq.common.errors import InputError
 from lwq.common.names import pick
 from lwq.common.progress import quiet_transformers
+from lwq.contracts import Shape
 from lwq.inputs import resolve, toy
 from lwq.models import checkpoint, streaming
 from lwq.models.settings import context_length
@@ -162,6 +164,26 @@ def on_disk(
     model.config.name_or_path = name or str(folder)
     model._offload = streaming.Offload(model, folder, blocks(model), device)
     return model
+
+
+def matrix_shapes(name: str, base: Path = Path()) -> set[Shape]:
+    """(out, in) of the matrices of a model, from its configuration alone; none where that is not on
+    this disk, or needs code of its own.
+    """
+    from transformers import AutoConfig
+
+    if (depth := toy.depth(name)) is not None:
+        return {matrix.shape for matrix in matrices(toy.model(blocks=depth)).values()}
+    folder = resolve.at_hand(name, base)
+    if folder is None:
+        return set()
+    with _loading(name):
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if "auto_map" in settings:
+            return set()
+        config = AutoConfig.from_pretrained(folder)
+        model = streaming.skeleton(folder, config, torch.float32, trust_remote_code=False)
+        return {matrix.shape for matrix in matrices(model).values()}
 
 
 def _source(name: str) -> str | Path:

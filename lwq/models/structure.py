@@ -61,7 +61,7 @@ class Matrix:
     def _oriented(self) -> Tensor:
         weight = getattr(self.module, self.parameter).data
         weight = weight if self.expert is None else weight[self.expert]
-        return weight.T if self.transposed else weight
+        return weight.T if self.transposed else weight  # (in, out) -> (out, in)
 
 
 def module_name(model: nn.Module, module: nn.Module) -> str:

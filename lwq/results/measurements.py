@@ -6,7 +6,7 @@ import json
 from contextvars import ContextVar
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,7 @@ LOCK = ".lock"
 REHEARSAL: ContextVar[bool] = ContextVar("rehearsal", default=False)
 REPAIR = "delete both, and run the study again: what runs/ holds is not measured anew"
 COLUMNS = set(Row.__dataclass_fields__)
+TEXT = [name for name, hint in get_type_hints(Row).items() if hint is str]
 ARRAYS = ("nll", "kl", "top1", "correct", "score")
 
 
@@ -245,7 +246,7 @@ def _read_tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         table = pd.read_csv(
             folder / TABLE,
             keep_default_na=False,
-            dtype=dict.fromkeys(("id", "plan", "fingerprint"), str),
+            dtype=dict.fromkeys(TEXT, str),
         )
         windows = pd.read_parquet(folder / WINDOWS)
         if not all(map(pd.api.types.is_numeric_dtype, (table["value"], table["n"]))):

@@ -85,7 +85,7 @@ class MatrixStats:
         """Add the rows of `x` (tokens, in_features), each with its weight of `token_weights`
         (tokens,).
         """
-        x = x.reshape(-1, x.shape[-1]).float()
+        x = x.reshape(-1, x.shape[-1]).float()  # (windows, length, in) -> (tokens, in)
         self.tokens += len(x)
         weighted = x if token_weights is None else x * token_weights.reshape(-1, 1).to(x)
         if "gram" in needs:
@@ -448,6 +448,7 @@ def _listening(
         batch += 1
 
     def token_weights() -> Tensor | None:
+        # (windows, length) -> (tokens,)
         return None if weights is None else weights[batch].reshape(-1)
 
     def linear(key: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
@@ -474,6 +475,7 @@ def _listening(
                 routed = (chosen == expert).any(-1)
                 x, w = hidden[routed], token_weights()
                 w = None if w is None else w.to(routed.device)[routed]
+                # (tokens, in) -> (tokens, 2 · inner)
                 gate_up = x @ replace(like, parameter=EXPERT_PARTS[0], expert=expert).view().T
                 gate_up = gate_up if bias is None else gate_up + bias[expert]
                 for key, value in zip(keys.values(), (x, module._apply_gate(gate_up)), strict=True):

@@ -12,6 +12,7 @@ from typing import Any
 from lwq.common import user_code
 from lwq.common.errors import InputError
 from lwq.common.names import build, pick
+from lwq.contracts import DROPPED, KEPT
 
 KINDS = {
     bool: "true or false",
@@ -67,6 +68,39 @@ def require_possible(values: Mapping[str, Any]) -> None:
                     checks[name](item)
                 except InputError as error:
                     raise InputError(f"parameter {name}={value!r}: {error}") from None
+    _require_widths(values)
+
+
+def _require_widths(values: Mapping[str, Any]) -> None:
+    """Raise InputError for a width that the study's quantizer lacks, a high one that is not above
+    the low one, or groups that do not divide the matrices of a model that is at hand.
+    """
+    if "quantizer" not in values:
+        return
+    packer = _packer(values["quantizer"], values.get("group_size", 0))
+    for name in ("high", "low", "widths"):
+        asked = values.get(name, [])
+        for width in asked if isinstance(asked, list) else [asked]:
+            if width not in (DROPPED, KEPT, *packer.levels):
+                raise InputError(
+                    f"parameter {name}={asked!r}: {values['quantizer']} has the widths "
+                    f"{[level for level in packer.levels if isinstance(level, int)]}, 0 and 16"
+                )
+    if not values.get("high", 1) > values.get("low", 0):
+        raise InputError(
+            f"parameter low={values['low']}: less than high={values['high']} is needed"
+        )
+    from lwq import models
+
+    for model in values.get("models") or [values.get("model", "toy")]:
+        for shape in sorted(models.matrix_shapes(model, user_code.folder())):
+            try:
+                packer.nbytes(shape, packer.levels[0])
+            except InputError as error:
+                size = f"group_size={values['group_size']}" if values.get("group_size") else "group"
+                raise InputError(
+                    f"parameter {size} and model {model!r}, which has matrices of {shape}: {error}"
+                ) from None
 
 
 def _checks(values: Mapping[str, Any]) -> dict[str, Callable[[Any], Any]]:
@@ -93,10 +127,15 @@ def _checks(values: Mapping[str, Any]) -> dict[str, Callable[[Any], Any]]:
     }
 
 
-def _require_quantizer(group_size: int, text: str) -> None:
+def _packer(text: str, group_size: int) -> Any:
     from lwq.quantizers import QUANTIZERS
 
-    packer = build(QUANTIZERS, "quantizer", text)
+    settings = {"group_size": group_size} if group_size else {}
+    return build(QUANTIZERS, "quantizer", text, **settings)
+
+
+def _require_quantizer(group_size: int, text: str) -> None:
+    packer = _packer(text, 0)
     if group_size and not hasattr(packer, "group_size"):
         raise InputError(f"it has no groups to set to group_size={group_size}; add group_size=0")
 
