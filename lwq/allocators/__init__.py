@@ -82,8 +82,8 @@ def allocate(
             `lwq.engine.costs.measured_costs` finds.
         model: the model that was scored, to check that the scores are its own; None trusts the
             file.
-        bits: the options to choose from; 0 drops a block, 16 keeps it; None: the two neighbouring
-            widths on either side of the budget.
+        bits: the options to choose from; 0 drops a block, 16 keeps it; None: of Costs all that they
+            price, else the two neighbouring widths on either side of the budget.
         quantizer: what will pack the weights (a name, a call in text, an object): true bytes depend
             on it.
         allocator: a name in ALLOCATORS, a call in text or an object; by default `topk` for two
@@ -113,7 +113,7 @@ def allocate(
     limit, amount = one_limit(limits)
     packer = build(QUANTIZERS, "quantizer", quantizer)
     require_complete(packer)
-    offered = tuple(bits) if bits else adjacent(layout, packer, limit, amount)
+    offered = tuple(bits or _priced(scores) or adjacent(layout, packer, limit, amount))
     budget = Budget(
         layout, offered, packer, limit, amount, options or {}, pinned or {}, least, groups or {}
     )
@@ -130,7 +130,8 @@ def within(
     from lwq.quantizers import QUANTIZERS
 
     default = {1: "uniform", 2: "topk"}.get(len(budget.widths), "levels")
-    default = "knapsack" if isinstance(scores, Costs) and len(budget.widths) > 1 else default
+    if len(budget.widths) > 1 and set(budget.widths) <= set(_priced(scores)):
+        default = "knapsack"
     chooser: Allocator = build(ALLOCATORS, "allocator", allocator or default)
     # allocators of a user's own may take no objective
     chosen = chooser(scores, budget) if objective is None else chooser(scores, budget, objective)
@@ -148,6 +149,14 @@ def within(
         "calibration": scores.data,
     }
     return Plan(chosen, scores.layout, spec(QUANTIZERS, budget.quantizer), provenance)
+
+
+def _priced(scores: Scores | Costs) -> tuple[Option, ...]:
+    """The options whose harm is known of every unit; of Scores none."""
+    if not isinstance(scores, Costs):
+        return ()
+    first, *others = scores.values()
+    return tuple(option for option in first if all(option in harm for harm in others))
 
 
 def one_limit(limits: Mapping[str, float | None]) -> tuple[str, float]:

@@ -223,8 +223,8 @@ def plan(
     allocator: Annotated[
         str | None,
         typer.Option(
-            help="uniform, topk, levels, rates, knapsack, or yours: my.py:Mine; else "
-            "chosen by the number of widths"
+            help="a name from `lwq list allocators`, or yours: my.py:Mine; else chosen by the "
+            "number of options"
         ),
     ] = None,
     out: Annotated[

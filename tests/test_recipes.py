@@ -1,0 +1,133 @@
+"""The default recipe, and the test by which it keeps a mixed plan or gives it up.
+
+pytest tests/test_recipes.py
+"""
+
+import numpy as np
+import pytest
+
+import lwq
+from lwq.recipes.guard import uniform_plan
+from lwq.recipes.sequential import Sequential
+
+
+def runs(draw, count=400, windows=64):
+    """Share of runs in which the test ever decides, looking after every window."""
+    decided = 0
+    for _ in range(count):
+        test = Sequential()
+        for difference in draw(windows):
+            test.add([difference])
+            if test.decided:
+                decided += 1
+                break
+    return decided / count
+
+
+@pytest.mark.parametrize("spread", [1e-4, 0.01, 3.0])
+@pytest.mark.parametrize("kind", ["normal", "standard_cauchy", "laplace"])
+def test_equal_plans_are_told_apart_in_at_most_one_of_twenty_runs(kind, spread):
+    random = np.random.default_rng(7)
+    assert runs(lambda n: getattr(random, kind)(size=n) * spread) <= 0.05
+
+
+def test_shuffled_halves_of_real_windows_are_told_apart_in_at_most_one_of_twenty_runs():
+    """A/A data: losses of one plan on pairs of windows, which is the better half by lot."""
+    import pandas as pd
+
+    from lwq.common import paths
+
+    table = pd.read_parquet(paths.RESULTS / "windows.parquet", columns=["id", "kl"]).dropna()
+    losses = table.groupby("id")["kl"].apply(np.asarray)
+    random = np.random.default_rng(3)
+
+    def draw(_):
+        values = random.permutation(losses.iloc[random.integers(len(losses))])
+        half = len(values) // 2
+        return values[:half] - values[half : 2 * half]
+
+    assert runs(draw) <= 0.05
+
+
+@pytest.mark.parametrize("spread", [1e-4, 0.01, 3.0])
+def test_a_plan_that_is_better_by_two_spreads_is_found_within_forty_windows(spread):
+    random = np.random.default_rng(5)
+    assert runs(lambda n: random.normal(-2 * spread, spread, n), 100, 40) > 0.95
+
+
+def test_evidence_is_the_mixture_of_what_each_lambda_gives():
+    """The closed form against a sum over λ ~ N(0, ρ²)."""
+    from lwq.recipes.sequential import SCALES
+
+    found = np.array([0.2, -0.05, 0.3, 0.1])
+    test = Sequential()
+    test.add(found)
+    total, squares = found.sum(), np.square(found).sum()
+    means = []
+    for scale in SCALES:  # z = λ / ρ; the grid is as narrow as what is integrated
+        spread = 1 + squares / scale**2
+        z = total / scale / spread + np.linspace(-9, 9, 2001) / np.sqrt(spread)
+        density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+        grown = np.exp(z / scale * total - (z / scale) ** 2 * squares / 2)
+        means.append(np.trapezoid(density * grown, z))
+    assert np.exp(test.log_evidence) == pytest.approx(np.mean(means), rel=1e-9)
+
+
+def costs(layout):
+    return lwq.Costs({unit: {4: 1.0, 3: 4.0, 2: 16.0} for unit in layout.units}, layout, "made up")
+
+
+def test_the_uniform_plan_is_the_best_that_fits_with_its_own_width_outside(toy):
+    layout = lwq.models.layout(toy[0], "block", outside=True)
+    packer = lwq.QUANTIZERS["rtn"]()
+    whole = {b: lwq.Size.of(layout, dict.fromkeys(layout.units, b), packer) for b in (4, 3, 2)}
+    for width in (4, 3, 2):
+        budget = lwq.Budget(layout, (4, 3, 2), packer, "max_bytes", whole[width].total_bytes)
+        found = uniform_plan(costs(layout), budget)
+        assert budget.holds(found)
+        inner = {found[unit] for unit in layout.units if unit not in layout.outside}
+        assert len(inner) == 1 and inner.pop() >= width
+
+
+@pytest.mark.parametrize("quantizer", ["rtn", "gptq"])
+def test_the_recipe_meets_its_budget_and_says_what_the_guard_found(toy, quantizer):
+    model, _ = toy
+    calibrate = lwq.windows("toy", toy[1], n=8, length=48)
+    tune = lwq.windows("toy", toy[1], n=16, length=48, split="tune")
+    plan = lwq.allocate(
+        model=model, size="110kB", quantizer=quantizer, windows=calibrate, tune=tune
+    )
+    packer = lwq.QUANTIZERS[quantizer]()
+    assert plan.size(packer).total_bytes <= 110_000 and plan.layout.outside
+    guard = plan.provenance["guard"]
+    assert guard["kept"] in ("mixed", "uniform")
+    inner = {bits for unit, bits in plan.bits.items() if unit not in plan.layout.outside}
+    assert (len(inner) == 1) == (guard["kept"] == "uniform")
+    again = lwq.allocate(
+        model=model, size=110_000, quantizer=quantizer, windows=calibrate, tune=tune
+    )
+    assert again == plan
+
+
+def test_a_paper_budget_leaves_embeddings_alone(toy):
+    plan = lwq.allocate(model=toy[0], avg_bits=3.5, quantizer="rtn", guard=False)
+    assert not plan.layout.outside and "guard" not in plan.provenance
+    assert plan.size(lwq.QUANTIZERS["rtn"]()).avg_bits <= 3.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({}, "give scores"),
+        ({"model": True}, "give exactly one of"),
+        ({"model": True, "size": "95MB", "max_bytes": 5}, "the same budget"),
+        ({"model": True, "size": "95 apples"}, "is no size"),
+        ({"model": True, "avg_bits": 3, "allocator": "topk"}, "go with scores"),
+        ({"model": True, "size": "2kB"}, "out of reach"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_scored(toy, arguments, said):
+    if "model" in arguments:
+        arguments = {**arguments, "model": toy[0]}
+    with pytest.raises(lwq.InputError, match=said):
+        lwq.allocate(**arguments)
