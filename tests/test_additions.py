@@ -158,3 +158,178 @@ def test_a_study_is_added_with_four_files_and_a_line(house):
         },
         {"lwq/report/sections/__init__.py"},
     )
+
+
+SCORER = '''"""Importance from gradients: how far each block's outputs pull on the loss."""
+
+from dataclasses import dataclass, field
+
+from lwq.scorers.shared.listening import Source
+from lwq.statistics.forward import GRADIENTS, WINDOWS
+
+
+@dataclass(frozen=True)
+class Pull:
+    """Mean squared gradient at the outputs of the block's matrices."""
+
+    granularity: str = "block"
+    needs = frozenset({WINDOWS, GRADIENTS})
+    source = Source(windows=2)
+
+    def listener(self, model, stats):
+        return Sums()
+
+
+@dataclass
+class Sums:
+    """block -> sum of squared gradients."""
+
+    found: dict = field(default_factory=dict)
+
+    def add(self, gradients):
+        if ".layers." in gradients.part:
+            pulls = sum(float(pair.g.square().sum()) for pair in gradients.pairs.values())
+            self.found[gradients.part] = self.found.get(gradients.part, 0.0) + pulls
+
+    def result(self):
+        return self.found
+'''
+QUANTIZER = '''"""Rows on a grid of one scale each; half a bit keeps the last columns in 16."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from lwq.contracts.methods import Quantizer
+from lwq.quantizers.storage.packed import Exact, Packed
+
+
+@dataclass(frozen=True)
+class Tail(Quantizer):
+    """b bits, or b + 0.5: then the last columns that half a bit pays for stay in 16."""
+
+    levels: ClassVar[tuple] = (2, 2.5, 3, 3.5, 4)
+
+    def __call__(self, weight, option, stats):
+        bits, kept = int(option), self._kept(weight.shape[1], option)
+        half = 2 ** (bits - 1)
+        scale = (weight.abs().amax(1, keepdim=True) / (half - 0.5)).half()
+        codes = ((weight / scale).round() + half).clamp(0, 2 * half - 1).byte()
+        index = torch.arange(weight.shape[1] - kept, weight.shape[1], dtype=torch.int32)
+        exact = Exact(index, weight[:, index.long()].half()) if kept else None
+        return Packed(codes, scale, bits, exact=exact)
+
+    def _kept(self, columns, option):
+        return round((option - int(option)) * columns / (16 - int(option)))
+
+    def nbytes(self, shape, option):
+        kept = self._kept(shape[1], option)
+        codes = -(-shape[0] * (shape[1] - kept) * int(option) // 8)
+        return codes + 2 * shape[0] + kept * (2 * shape[0] + 4)
+'''
+EXPORTER = '''"""What each matrix weighs, as text."""
+
+from dataclasses import dataclass
+
+from lwq.common.errors import InputError
+from lwq.contracts.methods import Exporter
+
+
+@dataclass(frozen=True)
+class Weights(Exporter):
+    """One line a matrix: its name and its bytes."""
+
+    @property
+    def says(self):
+        return "a list of bytes"
+
+    def require(self, plan, quantizer):
+        if 0 in plan.bits.values():
+            raise InputError("a list of bytes has no dropped blocks")
+
+    def __call__(self, model, packed, plan, folder):
+        lines = [f"{name} {made.nbytes}" for name, made in packed]
+        (folder / "bytes.txt").write_text("\\n".join(lines))
+        return folder
+'''
+ALLOCATOR = '''"""Try one unit after the other at the higher option, and keep what measures best."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lwq.common.errors import LimitSpent
+from lwq.contracts.methods import Allocator
+
+
+@dataclass(frozen=True)
+class Trials(Allocator):
+    """The best of the plans with one unit up."""
+
+    searches: ClassVar[bool] = True
+
+    def __call__(self, scores, budget, objective=None):
+        high, low = budget.widths
+        tried = [{**dict.fromkeys(scores, low), unit: high} for unit in scores]
+        harms = {}
+        try:
+            for number, bits in enumerate(tried):
+                harms[objective(bits).harm] = number
+        except LimitSpent:
+            pass
+        return tried[harms[min(harms)]]
+'''
+USE = """
+import lwq
+from lwq.engine.objective import Objective
+
+model, tokenizer = lwq.load("toy")
+windows = lwq.windows("toy", tokenizer, n=4, length=48)
+scores = lwq.score(model, "pull", windows)
+sweep = lwq.Sweep(model, windows, lwq.Bank(model, lwq.QUANTIZERS["tail"]()))
+objective = Objective(sweep, limit=20)
+plan = lwq.allocate(
+    scores, model, (3.5, 2), "tail", "trials", avg_bits=2.4, objective=objective
+)
+print("tried", len(objective.log), "spent", objective.spent, "options", set(plan.bits.values()))
+lwq.export(model, plan, "out", tokenizer, format="weights")
+print("bytes", plan.size(lwq.QUANTIZERS["tail"]()).plan_bytes)
+"""
+
+
+def test_one_of_each_kind_is_added_with_a_file_and_a_line(house):
+    """A scorer that needs gradients, a quantizer with fractions, an exporter, a search."""
+    kinds = {
+        "scorers": ("pull", "Pull", "SCORERS", SCORER),
+        "quantizers": ("tail", "Tail", "QUANTIZERS", QUANTIZER),
+        "exporters": ("weights", "Weights", "EXPORTERS", EXPORTER),
+        "allocators": ("trials", "Trials", "ALLOCATORS", ALLOCATOR),
+    }
+    new = {"use.py"}
+    for room, (name, kind, table, text) in kinds.items():
+        house.write(f"lwq/{room}/{name}_of_mine.py", text)
+        module = f"from lwq.{room}.{name}_of_mine import {kind}"
+        house.register(f"lwq/{room}/__init__.py", table, f'"{name}": {kind}', module)
+        new.add(f"lwq/{room}/{name}_of_mine.py")
+        assert name in house.lwq("list", room if room != "exporters" else "formats")
+    (house.folder / "use.py").write_text(USE)
+    place = {**os.environ, "PYTHONPATH": str(house.folder), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "use.py"], cwd=house.folder, env=place, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "tried 4 spent" in done.stdout and "options {3.5, 2}" in done.stdout.replace(
+        "{2, 3.5}", "{3.5, 2}"
+    )
+    stored = (house.folder / "out/bytes.txt").read_text().splitlines()
+    total = sum(int(line.rpartition(" ")[2]) for line in stored)
+    assert f"bytes {total}" in done.stdout
+    options = ("-p", "orderings=[pull,random]", "-p", "quantizer=tail", "-p", "group_size=0")
+    house.lwq("study", "orderings", *options, "-p", "ablations=false")
+    house.lwq("report", "--size", "smoke")
+    page = (house.folder / "reports/smoke/report.md").read_text()
+    table = pd.read_csv(house.folder / "results/smoke/table.csv")
+    assert {"pull", "random(seed=0)"} <= set(table["ordering"])
+    assert set(table["quantizer"]) == {"tail()"} and "pull" in page
+    assert house.touched()[0] == new - {"use.py"}
+    assert house.touched()[1] == {f"lwq/{room}/__init__.py" for room in kinds}

@@ -19,7 +19,9 @@ from lwq.engine.apply import Applied
 from lwq.exporters.dequantized import Dequantized
 from lwq.quantizers import QUANTIZERS
 
-EXPORTERS: dict[str, type[Exporter]] = {"dequantized": Dequantized}
+EXPORTERS: dict[str, type[Exporter]] = {
+    "dequantized": Dequantized,
+}
 
 __all__ = ["EXPORTERS", "export", "require_exportable"]
 

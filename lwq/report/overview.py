@@ -55,7 +55,7 @@ def models(table: pd.DataFrame) -> Iterator[dict[Any, Any]]:
     for (model, judge), part in sorted(
         rows.groupby(["model", "judge"]), key=lambda group: place(*group[0])
     ):
-        carried = catalogue.MODELS.get(str(model))
+        carried = catalogue.MODELS.get(catalogue.carried(str(model)))
         note = carried.note if carried else LADDER if is_rung(model) else ""
         yield {
             **part.iloc[0].to_dict(),

@@ -120,13 +120,13 @@ class Experiment:
             pick(models.DTYPES, name, getattr(self, name))
         self.quantizer = build(QUANTIZERS, "quantizer", self.quantizer)
         if (
-            self.model in catalogue.MODELS
+            self.model.endswith(catalogue.AS_FILED)
             and getattr(self.quantizer, "group_size", 0) == FORBIDDEN_GROUP
         ):
             raise InputError(
                 f"group_size={FORBIDDEN_GROUP} on {self.model!r}: its weights come from a file "
-                f"with groups of "
-                f"{FORBIDDEN_GROUP} and would look lossless; use 64"
+                f"with groups of {FORBIDDEN_GROUP} and would look lossless; use 64, or "
+                f"{catalogue.carried(self.model)!r}, whose columns stand in another order"
             )
         if self.judge.n < 2:
             raise InputError(
