@@ -85,9 +85,9 @@ def test_a_true_one_is_looked_at_once(monkeypatch):
     contract.require_true(RTN(), 4, weight, RTN()(weight, 4))
 
 
-def test_the_quantizer_of_the_readme_works(tmp_path, monkeypatch, toy):
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    code = re.search(r"# my_quantizers.py\n.*?(?=```)", readme, re.DOTALL)[0]
+def test_the_quantizer_of_the_guide_works(tmp_path, monkeypatch, toy):
+    guide = (Path(__file__).parents[1] / "docs/guide.md").read_text(encoding="utf-8")
+    code = re.search(r"# my_quantizers.py\n.*?(?=```)", guide, re.DOTALL)[0]
     (tmp_path / "my_quantizers.py").write_text(code)
     monkeypatch.chdir(tmp_path)
     model, _ = toy
