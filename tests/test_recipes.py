@@ -131,3 +131,24 @@ def test_what_cannot_work_is_refused_before_anything_is_scored(toy, arguments, s
         arguments = {**arguments, "model": toy[0]}
     with pytest.raises(lwq.InputError, match=said):
         lwq.allocate(**arguments)
+
+
+def test_a_plan_is_explained_by_its_neighbours(toy):
+    layout = lwq.models.layout(toy[0], "block", outside=True)
+    harm = costs(layout)
+    plan = lwq.allocate(harm, quantizer="rtn", size="110kB")
+    told = lwq.explain(plan, harm).set_index("unit")
+    packer = lwq.QUANTIZERS["rtn"]()
+    assert list(told.index) == list(layout.units) and dict(told["option"]) == dict(plan.bits)
+    assert told["bytes"].sum() == plan.size(packer).plan_bytes
+    for unit, row in told.iterrows():
+        for other, sign, change in (("better", 1, "more_bytes"), ("worse", -1, "saved_bytes")):
+            if row[other] is None or np.isnan(row[change]):
+                continue
+            moved = lwq.Plan({**plan.bits, unit: int(row[other])}, layout, plan.quantizer)
+            grown = moved.size(packer).plan_bytes - plan.size(packer).plan_bytes
+            assert grown == sign * row[change]
+    top = told[told["option"] == 4]
+    assert top["better"].isna().all() and (top["more_harm"] == 3.0).all()
+    with pytest.raises(lwq.InputError, match="no harm at 5"):
+        lwq.explain(lwq.Plan(dict.fromkeys(layout.units, 5), layout, "rtn()"), harm)
