@@ -1,6 +1,10 @@
 """What commands print: tables on standard output."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lwq.contracts import Plan
+    from lwq.contracts.methods import Quantizer
 
 
 def show(title: str, columns: list[str], rows: list[list[Any]]) -> None:
@@ -42,7 +46,7 @@ def show_scores(title: str, scores: Any) -> None:
     show(title, ["unit", *columns, "moved as number"], rows)
 
 
-def show_plan(plan: Any, packer: Any) -> None:
+def show_plan(plan: "Plan", packer: "Quantizer") -> None:
     """The strip of a plan, how many units have which option, and its size beside uniform bits."""
     from collections import Counter
 
@@ -65,17 +69,15 @@ def show_guard(found: dict[str, Any]) -> None:
     )
 
 
-def strip(plan: Any, packer: Any) -> str:
+def strip(plan: "Plan", packer: "Quantizer") -> str:
     """One digit a block in the order of the forward pass: nominal bits a weight, rounded; "." is a
     block that is dropped and "#" one at 16 bits. Embeddings and head stand behind.
     """
-    from collections import Counter
-
     from lwq.contracts import nominal_bits
 
     layout = plan.layout
-    weights = Counter({layout.block_of(unit): 0 for unit in plan.bits})
-    bits = Counter(weights)
+    weights = dict.fromkeys(map(layout.block_of, plan.bits), 0)
+    bits = dict.fromkeys(weights, 0.0)
     for unit, option in plan.bits.items():
         weights[layout.block_of(unit)] += layout.weights(unit)
         bits[layout.block_of(unit)] += nominal_bits(option, packer) * layout.weights(unit)
@@ -93,7 +95,7 @@ def _digit(bits: float) -> str:
     return "." if bits == 0 else "#" if bits > 9 else f"{bits:.0f}"
 
 
-def show_size(plan: Any, packer: Any) -> None:
+def show_size(plan: "Plan", packer: "Quantizer") -> None:
     """Every convention side by side, average bits never alone; and uniform bits around it."""
     from lwq.allocators import adjacent
     from lwq.contracts import Size

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,6 +29,10 @@ from lwq.common.names import pick
 from lwq.common.progress import track
 from lwq.contracts import TaskScore
 from lwq.inputs import assets
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 STOCK = {  # task -> its definition inside lm-eval; one for each subject of mmlu
     "hellaswag": "hellaswag/hellaswag.yaml",
@@ -74,7 +78,7 @@ class Question:
 
 def evaluate_tasks(
     model: nn.Module,
-    tokenizer: Any,
+    tokenizer: "PreTrainedTokenizerBase",
     names: Sequence[str],
     items: int = 300,
     seed: int = 0,
@@ -100,7 +104,7 @@ def evaluate_tasks(
 
 
 def ask(
-    model: nn.Module, tokenizer: Any, asked: Mapping[str, Sequence[Question]]
+    model: nn.Module, tokenizer: "PreTrainedTokenizerBase", asked: Mapping[str, Sequence[Question]]
 ) -> dict[str, TaskScore]:
     """`evaluate_tasks` with questions that were drawn before: task -> `questions`."""
     requests = [
@@ -203,7 +207,7 @@ def _arrow_cache() -> Path:
 
 @torch.inference_mode()
 def loglikelihoods(
-    model: nn.Module, tokenizer: Any, requests: Sequence[Request]
+    model: nn.Module, tokenizer: "PreTrainedTokenizerBase", requests: Sequence[Request]
 ) -> list[tuple[float, bool]]:
     """(log-probability of the continuation after its context, whether it is the greedy one) of each
     request.
@@ -287,7 +291,7 @@ Encoded = Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
 
 
 def encode(
-    model: nn.Module, tokenizer: Any, context: str, continuation: str
+    model: nn.Module, tokenizer: "PreTrainedTokenizerBase", context: str, continuation: str
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Token ids of both, as lm-eval cuts them: together, with the spaces at the end of the context
     moved over, and with the special tokens (such as BOS) that the tokenizer itself adds to a text.

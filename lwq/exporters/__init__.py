@@ -6,7 +6,7 @@ each quantized matrix once, from `lwq.engine.apply.packed`.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -19,6 +19,10 @@ from lwq.engine.apply import Applied
 from lwq.exporters.dequantized import Dequantized
 from lwq.quantizers import QUANTIZERS
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
 EXPORTERS: dict[str, type[Exporter]] = {
     "dequantized": Dequantized,
 }
@@ -30,7 +34,7 @@ def export(
     model: nn.Module,
     plan: Plan,
     folder: str | Path,
-    tokenizer: Any,
+    tokenizer: "PreTrainedTokenizerBase",
     windows: Tensor | None = None,
     format: str | Exporter = "dequantized",
 ) -> dict[str, float]:

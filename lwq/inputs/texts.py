@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,10 @@ from lwq.common.errors import InputError
 from lwq.common.names import pick
 from lwq.inputs import assets, toy
 from lwq.inputs.catalogue import TEXTS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 # shares of documents, percent
 SPLITS = {"calibrate": range(0, 50), "tune": range(50, 70), "judge": range(70, 100)}
@@ -47,13 +51,13 @@ class WindowSpec:
         """The same with another text, or another number of windows."""
         return replace(self, **changes)
 
-    def draw(self, tokenizer: Any) -> Tensor:
+    def draw(self, tokenizer: "PreTrainedTokenizerBase") -> Tensor:
         return windows(self.text, tokenizer, self.n, self.length, self.split, self.seed)
 
 
 def windows(
     text: str,
-    tokenizer: Any,
+    tokenizer: "PreTrainedTokenizerBase",
     n: int = 64,
     length: int = 512,
     split: str = "calibrate",
@@ -125,7 +129,7 @@ def _way_out(text: str) -> str:
     )
 
 
-def prefix(tokenizer: Any) -> list[int]:
+def prefix(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """What the tokenizer puts before every text, which is how its model was trained: [bos],
     nothing, or tokens of its own.
     """

@@ -10,6 +10,7 @@ from lwq.allocators import allocate
 from lwq.common.errors import InputError
 from lwq.common.names import build, pick, rebuild, spec
 from lwq.contracts import DROPPED, KEPT, Costs, Layout, Plan, Scores, Width
+from lwq.contracts.methods import Quantizer
 from lwq.quantizers import QUANTIZERS
 from lwq.quantizers.masks import density_of
 from lwq.scorers import SCORERS
@@ -85,7 +86,7 @@ def counts_moved(units: int, steps: int) -> list[int]:
 
 def uniform(
     layout: Layout,
-    quantizer: Any,
+    quantizer: Quantizer,
     widths: Sequence[Width],
     label: str = "uniform",
     way: str = "uniform",
@@ -100,7 +101,7 @@ def uniform(
 
 
 def ends(
-    layout: Layout, quantizer: Any, high: int, low: int, way: str = "uniform"
+    layout: Layout, quantizer: Quantizer, high: int, low: int, way: str = "uniform"
 ) -> Iterator[Candidate]:
     """The untouched model ("original"), and uniform bits at `high`, `low` and every width of the
     quantizer between them.
@@ -113,7 +114,7 @@ def ends(
 
 def curve(
     orderings: Orderings,
-    quantizer: Any,
+    quantizer: Quantizer,
     high: int,
     low: int,
     moved: Sequence[int],
@@ -158,7 +159,7 @@ def _by_rule(
     label: str,
     scores: Scores,
     bits: Mapping[str, Width],
-    quantizer: Any,
+    quantizer: Quantizer,
     ends: tuple[int, int],
     moved: int,
     way: str,
@@ -170,7 +171,7 @@ def _by_rule(
 
 
 def same_size(
-    orderings: Orderings, quantizer: Any, high: int, low: int, true_bits: Sequence[float]
+    orderings: Orderings, quantizer: Quantizer, high: int, low: int, true_bits: Sequence[float]
 ) -> Iterator[Candidate]:
     """In each ordering: as few units moved from `high` to `low` as each size asks for; sizes out of
     reach are left out.
@@ -185,7 +186,7 @@ def same_size(
 
 
 def swaps(
-    orderings: Orderings, quantizer: Any, base: int, moved: Sequence[int]
+    orderings: Orderings, quantizer: Quantizer, base: int, moved: Sequence[int]
 ) -> Iterator[Candidate]:
     """The k most important units one bit above `base`, the k least important one bit below it: the
     bytes stay the same.
@@ -216,7 +217,7 @@ def without_outliers(method: str) -> Any:
 
 
 def outlier_budgets(
-    orderings: Orderings, quantizer: Any, base: int, extra: float
+    orderings: Orderings, quantizer: Quantizer, base: int, extra: float
 ) -> Iterator[Candidate]:
     """`base` bits throughout; the more important half of the units shares all that outliers may
     cost, `extra` bits a weight.
@@ -234,7 +235,7 @@ def outlier_budgets(
         yield _by_rule(label, scores, bits, quantizer, (base, base), len(upper), "outlier budget")
 
 
-def drops(orderings: Orderings, quantizer: Any, counts: Sequence[int]) -> Iterator[Candidate]:
+def drops(orderings: Orderings, quantizer: Quantizer, counts: Sequence[int]) -> Iterator[Candidate]:
     """In each ordering: the least important blocks dropped, the others untouched."""
     yield from curve(orderings, quantizer, KEPT, DROPPED, counts, way="drop")
 
@@ -249,7 +250,7 @@ def chosen(orderings: Orderings, names: Sequence[str]) -> dict[str, Scores]:
 
 
 def runs(
-    orderings: Orderings, quantizer: Any, counts: Sequence[int], label: str
+    orderings: Orderings, quantizer: Quantizer, counts: Sequence[int], label: str
 ) -> Iterator[Candidate]:
     """The first of `orderings` with the first of `counts` blocks dropped, the second with the
     second, under one label.
@@ -277,7 +278,7 @@ def masks(study: Any, rates: Sequence[str], true_bits: Sequence[float]) -> Itera
 
 
 def knapsack(
-    costs: Costs, quantizer: Any, widths: Sequence[int], true_bits: Sequence[float]
+    costs: Costs, quantizer: Quantizer, widths: Sequence[int], true_bits: Sequence[float]
 ) -> Iterator[Candidate]:
     """The least harm for each size; every unit has any of `widths`."""
     for size in true_bits:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lwq.common.names import build
+from lwq.contracts.methods import Quantizer
 from lwq.quantizers import QUANTIZERS
 from lwq.results.measurements import Results
 from lwq.studies import grid
@@ -113,7 +114,7 @@ def _trained(name: str) -> int:
     return 3 * recipe.steps * recipe.batch * recipe.length
 
 
-def _passes(quantizer: Any, widths: int) -> int:
+def _passes(quantizer: Quantizer, widths: int) -> int:
     """Over the calibration windows, to quantize to so many widths; behind its like, a block runs
     twice for each.
     """
