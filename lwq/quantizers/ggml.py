@@ -101,9 +101,9 @@ class GGML(Quantizer):
         return self._compensated(weight, made, stats) if self.gptq else made
 
     def _name(self, option: Option) -> str:
-        name = WHOLE.get(option, option) if not isinstance(option, str) else option
-        pick(TYPES, "ggml type", str(name))
-        return str(name)
+        name = option if isinstance(option, str) else WHOLE.get(int(option), str(option))
+        pick(TYPES, "ggml type", name)
+        return name
 
     def _importance(self, stats: MatrixStats) -> Tensor | None:
         if not self.imatrix:
