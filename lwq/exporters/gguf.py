@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -145,8 +146,8 @@ class GGUF(Exporter):
     def size(self, model: nn.Module, plan: Plan, folder: Path) -> FileSize:
         """What the file will weigh, to the byte; `folder` holds the tokenizer."""
         parts = self.parts(model, plan)
-        with paths.replacing(folder / FILE) as work:
-            header = self._write_header(model, parts, folder, work)
+        with TemporaryDirectory() as work:
+            header = self._write_header(model, parts, folder, Path(work) / FILE)
         return FileSize(header, sum(part.padded for part in parts))
 
     def parts(self, model: nn.Module, plan: Plan) -> list[Part]:
@@ -199,7 +200,7 @@ def kinds_of(plan: Plan) -> dict[str, Kind]:
 def tensor_types(plan: Plan, settings: Settings) -> str:
     """The plan for `llama-quantize --tensor-type-file`: one line a tensor, pattern=type."""
     lines = [
-        f"{re.escape(settings.tensor_name(f'{name}.weight'))}={kind.name.lower()}"
+        f"^{re.escape(settings.tensor_name(f'{name}.weight'))}$={kind.name.lower()}"
         for name, kind in kinds_of(plan).items()
     ]
     return "\n".join(lines) + "\n"

@@ -51,6 +51,12 @@ class Vocabulary:
         data = json.loads(file.read_text(encoding="utf-8"))
         if (kind := data["model"]["type"]) != "BPE":
             raise InputError(f"gguf: the tokenizer is a {kind}; this exporter writes BPE ones")
+        numbers = [*data["model"]["vocab"].values(), *(each["id"] for each in data["added_tokens"])]
+        if max(numbers) >= size:
+            raise InputError(
+                f"gguf: the tokenizer has a token {max(numbers)}, and the model's embedding "
+                f"{size} rows; export the model with its own tokenizer"
+            )
         found = cls(AutoTokenizer.from_pretrained(folder), data, size, pre)
         if not found.sentencepiece:
             found.cuts()
