@@ -7,8 +7,17 @@ import torch
 matplotlib.use("Agg")
 
 import lwq
+from lwq.quantizers.shared import libggml
 
 torch.set_num_threads(1)  # tiny models: a second thread costs more than it brings
+
+
+def pytest_collection_modifyitems(items):
+    """What packs with ggml is skipped where its library is missing."""
+    reason = f"ggml's library is missing: {libggml.INSTALL}"
+    for item in () if libggml.available() else items:
+        if "ggml" in item.name.lower():
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(autouse=True)

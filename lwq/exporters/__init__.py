@@ -2,7 +2,7 @@
 
 An exporter is a frozen dataclass with `require(plan, quantizer)`, which refuses before the work
 what the format cannot hold, called as `exporter(model, packed, plan, folder)`; `packed` hands over
-each quantized matrix once, from `lwq.engine.apply.packed`.
+each quantized matrix once, from `lwq.engine.apply.packed`, and `folder` holds the tokenizer.
 """
 
 from pathlib import Path
@@ -17,6 +17,7 @@ from lwq.contracts import Plan
 from lwq.contracts.methods import Exporter
 from lwq.engine.apply import Applied
 from lwq.exporters.dequantized import Dequantized
+from lwq.exporters.gguf import GGUF
 from lwq.quantizers import QUANTIZERS
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 EXPORTERS: dict[str, type[Exporter]] = {
     "dequantized": Dequantized,
+    "gguf": GGUF,
 }
 
 __all__ = ["EXPORTERS", "export", "require_exportable"]
@@ -57,10 +59,10 @@ def export(
     exporter, target = require_exportable(plan, folder, format)
     applied = Applied(model, plan, windows)
     with paths.whole(target) as work:
-        exporter(model, iter(applied), plan, work)
         with paths.writing(target):
             tokenizer.save_pretrained(work)
             plan.save(work / "plan.json")
+        exporter(model, iter(applied), plan, work)
     return applied.errors()
 
 

@@ -25,6 +25,7 @@ from lwq.models.weights import (
     require_finite,
     resident,
     streamed,
+    tensors,
     vocabulary,
 )
 from lwq.models.write import save
@@ -59,6 +60,7 @@ __all__ = [
     "require_finite",
     "resident",
     "save",
+    "tensors",
     "streamed",
     "tokenizer",
     "traced",

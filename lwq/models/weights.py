@@ -1,12 +1,13 @@
 """The weights of a model, in memory or on disk: where, of what bytes, and whether finite."""
 
 import hashlib
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import psutil
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lwq.common.errors import InputError
 from lwq.common.progress import track
@@ -72,11 +73,18 @@ def require_finite(model: nn.Module) -> None:
         )
 
 
+def tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """(key, tensor) of the whole state dict, keys in sorted order; of a streamed model one part at
+    a time is in memory.
+    """
+    kept = streamed(model)
+    yield from kept.state() if kept else sorted(model.state_dict(keep_vars=True).items())
+
+
 def fingerprint(model: nn.Module) -> str:
     """16 hex digits of the sha256 over names, types, shapes and values of all parameters."""
     total = hashlib.sha256()
-    kept = streamed(model)
-    for key, tensor in kept.state() if kept else sorted(model.state_dict(keep_vars=True).items()):
+    for key, tensor in tensors(model):
         total.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
         total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()[:16]

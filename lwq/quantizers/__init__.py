@@ -7,6 +7,7 @@ says what else callers read.
 
 from lwq.contracts.methods import Quantizer
 from lwq.quantizers.baq import BAQ
+from lwq.quantizers.ggml import GGML
 from lwq.quantizers.gptq import GPTQ
 from lwq.quantizers.hqq import HQQ
 from lwq.quantizers.masks import Magnitude, Wanda
@@ -15,6 +16,7 @@ from lwq.quantizers.owq import OWQ
 from lwq.quantizers.quanto import Quanto
 from lwq.quantizers.rtn import RTN
 from lwq.quantizers.spqr import SpQR
+from lwq.quantizers.storage.ggml import Blocks
 from lwq.quantizers.storage.packed import Packed
 from lwq.quantizers.storage.sparse import Sparse
 
@@ -29,6 +31,7 @@ QUANTIZERS: dict[str, type[Quantizer]] = {
     "baq": BAQ,
     "magnitude": Magnitude,
     "wanda": Wanda,
+    "ggml": GGML,
 }
 
-__all__ = ["QUANTIZERS", "Packed", "Sparse"]
+__all__ = ["QUANTIZERS", "Blocks", "Packed", "Sparse"]

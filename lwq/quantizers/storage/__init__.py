@@ -3,10 +3,15 @@
 from torch import Tensor
 
 from lwq.contracts.methods import Storage
+from lwq.quantizers.storage.ggml import Blocks
 from lwq.quantizers.storage.packed import Packed
 from lwq.quantizers.storage.sparse import Sparse
 
-STORAGES: dict[str, type[Storage]] = {"packed": Packed, "sparse": Sparse}
+STORAGES: dict[str, type[Storage]] = {
+    "packed": Packed,
+    "sparse": Sparse,
+    "ggml": Blocks,
+}
 
 
 def name_of(made: Storage) -> str:
