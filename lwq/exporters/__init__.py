@@ -17,9 +17,13 @@ from lwq.contracts import Plan
 from lwq.contracts.methods import Exporter
 from lwq.engine.apply import Applied
 from lwq.exporters.dequantized import Dequantized
+from lwq.exporters.own import Own
 from lwq.quantizers import QUANTIZERS
 
-EXPORTERS: dict[str, type[Exporter]] = {"dequantized": Dequantized}
+EXPORTERS: dict[str, type[Exporter]] = {
+    "dequantized": Dequantized,
+    "lwq": Own,
+}
 
 __all__ = ["EXPORTERS", "export", "require_exportable"]
 
