@@ -4,7 +4,7 @@ that knows architectures.
 
 from lwq.models.load import DTYPES, cast, load, matrix_shapes
 from lwq.models.outside import is_after, is_before, outside, places
-from lwq.models.running import drop_, replaced_blocks
+from lwq.models.running import drop_, pass_through_, replaced_blocks
 from lwq.models.settings import (
     configuration,
     context_length,
@@ -24,6 +24,7 @@ from lwq.models.weights import (
     free_memory,
     require_finite,
     resident,
+    stored,
     streamed,
     tensors,
     vocabulary,
@@ -54,6 +55,7 @@ __all__ = [
     "name",
     "outside",
     "own_cache_setting",
+    "pass_through_",
     "places",
     "reach",
     "replaced_blocks",
@@ -61,6 +63,7 @@ __all__ = [
     "resident",
     "save",
     "tensors",
+    "stored",
     "streamed",
     "tokenizer",
     "traced",

@@ -81,6 +81,17 @@ def tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from kept.state() if kept else sorted(model.state_dict(keep_vars=True).items())
 
 
+def stored(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of all that a checkpoint holds, tied tensors once, under their first name; of
+    a streamed model one part at a time is in memory.
+    """
+    kept = streamed(model)
+    first = streaming.first_names(model)
+    for key, tensor in kept.state() if kept else model.state_dict(keep_vars=True).items():
+        if first.get(key, key) == key:
+            yield key, tensor.detach()
+
+
 def fingerprint(model: nn.Module) -> str:
     """16 hex digits of the sha256 over names, types, shapes and values of all parameters."""
     total = hashlib.sha256()
