@@ -28,7 +28,7 @@ ROOMS = (
         "scorers",
         "allocators",
     ),
-    *("exporters", "recipes", "results", "studies", "report", "cli"),
+    *("exporters", "results", "studies", "report", "recipes", "cli"),
 )
 FILES = sorted(file for file in HOME.rglob("*.py") if file.parent != HOME)
 

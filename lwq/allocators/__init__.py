@@ -125,8 +125,11 @@ def within(
     budget: Budget,
     allocator: str | Allocator | None = None,
     objective: Objective | None = None,
+    quantizer: Quantizer | None = None,
 ) -> Plan:
-    """`allocate` for a budget that is made already."""
+    """`allocate` for a budget that is made; `quantizer` where the budget counts the bytes of
+    a format in its place.
+    """
     from lwq.quantizers import QUANTIZERS
 
     default = {1: "uniform", 2: "topk"}.get(len(budget.widths), "levels")
@@ -148,7 +151,7 @@ def within(
         "budget": {budget.limit: budget.amount},
         "calibration": scores.data,
     }
-    return Plan(chosen, scores.layout, spec(QUANTIZERS, budget.quantizer), provenance)
+    return Plan(chosen, scores.layout, spec(QUANTIZERS, quantizer or budget.quantizer), provenance)
 
 
 def _priced(scores: Scores | Costs) -> tuple[Option, ...]:

@@ -13,6 +13,7 @@ from lwq.cli import arguments
 from lwq.cli.printing import (
     show,
     show_answers,
+    show_compressed,
     show_guard,
     show_losses,
     show_plan,
@@ -296,6 +297,57 @@ def _recommended(
     if guard:
         show_guard(made.provenance["guard"])
     return made
+
+
+@app.command()
+def compress(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="a new folder", rich_help_panel="Output")],
+    size: Annotated[
+        str | None,
+        typer.Option(help="of all that is written: 95MB, 1.2GiB", rich_help_panel="Budget"),
+    ] = None,
+    avg_bits: Annotated[
+        float | None, typer.Option(help="nominal bits a weight, at most", rich_help_panel="Budget")
+    ] = None,
+    true_bits: Annotated[
+        float | None, typer.Option(help="stored bits a weight, at most", rich_help_panel="Budget")
+    ] = None,
+    target: Annotated[
+        str, typer.Option(help="what runs it: lwq, llama.cpp, transformers, vllm, mlx")
+    ] = "lwq",
+    quantizer: Annotated[str | None, typer.Option(help="else the target's own")] = None,
+    bits: Annotated[str | None, typer.Option(help="options to choose from; else all")] = None,
+    guard: Annotated[
+        bool, typer.Option(help="measure the plan against uniform bits, keep the better")
+    ] = True,
+    nsamples: Nsamples = 16,
+    seqlen: Seqlen = 512,
+    dtype: Dtype = "float32",
+    stream: Stream = False,
+    trust_remote_code: Remote = False,
+) -> None:
+    """From a model to a smaller one that other programs run: score, plan, guard, quantize, judge,
+    export.
+    """
+    from lwq.recipes import compress as recipes
+    from lwq.recipes.recommend import Recipe
+
+    made = recipes.compress(
+        model,
+        out,
+        size=size,
+        avg_bits=avg_bits,
+        true_bits=true_bits,
+        target=target,
+        quantizer=quantizer,
+        bits=arguments.options(bits),
+        recipe=Recipe(guard=guard, nsamples=nsamples, seqlen=seqlen),
+        dtype=dtype,
+        stream=stream,
+        trust_remote_code=trust_remote_code,
+    )
+    show_compressed(made)
 
 
 @app.command()

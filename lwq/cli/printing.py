@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lwq.contracts import Plan
     from lwq.contracts.methods import Quantizer
+    from lwq.recipes.compress import Compressed
 
 
 def show(title: str, columns: list[str], rows: list[list[Any]]) -> None:
@@ -54,6 +55,30 @@ def show_plan(plan: "Plan", packer: "Quantizer") -> None:
     counts = Counter(map(str, plan.bits.values()))
     show("plan", ["bits", "units"], [[option, counts[option]] for option in sorted(counts)])
     show_size(plan, packer)
+
+
+def show_compressed(made: "Compressed") -> None:
+    """What was decided, what it lost beside uniform bits, and where it is."""
+    from lwq.common.names import rebuild
+    from lwq.quantizers import QUANTIZERS
+    from lwq.recipes import card
+
+    print(strip(made.plan, rebuild(QUANTIZERS, "quantizer", made.plan.quantizer)))
+    if guard := made.plan.provenance.get("guard"):
+        show_guard(guard)
+    rows = [
+        [
+            line.name,
+            f"{line.megabytes:,.2f}",
+            f"{line.perplexity.value:.4g}",
+            card.text(line.kl, ".3g"),
+            "" if line.beyond_plan is None else card.text(line.beyond_plan, "+.2g"),
+        ]
+        for line in made.lines
+    ]
+    show("with 95 % intervals", ["", "MB", "perplexity", "KL", "KL beyond the plan's"], rows)
+    print(f"judged on {made.judge}. {made.advice}")
+    print(f"written to {made.folder}")
 
 
 def show_guard(found: dict[str, Any]) -> None:

@@ -30,6 +30,7 @@ TARGETS: dict[str, Target] = {
     "lwq": Target("lwq", "gptq", (2, 3, 4, 5, 6, 8)),
     "transformers": Target("compressed-tensors", "gptq", (2, 3, 4, 5, 6, 8)),
     "vllm": Target("compressed-tensors(target='vllm')", "gptq(sym=True)", (4, 8, 16)),
+    "llama.cpp": Target("gguf", "ggml", (2, 3, 4, 5, 6, 8)),
     "mlx": Target("mlx", "gptq", (2, 3, 4, 5, 6, 8)),
 }
 

@@ -4,12 +4,15 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from lwq import allocators
+from lwq import allocators, models
 from lwq.common.errors import InputError
+from lwq.common.names import build
 from lwq.common.sizes import parse_bytes
-from lwq.contracts import Costs, Option, Plan, Scores
+from lwq.contracts import Budget, Costs, Option, Plan, Scores
 from lwq.contracts.methods import Allocator, Objective, Quantizer
-from lwq.recipes.recommend import Recipe
+from lwq.quantizers import QUANTIZERS
+from lwq.quantizers.shared.contract import require_complete
+from lwq.recipes.recommend import Recipe, whole_widths
 
 
 def allocate(
@@ -91,5 +94,10 @@ def allocate(
     if named := [name for name, value in {**own, "groups": groups}.items() if value is not None]:
         raise InputError(f"{named} go with scores; score the model first: lwq.score(model, …)")
     limit, amount = allocators.one_limit(limits)
-    recipe = Recipe(quantizer or "gptq", bits, guard=guard)
-    return recipe(model, limit, amount, outside, windows, tune)
+    packer: Quantizer = build(QUANTIZERS, "quantizer", quantizer or "gptq")
+    require_complete(packer)
+    beyond = limit == "max_bytes" if outside is None else outside
+    layout = models.layout(model, "matrix", beyond)
+    # refused before the work starts
+    budget = Budget(layout, tuple(bits or whole_widths(packer)), packer, limit, amount)
+    return Recipe(guard=guard)(model, budget, packer, windows, tune)

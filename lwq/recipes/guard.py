@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from torch import Tensor, nn
 
 from lwq.common.errors import InputError
-from lwq.common.names import rebuild, spec
+from lwq.common.names import rebuild
 from lwq.contracts import Budget, Costs, Option, Plan
 from lwq.engine.bank import Bank
 from lwq.engine.evaluate import evaluate, reference
@@ -28,7 +28,9 @@ def uniform_plan(costs: Costs, budget: Budget) -> dict[str, Option]:
     for blocks in budget.widths:
         for beyond in budget.widths if layout.outside else budget.widths[:1]:
             bits = {**dict.fromkeys(inner, blocks), **dict.fromkeys(layout.outside, beyond)}
-            if budget.holds(bits):
+            bits |= {u: own[0] for u, own in budget.choices.items() if len(own) == 1}
+            allowed = all(option in budget.choices[unit] for unit, option in bits.items())
+            if allowed and budget.holds(bits):
                 found.setdefault(sum(costs[unit][option] for unit, option in bits.items()), bits)
     if not found:
         raise InputError(
@@ -79,12 +81,14 @@ def guarded(
     windows: Tensor | None,
     tune: Tensor,
     bank: Bank | None = None,
+    said: str = "",
 ) -> Plan:
     """`mixed` if it beats the uniform plan of its budget on `tune`, else that uniform plan.
 
     Args:
         windows: calibration windows, where the quantizer needs them.
         bank: of the model and the plan's quantizer, if there is one.
+        said: words for `tune`, for the record.
 
     Returns:
         The plan; its provenance says which it is, by how much, and after how many tokens.
@@ -100,9 +104,9 @@ def guarded(
     told: Mapping[str, object] = {
         "kept": kept,
         **{key: value for key, value in asdict(found).items() if key != "winner"},
-        "uniform_bytes": uniform.size(bank.quantizer).total_bytes,
-        "mixed_bytes": mixed.size(bank.quantizer).total_bytes,
-        "quantizer": spec(QUANTIZERS, bank.quantizer),
+        "uniform_bytes": uniform.size(budget.quantizer).total_bytes,
+        "mixed_bytes": mixed.size(budget.quantizer).total_bytes,
+        "text": said,
     }
     return _said(mixed if kept == "mixed" else uniform, told)
 

@@ -1,19 +1,18 @@
 """The default recipe: from a model and a budget to a plan, with no method named."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
 from lwq import models
 from lwq.allocators import within
 from lwq.common.errors import InputError
-from lwq.common.names import build, spec
-from lwq.contracts import Budget, Costs, Option, Plan
+from lwq.common.names import spec
+from lwq.contracts import DROPPED, Budget, Costs, Option, Plan
 from lwq.contracts.methods import Quantizer
 from lwq.engine.bank import Bank
 from lwq.engine.store import Store
-from lwq.inputs.texts import windows as draw
+from lwq.inputs.texts import WindowSpec
 from lwq.quantizers import QUANTIZERS
 from lwq.recipes.guard import guarded
 from lwq.scorers import score
@@ -26,92 +25,104 @@ TEXT = "c4"  # of calibration and of the guard; the toy model reads its own
 class Recipe:
     """How a plan is found where no method is named.
 
-    Harms are KL to second order (`fisher_kl`), one for each matrix and option; the plan has the
-    least sum within the budget (`knapsack`); it is kept if it beats uniform bits of its bytes on
-    the tune split (`guarded`). LOG.md says what it was measured against.
+    Harms are KL to second order (`fisher_kl`), one for each unit and option; the plan has the least
+    sum within the budget (`knapsack`); it is kept if it beats uniform bits of its bytes on the tune
+    split (`guarded`). LOG.md says what it was measured against.
 
     Attributes:
-        quantizer: text, or an object.
-        options: what units may have; None: the whole widths of the quantizer.
-        granularity: of the units.
         guard: whether the plan is measured against uniform bits of its bytes.
         nsamples, seqlen: calibration windows.
         tune, length: windows of the guard, at most, and tokens of each.
         seed: of all draws.
+        text: of both; "" is c4, for the toy model its own.
     """
 
-    quantizer: str | Quantizer = "gptq"
-    options: tuple[Option, ...] | None = None
-    granularity: str = "matrix"
     guard: bool = True
-    nsamples: int = 64
+    nsamples: int = 16
     seqlen: int = 512
     tune: int = 64
     length: int = 256
     seed: int = 0
+    text: str = ""
 
     def __call__(
         self,
         model: nn.Module,
-        limit: str,
-        amount: float,
-        outside: bool | None = None,
+        budget: Budget,
+        quantizer: Quantizer,
         windows: Tensor | None = None,
         tune: Tensor | None = None,
     ) -> Plan:
-        """The plan for one limit; see `Budget`.
+        """The plan for one budget; its layout says which units there are.
 
         Args:
-            outside: whether embeddings and head are units; None: where the limit is in bytes.
+            quantizer: what rounds; the budget's may count the bytes of a format instead.
             windows, tune: LongTensor (n, length) of the calibrate and the tune split; None: drawn
-                from c4 with the model's own tokenizer.
+                with the model's own tokenizer.
         """
-        packer: Quantizer = build(QUANTIZERS, "quantizer", self.quantizer)
-        beyond = limit == "max_bytes" if outside is None else outside
-        options = self._options(packer)
-        layout = models.layout(model, self.granularity, beyond)
-        budget = Budget(layout, options, packer, limit, amount)  # refused before the work starts
-        windows = self._drawn(model, "calibrate", windows)
-        costs = self._costs(model, packer, options, beyond, windows)
-        plan = within(costs, budget, "knapsack")
-        if not self.guard:
-            return plan
-        tune = self._drawn(model, "tune", tune)
-        bank = Bank(model, packer, windows, Store())
-        return guarded(model, plan, costs, budget, windows, tune, bank)
+        windows, said = self.drawn(model, "calibrate", windows)
+        costs = self.costs(model, budget, quantizer, windows, said)
+        return self.plan(model, costs, budget, quantizer, windows, tune)
 
-    def _options(self, packer: Quantizer) -> tuple[Option, ...]:
-        whole = (option for option in packer.levels if isinstance(option, int))
-        found = self.options or tuple(sorted(whole, reverse=True))
-        if not found:
-            raise InputError(
-                f"{spec(QUANTIZERS, packer)} has no whole widths; name its options (bits=…) "
-                f"out of {list(packer.levels)[:8]} …"
-            )
-        return found
-
-    def _costs(
-        self,
-        model: nn.Module,
-        packer: Quantizer,
-        options: tuple[Option, ...],
-        outside: bool,
-        windows: Tensor,
+    def costs(
+        self, model: nn.Module, budget: Budget, quantizer: Quantizer, windows: Tensor, said: str
     ) -> Costs:
-        text = spec(QUANTIZERS, packer)
-        scorer = FisherKL(text, options, self.granularity, seed=self.seed, outside=outside)
-        found = score(model, scorer, windows)
+        """The harm of each unit at each option of the budget."""
+        options = tuple(option for option in budget.offered if option != DROPPED)
+        if len(options) < len(budget.offered):
+            raise InputError(
+                "the recipe prices rounding, and a dropped block is no small change: leave 0 out "
+                "of bits, or measure the costs (lwq.engine.costs.measured_costs)"
+            )
+        scorer = FisherKL(
+            spec(QUANTIZERS, quantizer),
+            options,
+            budget.layout.granularity,
+            seed=self.seed,
+            outside=bool(budget.layout.outside),
+        )
+        found = score(model, scorer, windows, said)
         assert isinstance(found, Costs)
         return found
 
-    def _drawn(self, model: nn.Module, split: str, given: Tensor | None) -> Tensor:
+    def plan(
+        self,
+        model: nn.Module,
+        costs: Costs,
+        budget: Budget,
+        quantizer: Quantizer,
+        windows: Tensor,
+        tune: Tensor | None = None,
+    ) -> Plan:
+        """The plan that costs the least harm, if the guard keeps it."""
+        plan = within(costs, budget, "knapsack", quantizer=quantizer)
+        if not self.guard:
+            return plan
+        tune, said = self.drawn(model, "tune", tune)
+        bank = Bank(model, quantizer, windows, Store())
+        return guarded(model, plan, costs, budget, windows, tune, bank, said)
+
+    def drawn(self, model: nn.Module, split: str, given: Tensor | None) -> tuple[Tensor, str]:
+        """Windows of a split, and the words for them."""
         if given is not None:
-            return given
+            return given, f"{len(given)} windows of the caller's"
         toy = models.name(model).partition("-")[0] == "toy"
+        text = self.text or ("toy" if toy else TEXT)
         n, length = (
             (self.nsamples, self.seqlen) if split == "calibrate" else (self.tune, self.length)
         )
-        tokenizer: Any = models.tokenizer(model)
-        text = "toy" if toy else TEXT
+        tokenizer = models.tokenizer(model)
         length = min(length, int(tokenizer.model_max_length))
-        return draw(text, tokenizer, n, length, split, self.seed)
+        drawn = WindowSpec(text, split, n, length, self.seed)
+        return drawn.draw(tokenizer), str(drawn)
+
+
+def whole_widths(quantizer: Quantizer) -> tuple[Option, ...]:
+    """The whole widths that a quantizer has, from the highest."""
+    found = sorted((one for one in quantizer.levels if isinstance(one, int)), reverse=True)
+    if not found:
+        raise InputError(
+            f"{spec(QUANTIZERS, quantizer)} has no whole widths; name its options (bits=…) out of "
+            f"{list(quantizer.levels)[:8]} …"
+        )
+    return tuple(found)

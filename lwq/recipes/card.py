@@ -1,0 +1,78 @@
+"""The card of a compressed model: what it is, what was lost, how to load it."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from lwq.common.version import VERSION
+from lwq.report.intervals import Interval
+
+if TYPE_CHECKING:
+    from lwq.recipes.compress import Compressed, Judged
+
+LOAD = {  # target -> the lines that load the folder
+    "lwq": "import lwq\n\nmodel, tokenizer = lwq.load({folder!r})",
+    "transformers": (
+        "from transformers import AutoModelForCausalLM  # and: pip install compressed-tensors\n\n"
+        "model = AutoModelForCausalLM.from_pretrained({folder!r})"
+    ),
+    "vllm": "from vllm import LLM\n\nmodel = LLM({folder!r})",
+    "mlx": "from mlx_lm import load\n\nmodel, tokenizer = load({folder!r})",
+    "llama.cpp": "llama-cli -m {folder}/model.gguf -p 'Once upon a time'",
+}
+
+
+def text(value: Interval, form: str = ".4g") -> str:
+    """`0.12 [0.10, 0.14]`."""
+    return f"{value.value:{form}} [{value.low:{form}}, {value.high:{form}}]"
+
+
+def cells(line: "Judged") -> dict[str, str]:
+    """A line of the table as text."""
+    return {
+        "": line.name,
+        "MB": f"{line.megabytes:,.2f}",
+        "perplexity": text(line.perplexity),
+        "KL (nats/token)": text(line.kl),
+        "top-1 agreement": text(line.top1),
+        "KL beyond the plan's": "" if line.beyond_plan is None else text(line.beyond_plan, "+.4g"),
+    }
+
+
+def card(made: "Compressed", asked: Mapping[str, str], model: str, target: str) -> str:
+    """The README of the folder, in Markdown."""
+    rows = [cells(line) for line in made.lines]
+    head = list(rows[0])
+    table = [head, ["---"] * len(head), *(list(row.values()) for row in rows)]
+    counts = Counter(map(str, made.plan.bits.values()))
+    guard = made.plan.provenance.get("guard", {})
+    said = [f"- {key}: `{value}`" for key, value in asked.items()]
+    return "\n".join(
+        [
+            f"# {model}, compressed by lwq {VERSION}",
+            "",
+            f"Bits of {len(made.plan.bits)} units: "
+            + ", ".join(f"{count} at {option}" for option, count in sorted(counts.items()))
+            + ". `plan.json` has them one by one.",
+            "",
+            *(f"| {' | '.join(row)} |" for row in table),
+            "",
+            f"Judged on {made.judge}, beside the untouched model; 95 % intervals over windows. "
+            f"{made.advice}",
+            "",
+            "## How it was made",
+            "",
+            *said,
+            f"- guard: `{guard}`",
+            "",
+            "## How to load it",
+            "",
+            "```",
+            LOAD[target].format(folder=made.folder.name),
+            "```",
+            "",
+            f"The licence is that of {model}. Quality was measured on a few thousand tokens of one "
+            "text: judge it on yours before you rely on it.",
+            "",
+        ]
+    )

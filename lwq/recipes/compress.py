@@ -1,0 +1,300 @@
+"""One command from a model to a smaller one that other programs run."""
+
+import html
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor, nn
+
+from lwq import models
+from lwq.common import paths
+from lwq.common.errors import InputError
+from lwq.common.hashing import digest
+from lwq.common.names import build, pick, spec
+from lwq.common.sizes import parse_bytes
+from lwq.contracts import Budget, Losses, Option, Plan, Size
+from lwq.contracts.methods import Quantizer
+from lwq.engine.bank import Bank
+from lwq.engine.evaluate import reference
+from lwq.engine.store import Store
+from lwq.engine.sweep import Sweep
+from lwq.exporters import export, require_exportable
+from lwq.exporters.targets import TARGETS, Target
+from lwq.exporters.targets import budget as target_budget
+from lwq.inputs.texts import WindowSpec
+from lwq.quantizers import QUANTIZERS
+from lwq.recipes import card
+from lwq.recipes.recommend import Recipe
+from lwq.report import intervals
+from lwq.report.intervals import Interval
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+DONE = "compress.json"  # in the folder: what was asked for, and what was measured
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One line of the table: a plan, its bytes and its quality, with 95 % intervals over windows.
+
+    Attributes:
+        name: "untouched", "all 4 bits", "plan".
+        megabytes: of the tensors that the format writes.
+        perplexity, kl, top1: on the judging windows; KL in nats a token, to the untouched model.
+        beyond_plan: KL of this line less that of the plan, None for the plan itself.
+    """
+
+    name: str
+    megabytes: float
+    perplexity: Interval
+    kl: Interval
+    top1: Interval
+    beyond_plan: Interval | None
+
+    @classmethod
+    def read(cls, line: Mapping[str, Any]) -> "Judged":
+        """From JSON."""
+        beyond = line["beyond_plan"]
+        return cls(
+            line["name"],
+            line["megabytes"],
+            Interval(*line["perplexity"]),
+            Interval(*line["kl"]),
+            Interval(*line["top1"]),
+            None if beyond is None else Interval(*beyond),
+        )
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What `compress` made.
+
+    Attributes:
+        folder: where it is.
+        plan: bits of each unit; its provenance says what the guard found.
+        lines: the untouched model, uniform bits on either side, the plan.
+        judge: words for the judging windows.
+        advice: one sentence: what a little more would buy.
+    """
+
+    folder: Path
+    plan: Plan
+    lines: tuple[Judged, ...]
+    judge: str
+    advice: str
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row a line, intervals as text."""
+        return pd.DataFrame([card.cells(line) for line in self.lines])
+
+    def _repr_html_(self) -> str:
+        return self.table.to_html(index=False, escape=True) + f"<p>{html.escape(self.advice)}</p>"
+
+
+def compress(
+    model: str,
+    out: str | Path,
+    *,
+    size: str | int | None = None,
+    avg_bits: float | None = None,
+    true_bits: float | None = None,
+    target: str = "lwq",
+    quantizer: str | Quantizer | None = None,
+    bits: tuple[Option, ...] | None = None,
+    recipe: Recipe | None = None,
+    judge: WindowSpec | None = None,
+    dtype: str = "float32",
+    stream: bool = False,
+    trust_remote_code: bool = False,
+) -> Compressed:
+    """Score, plan, guard, quantize, judge, export and describe a model.
+
+    What takes long is kept (quantized matrices in the bank, the plan beside it), so that a run that
+    was killed goes on from there, and one that is repeated does nothing twice.
+
+    Args:
+        model: a name for `lwq.load`.
+        out: a new folder; it appears whole or not at all.
+        size, avg_bits, true_bits: the budget, exactly one; `size` is of the tensors that the format
+            writes, embeddings and head included: "95MB", "1.2GiB".
+        target: what will run it, a name in `lwq.exporters.targets.TARGETS`.
+        quantizer: what rounds; None: the target's.
+        bits: options to choose from; None: the target's.
+        recipe: how the plan is found.
+        judge: windows that the table is measured on; None: 16 × 256 tokens of wiki.
+
+    Raises:
+        InputError: before the work starts, for a target, budget or folder that cannot be.
+    """
+    limit, amount = _limit(size, avg_bits, true_bits)
+    runtime: Target = pick(TARGETS, "target", target)
+    packer: Quantizer = build(QUANTIZERS, "quantizer", quantizer or runtime.quantizer)
+    recipe = recipe or Recipe()
+    folder = Path(out).expanduser().absolute()
+    loaded, tokenizer = models.load(
+        model, dtype, stream=stream, trust_remote_code=trust_remote_code
+    )
+    layout = models.layout(loaded, "matrix", limit == "max_bytes")
+    budget = target_budget(target, layout, packer, limit, amount, bits)
+    asked = _asked(loaded, budget, packer, target, recipe)
+    if (found := _finished(folder, asked)) is not None:
+        return found
+    require_exportable(_all_high(budget, packer), folder, runtime.format)
+    windows, _ = recipe.drawn(loaded, "calibrate", None)
+    plan = _planned(loaded, recipe, budget, packer, windows, asked)
+    lines, judged = _lines(loaded, tokenizer, plan, budget, packer, windows, judge)
+    made = Compressed(folder, plan, tuple(lines), judged, _advice(lines))
+    export(loaded, plan, folder, tokenizer, windows, runtime.format)
+    _describe(made, asked, model, target)
+    return made
+
+
+def _limit(
+    size: str | int | None, avg_bits: float | None, true_bits: float | None
+) -> tuple[str, float]:
+    bytes_ = None if size is None else parse_bytes(str(size))
+    given = {"max_bytes": bytes_, "avg_bits": avg_bits, "true_bits": true_bits}
+    found = [(key, value) for key, value in given.items() if value is not None]
+    if len(found) != 1:
+        raise InputError("give exactly one of size, avg_bits and true_bits")
+    return found[0]
+
+
+def _asked(
+    model: nn.Module, budget: Budget, packer: Quantizer, target: str, recipe: Recipe
+) -> dict[str, str]:
+    """What decides the result, in words; equal words, equal folder."""
+    return {
+        "model": f"{models.name(model)} {budget.layout.fingerprint}-{models.configuration(model)}",
+        "budget": f"{budget.limit}={budget.amount} of {list(budget.widths)}",
+        "quantizer": spec(QUANTIZERS, packer),
+        "target": target,
+        "recipe": repr(recipe),
+    }
+
+
+def _all_high(budget: Budget, packer: Quantizer) -> Plan:
+    """Every unit at its highest option: what the format must hold before the work starts."""
+    bits = {unit: options[0] for unit, options in budget.choices.items()}
+    return Plan(bits, budget.layout, spec(QUANTIZERS, packer))
+
+
+def _planned(
+    model: nn.Module,
+    recipe: Recipe,
+    budget: Budget,
+    packer: Quantizer,
+    windows: Tensor,
+    asked: Mapping[str, str],
+) -> Plan:
+    """The recipe's plan, kept in the cache under what was asked for."""
+    kept = paths.writable(paths.cache() / "plans", "LWQ_CACHE") / f"{digest(dict(asked))}.json"
+    if not kept.is_file():
+        plan = recipe(model, budget, packer, windows)
+        with paths.replacing(kept) as temporary:
+            plan.save(temporary)
+    return Plan.load(kept)
+
+
+def _lines(
+    model: nn.Module,
+    tokenizer: "PreTrainedTokenizerBase",
+    plan: Plan,
+    budget: Budget,
+    packer: Quantizer,
+    windows: Tensor,
+    judge: WindowSpec | None,
+) -> tuple[list[Judged], str]:
+    toy = models.name(model).partition("-")[0] == "toy"
+    judge = judge or WindowSpec("toy" if toy else "wiki", "judge", 16, 256, 0)
+    judging = judge.draw(tokenizer)
+    bank = Bank(model, packer, windows, Store())
+    truth = reference(model, judging, models.free_memory(model) // 2)
+    sweep = Sweep(model, judging, bank, truth)
+    named_plans = {**_uniform_around(plan, budget), "plan": plan}
+    distinct = {made.id: made for made in named_plans.values()}
+    found = {made.id: losses for made, losses in sweep.measure(distinct.values(), "judge")}
+    untouched = Size.of(budget.layout, dict.fromkeys(budget.layout.units, 16), budget.quantizer)
+    lines = [_line("untouched", untouched.total_bytes, truth.losses, found[plan.id])]
+    for name, made in named_plans.items():
+        weight = made.size(budget.quantizer).total_bytes
+        lines.append(
+            _line(name, weight, found[made.id], None if name == "plan" else found[plan.id])
+        )
+    return lines, str(judge)
+
+
+def _uniform_around(plan: Plan, budget: Budget) -> dict[str, Plan]:
+    """The largest uniform plan that is no larger than `plan`, and the next one, where there are."""
+    total = plan.size(budget.quantizer).total_bytes
+    found = []
+    for option in reversed(budget.offered):
+        bits = {
+            unit: own[0] if len(own) == 1 else option
+            for unit, own in budget.choices.items()
+            if len(own) == 1 or option in own
+        }
+        if len(bits) == len(budget.choices):
+            made = Plan(bits, plan.layout, plan.quantizer)
+            found.append((made.size(budget.quantizer).total_bytes, f"all {option}", made))
+    found.sort(key=lambda entry: entry[0])
+    below = [entry for entry in found if entry[0] <= total][-1:]
+    above = [entry for entry in found if entry[0] > total][:1]
+    return {name: made for _, name, made in (*below, *above)}
+
+
+def _line(name: str, weight: int, losses: Losses, plan: Losses | None) -> Judged:
+    assert losses.kl is not None and losses.top1 is not None
+    beyond = None
+    if plan is not None and plan.kl is not None:
+        beyond = intervals.mean(losses.kl - plan.kl)
+    perplexity = intervals.paired(lambda values, axis: np.exp(values.mean(axis)), losses.nll)
+    kl, top1 = intervals.mean(losses.kl), intervals.mean(losses.top1)
+    return Judged(name, weight / 1e6, perplexity, kl, top1, beyond)
+
+
+def _advice(lines: list[Judged]) -> str:
+    """What the next uniform size would cost and bring."""
+    plan = lines[-1]
+    larger = [line for line in lines[1:-1] if line.megabytes > plan.megabytes]
+    if not larger:
+        return "The plan is as large as the widths allow."
+    above, more = larger[0], larger[0].megabytes - plan.megabytes
+    if above.kl.value >= plan.kl.value:
+        return f"{above.name} bits take {more:,.2f} MB more and are no nearer to the original."
+    return (
+        f"{more:,.2f} MB more buy {above.name} bits: KL {above.kl.value:.4f}, perplexity "
+        f"{above.perplexity.value:.4g}."
+    )
+
+
+def _describe(made: Compressed, asked: Mapping[str, str], model: str, target: str) -> None:
+    """The card, and the record that says that the folder is finished."""
+    with paths.replacing(made.folder / "README.md") as temporary:
+        temporary.write_text(card.card(made, asked, model, target), encoding="utf-8")
+    record = {"asked": dict(asked), "judge": made.judge, "advice": made.advice}
+    with paths.replacing(made.folder / DONE) as temporary:
+        lines = [asdict(line) for line in made.lines]
+        temporary.write_text(json.dumps({**record, "lines": lines}, indent=1), encoding="utf-8")
+
+
+def _finished(folder: Path, asked: Mapping[str, str]) -> Compressed | None:
+    """What stands in `folder`, if it is just that."""
+    if not (folder / DONE).is_file():
+        return None
+    record = json.loads((folder / DONE).read_text(encoding="utf-8"))
+    if record["asked"] != dict(asked):
+        raise InputError(
+            f"{folder} holds another result ({record['asked']}); choose a new folder for "
+            f"{dict(asked)}"
+        )
+    lines = tuple(Judged.read(line) for line in record["lines"])
+    plan = Plan.load(folder / "plan.json")
+    return Compressed(folder, plan, lines, record["judge"], record["advice"])
