@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,8 +25,9 @@ from run import ENVIRONMENTS, HERE, environment
 
 import lwq
 from lwq import models
-from lwq.common.names import spec
+from lwq.common.names import build, spec
 from lwq.contracts import KEPT, Plan
+from lwq.engine.apply import packed
 from lwq.exporters import export
 from lwq.exporters.gguf import FILE, GGUF
 from lwq.exporters.llama_cpp.settings import Settings
@@ -46,12 +48,15 @@ def main(
     mixes: Annotated[str, typer.Option(help="llama.cpp's own, whose bytes are matched")] = ",".join(
         MIXES
     ),
+    pack: Annotated[
+        str, typer.Option(help="pack the plans with this one, such as ggml(gptq=True)")
+    ] = "",
     options: Annotated[str, typer.Option(help="types to plan with")] = ",".join(OPTIONS),
     windows: Annotated[int, typer.Option(help="judging windows of 256 tokens")] = 16,
     uniform: Annotated[str, typer.Option(help="plans of one type to judge too")] = "",
 ) -> None:
     """Compare, and print the table; judged.json in OUT has every window."""
-    work = Work(name, out, quantizer, tuple(options.split(",")))
+    work = Work(name, out, quantizer, pack or quantizer, tuple(options.split(",")))
     own = [work.own(mix, weighed) for mix in mixes.split(",") for weighed in (False, True)]
     targets = {mix: os.path.getsize(work.own(mix, True)) for mix in mixes.split(",")}
     planned = [work.planned(mix, size) for mix, size in targets.items()]
@@ -62,15 +67,16 @@ def main(
 class Work:
     """The model, its windows, and the files that are made of it below `out`."""
 
-    def __init__(self, name: str, out: Path, quantizer: str, options: tuple[str, ...]):
+    def __init__(self, name: str, out: Path, quantizer: str, pack: str, options: tuple[str, ...]):
         self.out = out.absolute()
         self.out.mkdir(parents=True, exist_ok=True)
+        self.name = name
         self.model, self.tokenizer = lwq.load(name)
         self.calibration = lwq.windows("c4", self.tokenizer, 16, 512)
-        self.quantizer = lwq.common.names.build(lwq.QUANTIZERS, "quantizer", quantizer)
+        self.quantizer = build(lwq.QUANTIZERS, "quantizer", quantizer)
         self.text, self.options = spec(lwq.QUANTIZERS, self.quantizer), options
+        self.packer = spec(lwq.QUANTIZERS, build(lwq.QUANTIZERS, "quantizer", pack))
         self.layout = models.layout(self.model, "matrix", True)
-        self.label = "".join(c if c.isalnum() else "-" for c in self.text)
         self.reference = self._reference()
 
     def own(self, mix: str, weighed: bool) -> Path:
@@ -83,11 +89,11 @@ class Work:
 
     def planned(self, mix: str, size: int) -> Path:
         """A plan within `size` bytes, header counted, as a file."""
-        return self._file(f"{self.label}-{mix}", lambda: self._plan(size))
+        return self._file(f"{label(self.packer)}-{mix}", lambda: self._plan(size))
 
     def uniform(self, option: str) -> Path:
         """One type for every matrix."""
-        return self._file(f"{self.label}-{option}", lambda: self._even(option))
+        return self._file(f"{label(self.packer)}-{option}", lambda: self._even(option))
 
     def judge(self, files: list[Path], windows: int) -> dict[str, Any]:
         """What llama.cpp finds of each file, window by window."""
@@ -123,18 +129,24 @@ class Work:
             np.savez(file, **found)
         return file
 
-    def _file(self, label: str, plan: Any) -> Path:
-        folder = self.out / label
+    def _file(self, name: str, plan: Any) -> Path:
+        folder = self.out / name
         if not (folder / FILE).is_file():
             folder.mkdir(exist_ok=True)
             self.tokenizer.save_pretrained(folder)
-            made = plan()
+            made = replace(plan(), quantizer=self.packer)
             made.save(folder / "plan.json")
             GGUF()(self.model, self._packed(made), made, folder)
         return folder / FILE
 
     def _packed(self, plan: Plan) -> Iterator[tuple[str, Any]]:
-        """What the bank has of each matrix: every (matrix, type) was made once."""
+        """What is stored of each matrix. Of the quantizer that scored, the bank has it already:
+        every (matrix, type) was made once.
+        """
+        if self.packer != self.text:
+            model, _ = lwq.load(self.name)
+            yield from packed(model, plan, self.calibration)
+            return
         bank = lwq.Bank(self.model, self.quantizer, self.calibration)
         bank.prepare([plan])
         yield from ((name, bank.made(name, plan.bits[name])) for name in self.layout.units)
@@ -155,7 +167,7 @@ class Work:
         )
 
     def _scores(self) -> Any:
-        file = self.out / f"{self.label}-costs.json"
+        file = self.out / f"{label(self.text)}-costs.json"
         if not file.is_file():
             scorer = FisherKL(self.text, self.options, windows=16, outside=True)
             lwq.score(self.model, scorer, self.calibration, "c4").save(file)
@@ -163,6 +175,11 @@ class Work:
 
     def _even(self, option: Any) -> Plan:
         return Plan(dict.fromkeys(self.layout.units, option), self.layout, self.text)
+
+
+def label(quantizer: str) -> str:
+    """Its text, as the name of a folder."""
+    return "".join(c if c.isalnum() else "-" for c in quantizer)
 
 
 def peer(*arguments: Any) -> None:

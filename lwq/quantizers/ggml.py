@@ -10,8 +10,15 @@ from torch import Tensor
 from lwq.common.names import pick
 from lwq.contracts import Option, Shape
 from lwq.contracts.methods import Quantizer
-from lwq.quantizers.gptq import Grids, columns_first, inverse_factor, with_grids
-from lwq.quantizers.shared import legacy, libggml
+from lwq.quantizers.gptq import (
+    SOURCES,
+    Grids,
+    columns_first,
+    inverse_factor,
+    require_damping,
+    with_grids,
+)
+from lwq.quantizers.shared import ggml_codes, libggml
 from lwq.quantizers.storage.ggml import Blocks, row_bytes
 from lwq.quantizers.storage.packed import finite, stored
 from lwq.statistics.forward import MatrixStats
@@ -30,6 +37,7 @@ TYPES: dict[str, tuple[Kind, int]] = {
     }.items()
     for kind in kinds
 }
+BITS = dict(TYPES.values())
 WHOLE = {2: "q2_k", 3: "q3_k", 4: "q4_k", 5: "q5_k", 6: "q6_k", 8: "q8_0"}
 # what llama.cpp takes where 256 does not divide a row; all others there become IQ4_NL
 FALLBACKS = {Kind.Q4_K: Kind.Q5_0, Kind.Q5_K: Kind.Q5_1, Kind.Q6_K: Kind.Q8_0}
@@ -51,19 +59,25 @@ class GGML(Quantizer):
     Attributes:
         imatrix: weigh columns by the second moments of the calibration inputs (llama.cpp's
             importance matrix, from the same statistics that the other quantizers use).
-        gptq: choose the codes of Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0 as GPTQ does, on the scales that
-            ggml found: llama.cpp reads the same blocks, and the columns after make up for an error.
-            The other types stay as ggml rounds them. Its inputs come from blocks of the same width.
-        damp_percent: of gptq; see `GPTQ`.
+        gptq: choose the codes as GPTQ does, on the scales that ggml found: llama.cpp reads the same
+            blocks, and the columns that remain make up for the error of each. The I types, which
+            are no grids, stay as ggml rounds them.
+        prefix: which blocks make the inputs of gptq: "uniform", "quantized" or "full"; this and
+            damp_percent are explained at `GPTQ`.
 
     Source: ggml-quants.c of ggml (MIT); Frantar et al. 2022, arXiv:2210.17323.
     """
 
     imatrix: bool = True
     gptq: bool = False
+    prefix: str = "uniform"
     damp_percent: float = 0.01
 
     levels: ClassVar[tuple[Option, ...]] = (*WHOLE, *TYPES)
+
+    def __post_init__(self) -> None:
+        pick(dict.fromkeys(SOURCES), "prefix", self.prefix)
+        require_damping(self.damp_percent, "ggml")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -72,7 +86,7 @@ class GGML(Quantizer):
 
     @property
     def inputs(self) -> str:
-        return "uniform" if self.gptq else "full"
+        return self.prefix if self.gptq else "full"
 
     @property
     def outside(self) -> "GGML":
@@ -113,13 +127,12 @@ class GGML(Quantizer):
         return squares.clamp(min=FLOOR * mean) if mean > 0 else None
 
     def _compensated(self, weight: Tensor, made: Blocks, stats: MatrixStats) -> Blocks:
-        if made.kind not in legacy.GRIDS:
+        if made.kind not in ggml_codes.LAYOUTS:
             return made
-        scales, zeros = legacy.grids(made)
         order = torch.argsort(stats.require("gram").diagonal(), descending=True, stable=True)
         factor = inverse_factor(stats, self.damp_percent, order)
-        top = 2 ** legacy.GRIDS[made.kind][0] - 1
-        codes = torch.empty(weight.T.shape, dtype=torch.uint8, device=weight.device)
-        grids = Grids(scales, zeros, order // legacy.SIZE)
-        codes[order] = with_grids(columns_first(weight[:, order]), factor, top, grids)
-        return legacy.with_codes(made, codes.T.contiguous())
+        w = columns_first(weight[:, order])
+        codes = torch.empty(w.shape, dtype=torch.uint8, device=w.device)
+        top = 2 ** BITS[made.kind] - 1
+        codes[order] = with_grids(w, factor, top, Grids(*ggml_codes.grids(made), order))
+        return ggml_codes.with_codes(made, codes.T.contiguous())

@@ -68,11 +68,7 @@ class GPTQ(grid.Grouped):
     def __post_init__(self) -> None:
         pick(FLOATS, "scale_dtype", self.scale_dtype)
         pick(dict.fromkeys(SOURCES), "inputs", self.inputs)
-        if not 0 < self.damp_percent < 10:
-            raise InputError(
-                f"gptq: damp_percent={self.damp_percent}; it is a share of the mean "
-                f"diagonal, such as 0.01"
-            )
+        require_damping(self.damp_percent, "gptq")
 
     def __call__(self, weight: Tensor, option: Option, stats: MatrixStats) -> Packed:
         bits, size = self.grid_of(option)
@@ -115,6 +111,14 @@ class GPTQ(grid.Grouped):
     def _fit(self, groups: Tensor, bits: int) -> tuple[Tensor, Tensor]:
         return grid.fit(
             groups, bits, (2**bits - 1) / 2 if self.sym else None, FLOATS[self.scale_dtype]
+        )
+
+
+def require_damping(share: float, name: str) -> None:
+    """Raise InputError, in the name of the quantizer, for a damping that is no share."""
+    if not 0 < share < 10:
+        raise InputError(
+            f"{name}: damp_percent={share}; it is a share of the mean diagonal, such as 0.01"
         )
 
 
