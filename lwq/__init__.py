@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from lwq.engine.sweep import Sweep as Sweep
     from lwq.exporters import EXPORTERS as EXPORTERS
     from lwq.exporters import export as export
+    from lwq.exporters.opened import load as load
     from lwq.inputs.texts import windows as windows
-    from lwq.models import load as load
     from lwq.models import units as units
     from lwq.quantizers import QUANTIZERS as QUANTIZERS
     from lwq.quantizers import Packed as Packed

@@ -5,11 +5,12 @@ protocol takes over the defaults below; anything else that has all of the attrib
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from lwq.common.errors import InputError
-from lwq.contracts.layout import Option, Shape
+from lwq.contracts.layout import Option, Shape, Sizer
 from lwq.contracts.plan import Budget, Plan
 from lwq.contracts.results import Losses
 from lwq.contracts.scores import Costs, Scores
@@ -91,6 +92,29 @@ class Storage(Protocol):
         """Raise InputError, in the name of the quantizer, where it cannot be stored."""
 
 
+@dataclass(frozen=True)
+class Grid:
+    """The uniform grid that an option rounds to, for formats that hold nothing else.
+
+        ŵ = (q − z) · s,    0 ≤ q < 2^bits,    one s and one z for each group of each row
+
+    Attributes:
+        group_size: input columns that share a scale; −1 for a whole row.
+        zeros: what z is: "none" (2^(bits − 1) throughout: symmetric), "codes" (a code for each
+            group) or "numbers" (any number).
+        scale_dtype: that s is stored in, and z where it is a number.
+    """
+
+    bits: int
+    group_size: int
+    zeros: str
+    scale_dtype: str
+
+    def groups(self, shape: Shape) -> int:
+        """Groups in a row."""
+        return 1 if self.group_size == -1 else -(-shape[1] // self.group_size)
+
+
 class Quantizer(Protocol):
     """`quantizer(weight, option, stats)` -> Storage; weight (out_features, in_features).
 
@@ -132,6 +156,10 @@ class Quantizer(Protocol):
             )
         return float(option)
 
+    def grid(self, option: Option) -> Grid | None:
+        """The uniform grid of `option`; None where it stores anything else (outliers, masks)."""
+        return None
+
     def nbytes(self, shape: Shape, option: Any) -> int:
         """Stored bytes of a matrix, of all parts; InputError for a shape that does not suit it."""
         ...
@@ -165,6 +193,16 @@ class Exporter(Protocol):
 
     @property
     def says(self) -> str: ...
+
+    def sizer(self, quantizer: Quantizer) -> Sizer:
+        """What counts the bytes of tensors that the format writes: `plan.size(sizer).total_bytes`
+        equals them. Its own where the format packs as the quantizer does.
+        """
+        return quantizer
+
+    def nbytes(self, plan: Plan, quantizer: Quantizer) -> int:
+        """Bytes of the tensors that it will write for `plan`; headers and settings come on top."""
+        return plan.size(self.sizer(quantizer)).total_bytes
 
     def require(self, plan: Plan, quantizer: Quantizer) -> None:
         """Raise InputError, before any work, for a plan that the format cannot hold."""

@@ -17,6 +17,7 @@ from lwq.contracts import Plan
 from lwq.contracts.methods import Exporter
 from lwq.engine.apply import Applied
 from lwq.exporters.dequantized import Dequantized
+from lwq.exporters.own import Own
 from lwq.quantizers import QUANTIZERS
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 EXPORTERS: dict[str, type[Exporter]] = {
     "dequantized": Dequantized,
+    "lwq": Own,
 }
 
 __all__ = ["EXPORTERS", "export", "require_exportable"]

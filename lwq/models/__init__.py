@@ -4,7 +4,7 @@ that knows architectures.
 
 from lwq.models.load import DTYPES, cast, load, matrix_shapes
 from lwq.models.outside import is_after, is_before, outside, places
-from lwq.models.running import drop_, replaced_blocks
+from lwq.models.running import drop_, pass_through_, replaced_blocks
 from lwq.models.settings import (
     configuration,
     context_length,
@@ -24,6 +24,7 @@ from lwq.models.weights import (
     free_memory,
     require_finite,
     resident,
+    stored,
     streamed,
     vocabulary,
 )
@@ -53,12 +54,14 @@ __all__ = [
     "name",
     "outside",
     "own_cache_setting",
+    "pass_through_",
     "places",
     "reach",
     "replaced_blocks",
     "require_finite",
     "resident",
     "save",
+    "stored",
     "streamed",
     "tokenizer",
     "traced",

@@ -62,15 +62,22 @@ def load(
         model, tokenizer = _streamed(name, torch_dtype, device_map or "cpu", trust_remote_code)
     else:
         model, tokenizer = _pretrained(name, torch_dtype, device_map, trust_remote_code)
+    settle_(model, tokenizer, name)
+    require_finite(model)
+    matrices(model)  # refuses a model without blocks, or one that a plan would hardly reach
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def settle_(model: Any, tokenizer: Any, name: str) -> None:
+    """What every loaded model is told: its name, its tokenizer, and to keep no cache between
+    calls.
+    """
     if context := context_length(model.config):
         tokenizer.model_max_length = min(tokenizer.model_max_length, context)
     model.config.name_or_path = name
     model._tokenizer = tokenizer
     model._use_cache = getattr(model.config, "use_cache", True)
     model.config.use_cache = False  # a cache that one run fills would silently change the next
-    require_finite(model)
-    matrices(model)  # refuses a model without blocks, or one that a plan would hardly reach
-    return model.eval().requires_grad_(False), tokenizer
 
 
 def cast(model: nn.Module, dtype: str) -> nn.Module:

@@ -46,5 +46,9 @@ def drop_(model: nn.Module, block_name: str, dropped: bool = True) -> None:
     block = blocks(model)[block_name]
     state.take(block)
     if dropped:
-        returns_tuple = traced(model).returns_tuple[block_name]
-        state.put(block, lambda hidden, *_, **__: (hidden, None) if returns_tuple else hidden)
+        pass_through_(block, traced(model).returns_tuple[block_name])
+
+
+def pass_through_(block: nn.Module, returns_tuple: bool) -> None:
+    """Make `block` return its input, first of a tuple where it returns one."""
+    state.put(block, lambda hidden, *_, **__: (hidden, None) if returns_tuple else hidden)

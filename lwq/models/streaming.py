@@ -54,7 +54,7 @@ class Offload:
         self.model, self.device = model, torch.device(device)
         self.after_load: list[Callable[[str], None]] = []
         self._dtype = model.dtype
-        self._first = _first_names(model)
+        self._first = first_names(model)
         # first name -> the places that share the tensor
         self.slots: dict[str, list[tuple[nn.Module, str]]] = {}
         for key, first in self._first.items():
@@ -313,7 +313,7 @@ def _owner(key: str, blocks: Mapping[str, nn.Module]) -> str:
     return next((block for block in blocks if inside(key, block)), key.rpartition(".")[0])
 
 
-def _first_names(model: nn.Module) -> dict[str, str]:
+def first_names(model: nn.Module) -> dict[str, str]:
     """Name of each parameter -> the first name of the tensor behind it; they differ where tensors
     are tied.
     """

@@ -1,12 +1,13 @@
 """The weights of a model, in memory or on disk: where, of what bytes, and whether finite."""
 
 import hashlib
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import psutil
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lwq.common.errors import InputError
 from lwq.common.progress import track
@@ -70,6 +71,17 @@ def require_finite(model: nn.Module) -> None:
             f"{key} holds {len(bad)} NaN or Inf values, the first at "
             f"{bad[0].tolist()}; repair or download it again"
         )
+
+
+def stored(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of all that a checkpoint holds, tied tensors once, under their first name; of
+    a streamed model one part at a time is in memory.
+    """
+    kept = streamed(model)
+    first = streaming.first_names(model)
+    for key, tensor in kept.state() if kept else model.state_dict(keep_vars=True).items():
+        if first.get(key, key) == key:
+            yield key, tensor.detach()
 
 
 def fingerprint(model: nn.Module) -> str:

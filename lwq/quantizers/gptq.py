@@ -12,6 +12,7 @@ from torch import Tensor
 from lwq.common.errors import InputError
 from lwq.common.names import pick
 from lwq.contracts import Option, Shape
+from lwq.contracts.methods import Grid
 from lwq.quantizers.mse import MSE
 from lwq.quantizers.rtn import RTN
 from lwq.quantizers.shared import grid
@@ -103,6 +104,10 @@ class GPTQ(grid.Grouped):
     def outside(self) -> RTN | MSE:
         size, dtype = self.group_size, self.scale_dtype
         return RTN(size, True, dtype) if self.sym else MSE(size, dtype)
+
+    def grid(self, option: Option) -> Grid:
+        zeros = "none" if self.sym else "codes"
+        return Grid(*self.grid_of(option), zeros, self.scale_dtype)
 
     def nbytes(self, shape: Shape, option: Option) -> int:
         return grid.grid_bytes(shape, *self.grid_of(option), self.sym, self.scale_dtype)

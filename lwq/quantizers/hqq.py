@@ -11,6 +11,7 @@ from torch import Tensor
 from lwq.common.errors import InputError
 from lwq.common.names import pick
 from lwq.contracts import Option, Shape
+from lwq.contracts.methods import Grid
 from lwq.quantizers.shared import grid
 from lwq.quantizers.storage.packed import FLOATS, Packed, finite, packed_bytes, stored
 from lwq.statistics.forward import MatrixStats
@@ -99,6 +100,9 @@ class HQQ(grid.Grouped):
                 break
             best = found
         return zero
+
+    def grid(self, option: Option) -> Grid:
+        return Grid(*self.grid_of(option), "numbers", self.scale_dtype)
 
     def nbytes(self, shape: Shape, option: Option) -> int:
         bits, size = self.grid_of(option)

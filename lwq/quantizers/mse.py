@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lwq.common.names import pick
 from lwq.contracts import Option, Shape
+from lwq.contracts.methods import Grid
 from lwq.quantizers.shared import grid
 from lwq.quantizers.storage.packed import FLOATS, Packed, finite
 from lwq.statistics.forward import MatrixStats
@@ -55,6 +56,9 @@ class MSE(grid.Grouped):
         scale, zero = grid.search(w, bits, dtype)
         codes = grid.nearest(w, scale.unsqueeze(-1), zero.unsqueeze(-1), bits)
         return codes.reshape(len(w), -1).byte(), scale.to(dtype), zero.byte()
+
+    def grid(self, option: Option) -> Grid:
+        return Grid(*self.grid_of(option), "codes", self.scale_dtype)
 
     def nbytes(self, shape: Shape, option: Option) -> int:
         return grid.grid_bytes(shape, *self.grid_of(option), False, self.scale_dtype)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lwq.common.names import pick
 from lwq.contracts import Option
-from lwq.contracts.methods import Quantizer
+from lwq.contracts.methods import Grid, Quantizer
 from lwq.quantizers.storage.packed import FLOATS, Packed, finite, packed_bytes, stored
 from lwq.statistics.forward import MatrixStats
 
@@ -54,6 +54,9 @@ class Quanto(Quantizer):
         scale = _divisor((high - low) / (2**bits - 1))
         codes = ((w + -low.unsqueeze(-1)) / scale.unsqueeze(-1)).round().clamp(0, 2**bits - 1)
         return Packed(codes.reshape(rows, columns).byte(), scale, bits, shifts=-low)
+
+    def grid(self, option: Option) -> Grid | None:
+        return Grid(8, -1, "none", self.scale_dtype) if option == 8 else None
 
     def nbytes(self, shape: tuple[int, int], bits: int) -> int:
         itemsize = FLOATS[self.scale_dtype].itemsize

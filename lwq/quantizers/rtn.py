@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lwq.common.names import pick
 from lwq.contracts import Option, Shape
+from lwq.contracts.methods import Grid
 from lwq.quantizers.shared import grid
 from lwq.quantizers.storage.packed import FLOATS, Packed, finite
 from lwq.statistics.forward import MatrixStats
@@ -52,6 +53,10 @@ class RTN(grid.Grouped):
             bits=bits,
             zeros=None if self.sym else zero.byte(),
         )
+
+    def grid(self, option: Option) -> Grid:
+        zeros = "none" if self.sym else "codes"
+        return Grid(*self.grid_of(option), zeros, self.scale_dtype)
 
     def nbytes(self, shape: Shape, option: Option) -> int:
         return grid.grid_bytes(shape, *self.grid_of(option), self.sym, self.scale_dtype)

@@ -15,6 +15,7 @@ ASKED = {
     "needs": "the statistics it reads, such as frozenset({'gram'}); frozenset() for none",
     "inputs": "'full'; see lwq.Quantizer",
     "family": "'grid'; see lwq.Quantizer",
+    "grid": "a method grid(option); see lwq.Quantizer",
     "outside": "the quantizer of embeddings and head; see lwq.Quantizer",
     "nominal": "a method nominal(option) -> bits a weight; see lwq.Quantizer",
 }

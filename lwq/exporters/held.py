@@ -1,0 +1,231 @@
+"""Weights that stay in memory as they were stored, and are unpacked where a module computes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from lwq.quantizers import storage
+
+EIGHT = 8  # rows whose codes fill whole bytes at any width
+PANEL = 1 << 20  # weights that are unpacked at once: what is in between stays in the cache
+
+
+class Part(Protocol):
+    """A matrix as it is stored.
+
+    Attributes:
+        nbytes: in memory.
+    """
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def whole(self, dtype: torch.dtype) -> Tensor:
+        """The weights (out, in)."""
+
+    def rows(self, index: Tensor, dtype: torch.dtype) -> Tensor:
+        """Some rows, (len(index), in); index is LongTensor (n,)."""
+
+    def to(self, device: torch.device) -> "Part": ...
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A tensor in the dtype of its file."""
+
+    tensor: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return self.tensor.nbytes
+
+    def whole(self, dtype: torch.dtype) -> Tensor:
+        return self.tensor.to(dtype)
+
+    def rows(self, index: Tensor, dtype: torch.dtype) -> Tensor:
+        return self.tensor[index].to(dtype)
+
+    def to(self, device: torch.device) -> "Plain":
+        return Plain(self.tensor.to(device))
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What `Storage.tensors` and `header` gave.
+
+    Attributes:
+        kind: name of the class in STORAGES.
+    """
+
+    kind: str
+    tensors: Mapping[str, Tensor]
+    header: Mapping[str, int]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.header["rows"], self.header["columns"]
+
+    def whole(self, dtype: torch.dtype) -> Tensor:
+        rows, columns = self.shape
+        if not self._in_eights:
+            return self._read(self.tensors, rows).dequantize(dtype)
+        found = torch.empty(rows, columns, dtype=dtype, device=self.tensors["codes"].device)
+        step = max(1, PANEL // (EIGHT * columns))
+        eights = torch.arange(rows // EIGHT, device=found.device)
+        for some in eights.split(step):
+            start = EIGHT * int(some[0])
+            found[start : start + EIGHT * len(some)] = self._some(some, dtype)
+        return found
+
+    def rows(self, index: Tensor, dtype: torch.dtype) -> Tensor:
+        if not self._in_eights:
+            return self.whole(dtype)[index]
+        some, place = torch.unique(index // EIGHT, return_inverse=True)
+        return self._some(some, dtype)[place * EIGHT + index % EIGHT]
+
+    def to(self, device: torch.device) -> "Stored":
+        moved = {key: tensor.to(device) for key, tensor in self.tensors.items()}
+        return Stored(self.kind, moved, self.header)
+
+    @property
+    def _in_eights(self) -> bool:
+        """Whether eight rows can be read without the others: codes, scales, zeros and shifts of a
+        packed matrix, row after row.
+        """
+        plain = {"codes", "scales", "zeros", "shifts"}
+        return (
+            self.kind == "packed"
+            and self.tensors.keys() <= plain
+            and self.shape[0] % EIGHT == 0
+            and self.tensors["codes"].ndim == 1
+        )
+
+    def _some(self, eights: Tensor, dtype: torch.dtype) -> Tensor:
+        """The weights of some eights of rows, (8 · len(eights), in)."""
+        count = self.shape[0] // EIGHT
+
+        def cut(tensor: Tensor) -> Tensor:
+            own = tensor.reshape(count, -1)[eights]
+            # a stream stays one; (rows, groups) stays so
+            return own.reshape(-1) if tensor.ndim == 1 else own.reshape(-1, tensor.shape[1])
+
+        cuts = {key: cut(tensor) for key, tensor in self.tensors.items()}
+        return self._read(cuts, EIGHT * len(eights)).dequantize(dtype)
+
+    def _read(self, tensors: Mapping[str, Tensor], rows: int) -> Any:
+        return storage.read(self.kind, dict(tensors), {**self.header, "rows": rows})
+
+
+@dataclass(frozen=True)
+class Holding:
+    """One parameter: one matrix, or a stack of them (experts).
+
+    Attributes:
+        parts: the matrices (out, in).
+        stacked: whether the parameter has a first dimension of experts.
+        transposed: whether the parameter is (in, out).
+    """
+
+    parts: tuple[Part, ...]
+    stacked: bool = False
+    transposed: bool = False
+    shape: tuple[int, ...] = field(default=())
+
+    def whole(self, dtype: torch.dtype) -> Tensor:
+        if not self.stacked:
+            return self.slice(0, dtype)
+        return torch.stack([self.slice(i, dtype) for i in range(len(self.parts))])
+
+    def slice(self, number: int, dtype: torch.dtype) -> Tensor:
+        found = self.parts[number].whole(dtype)
+        return found.T.contiguous() if self.transposed else found
+
+    def rows(self, index: Tensor, dtype: torch.dtype) -> Tensor:
+        """Rows of the parameter: (*index.shape, in)."""
+        if self.stacked or self.transposed:
+            return self.whole(dtype)[index]
+        return self.parts[0].rows(index.reshape(-1), dtype).reshape(*index.shape, -1)
+
+    def to(self, device: torch.device) -> "Holding":
+        moved = tuple(part.to(device) for part in self.parts)
+        return Holding(moved, self.stacked, self.transposed, self.shape)
+
+
+class Held(Tensor):
+    """A parameter that looks like its weights, (out, in) in the model's dtype, and is unpacked by
+    whatever computes with it; embeddings unpack the rows that they look up. It cannot be written.
+    """
+
+    holding: Holding
+
+    @staticmethod
+    def __new__(cls, holding: Holding, dtype: torch.dtype, device: torch.device) -> "Held":
+        with torch.inference_mode():  # else views of it cannot be taken inside that mode
+            return Tensor._make_wrapper_subclass(cls, holding.shape, dtype=dtype, device=device)
+
+    def __init__(self, holding: Holding, dtype: torch.dtype, device: torch.device):
+        self.holding = holding
+
+    def __repr__(self, *, tensor_contents: Any = None) -> Any:
+        return f"Held({tuple(self.shape)}, {self.dtype}, {self.stored_bytes:,} bytes)"
+
+    @property
+    def stored_bytes(self) -> int:
+        return sum(part.nbytes for part in self.holding.parts)
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]  # torch declares it without a class
+        cls, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if own := OWN.get(func):
+            return own(*args, **(kwargs or {}))
+        if func._schema.is_mutable and isinstance(args[0], Held):
+            raise RuntimeError("a packed weight cannot be written; load the unquantized model")
+        plain_args, plain_kwargs = tree_map(_plain, (args, kwargs or {}))
+        return func(*plain_args, **plain_kwargs)
+
+
+def _plain(value: Any) -> Any:
+    return value.holding.whole(value.dtype) if isinstance(value, Held) else value
+
+
+def _again(held: Held, **_: Any) -> Held:
+    return Held(held.holding, held.dtype, held.device)
+
+
+def _moved(
+    held: Held, *, dtype: torch.dtype | None = None, device: torch.device | None = None, **_: Any
+) -> Held:
+    place = torch.device(device or held.device)
+    return Held(held.holding.to(place), dtype or held.dtype, place)
+
+
+def _looked_up(held: Any, index: Any, *args: Any) -> Tensor:
+    if not isinstance(held, Held):
+        return torch.embedding(held, _plain(index))
+    return held.holding.rows(index, held.dtype)
+
+
+def _selected(held: Held, dim: int, number: int) -> Tensor:
+    if dim != 0 or not held.holding.stacked:
+        return _plain(held).select(dim, number)
+    return held.holding.slice(int(number), held.dtype)
+
+
+_aten = torch.ops.aten
+OWN: dict[Any, Callable[..., Any]] = {
+    _aten.detach.default: _again,
+    _aten.alias.default: _again,
+    _aten.clone.default: _again,
+    _aten._to_copy.default: _moved,
+    _aten.embedding.default: _looked_up,
+    _aten.select.int: _selected,
+}

@@ -1,0 +1,136 @@
+"""Open what lwq wrote in its own format: the weights stay packed, in memory."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lwq import models
+from lwq.common.errors import InputError
+from lwq.common.names import pick
+from lwq.common.progress import quiet_transformers
+from lwq.contracts.files import read as read_json
+from lwq.exporters.held import Held, Holding, Part, Plain, Stored
+from lwq.exporters.own import MARK
+from lwq.exporters.shared import shards
+from lwq.models import checkpoint, streaming
+from lwq.models.load import settle_
+
+
+def load(
+    name: str,
+    dtype: str = "float32",
+    device_map: str | None = None,
+    trust_remote_code: bool = False,
+    stream: bool = False,
+) -> tuple[Any, Any]:
+    """A decoder in evaluation mode and its tokenizer: `lwq.models.load`, which says the arguments,
+    and beside it the folders of `lwq.export(format="lwq")`.
+
+    Of such a folder the weights stay in memory as they are on disk, and each module unpacks its own
+    when it computes: the numbers are those of the plan, in `dtype`. `device_map` is the one device
+    that they go to. A packed model answers, generates and is evaluated; it cannot be quantized
+    again.
+    """
+    folder = Path(name).expanduser()
+    if not (folder / MARK).is_file():
+        return models.load(name, dtype, device_map, trust_remote_code, stream)
+    if stream:
+        raise InputError(f"{name!r} is packed, and opens whole; leave out stream=True")
+    return _opened(name, folder, pick(models.DTYPES, "dtype", dtype), device_map, trust_remote_code)
+
+
+def _opened(
+    name: str, folder: Path, dtype: torch.dtype, device: str | None, trust_remote_code: bool
+) -> tuple[Any, Any]:
+    from transformers import AutoConfig, AutoTokenizer
+
+    checkpoint.require_files(name, folder)
+    said = read_json(folder / MARK, "packed")
+    with quiet_transformers():
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        del config.quantization_config
+        model = streaming.skeleton(folder, config, dtype, trust_remote_code)
+    _fill_(model, said, dict(shards.read(folder)), torch.device(device or "cpu"), name)
+    settle_(model, tokenizer, name)
+    for block, returns_tuple in said["dropped"].items():
+        models.pass_through_(models.blocks(model)[block], returns_tuple)
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def _fill_(
+    model: Any, said: dict[str, Any], tensors: dict[str, Tensor], device: torch.device, name: str
+) -> None:
+    """Give every parameter what the file holds of it; InputError where that is not all."""
+    parts = _parts(said["matrices"], tensors)
+    holdings = dict(_matrices(model, parts))
+    first = streaming.first_names(model)
+    plan = model._get_dtype_plan(model.dtype)  # what architectures keep in float32
+    made: dict[str, nn.Parameter] = {}
+    gone = tuple(f"{block}." for block in said["dropped"])
+    missing = []
+    for key, own in first.items():
+        holder, _, leaf = key.rpartition(".")
+        if own.startswith(gone):
+            continue
+        if own not in made:
+            wide = next((plan[part] for part in plan if part in own), model.dtype)
+            if own in holdings:
+                value: Tensor = Held(holdings[own].to(device), wide, device)
+            elif own not in parts:
+                missing.append(own)
+                continue
+            else:
+                value = parts[own].whole(wide).to(device)
+            made[own] = nn.Parameter(value, requires_grad=False)
+        model.get_submodule(holder)._parameters[leaf] = made[own]
+    checkpoint.require_fit(name, missing, ())
+    for key, buffer in model.named_buffers():
+        buffer.data = tensors.get(key, buffer.data).to(device)
+
+
+def _parts(table: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Part]:
+    """Matrix, or other tensor -> what the file holds of it."""
+    own: dict[str, dict[str, Tensor]] = {name: {} for name in table}
+    found: dict[str, Part] = {}
+    for key, tensor in tensors.items():
+        matrix, _, part = key.partition("/")
+        if part:
+            own[matrix][part] = tensor
+        else:
+            found[key] = Plain(tensor)
+    for name, entry in table.items():
+        header = {key: value for key, value in entry.items() if key != "storage"}
+        found[name] = Stored(entry["storage"], own[name], header)
+    return found
+
+
+def _matrices(model: Any, parts: dict[str, Part]) -> Iterator[tuple[str, Holding]]:
+    """(name of the parameter, what it is) of each weight with two dimensions or more."""
+    handles: dict[str, list[models.Matrix]] = {}
+    for matrix in {**models.matrices(model), **_outside(model)}.values():
+        handles.setdefault(shards.parameter(model, matrix), []).append(matrix)
+    for key, own in handles.items():
+        if all(matrix.name in parts for matrix in own):
+            held = tuple(parts[matrix.name] for matrix in own)
+            stacked, transposed = own[0].expert is not None, own[0].transposed
+        elif key in parts:
+            held, stacked, transposed = (parts[key],), False, False
+        else:
+            continue
+        shape = tuple(getattr(own[0].module, own[0].parameter).shape)
+        yield key, Holding(held, stacked, transposed, shape)
+
+
+def _outside(model: Any) -> dict[str, models.Matrix]:
+    """Embeddings and head, which `models.outside` would find by running the model."""
+    modules = model.named_modules()
+    head = model.get_output_embeddings()
+    return {
+        path: models.Matrix(path, module)
+        for path, module in modules
+        if isinstance(module, nn.Embedding) or module is head
+    }

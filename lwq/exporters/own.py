@@ -1,0 +1,109 @@
+"""lwq's own format: the packed parts of every storage, exactly; `lwq.load` opens the folder."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lwq import models
+from lwq.common import paths
+from lwq.common.names import pick
+from lwq.contracts import Plan, dropped, inside
+from lwq.contracts.methods import Exporter, Quantizer, Storage
+from lwq.engine.apply import all_matrices
+from lwq.exporters.shared.shards import Shards, narrow, parameter, write_settings
+from lwq.quantizers import storage
+
+MARK = "packed.json"  # in the folder: which matrices are packed, and how
+DTYPES: dict[str, torch.dtype | None] = {"auto": None, **models.DTYPES}
+
+
+@dataclass(frozen=True)
+class Own(Exporter):
+    """Every quantizer, option, dropped block and outlier, in the bytes that the plan says.
+
+    A tensor `MATRIX/PART` is a part of a packed matrix; any other is one that no plan reaches, or
+    that is kept.
+
+    Attributes:
+        dtype: of what is not packed. "auto": for each tensor the 16 bits that hold it exactly
+            (those of a 16-bit checkpoint), else float16, rounded. "float32": the numbers of any
+            model, at twice the bytes.
+    """
+
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        pick(DTYPES, "dtype", self.dtype)
+
+    @property
+    def says(self) -> str:
+        return "packed as the quantizer packs, all of its options; opened by lwq.load"
+
+    def require(self, plan: Plan, quantizer: Quantizer) -> None:
+        """Holds every plan."""
+
+    def nbytes(self, plan: Plan, quantizer: Quantizer) -> int:
+        wide = Exporter.nbytes(self, plan, quantizer)
+        if self.dtype != "float32":
+            return wide
+        kept = plan.size(_Kept(quantizer)).total_bytes  # of what stays alone, two bytes a weight
+        return wide + kept
+
+    def __call__(
+        self, model: Any, packed: Iterator[tuple[str, Storage]], plan: Plan, folder: Path
+    ) -> Path:
+        matrices = all_matrices(model)
+        table: dict[str, Any] = {}
+        with Shards(folder) as out:
+            for name, made in packed:
+                for part, tensor in made.tensors().items():
+                    out.add(f"{name}/{part}", tensor)
+                table[name] = {"storage": storage.name_of(made), **made.header()}
+            gone = [block for block in models.blocks(model) if dropped(block, plan.bits)]
+            taken = {parameter(model, matrices[name]) for name in table}
+            for key, tensor in models.stored(model):
+                if any(inside(key, block) for block in gone):
+                    continue
+                if key not in taken:
+                    out.add(key, self._narrow(tensor))
+                    continue
+                for name, matrix in matrices.items():  # experts of one tensor, of which some stay
+                    if name not in table and parameter(model, matrix) == key:
+                        out.add(name, self._narrow(matrix.view()))
+        write_settings(model, folder, model.dtype, {"quantization_config": {"quant_method": "lwq"}})
+        tuples = models.traced(model).returns_tuple if gone else {}
+        skips = {block: tuples[block] for block in gone}  # block -> whether it returns a tuple
+        said = {"lwq": "packed", "dropped": skips, "matrices": table}
+        with paths.writing(folder):
+            (folder / MARK).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+        return folder
+
+    def _narrow(self, tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        return tensor.to(DTYPES[self.dtype] or narrow(tensor))
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Counts nothing but what is kept in 16 bits, or not reached."""
+
+    quantizer: Quantizer
+
+    @property
+    def levels(self) -> Any:
+        return self.quantizer.levels
+
+    @property
+    def outside(self) -> "_Kept":
+        return _Kept(self.quantizer.outside)
+
+    def nominal(self, option: Any) -> float:
+        return self.quantizer.nominal(option)
+
+    def nbytes(self, shape: Any, option: Any) -> int:
+        return 0
