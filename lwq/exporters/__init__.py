@@ -16,8 +16,13 @@ from lwq.common.names import build, rebuild
 from lwq.contracts import Plan
 from lwq.contracts.methods import Exporter
 from lwq.engine.apply import Applied
+from lwq.exporters.autoround import AutoRound
+from lwq.exporters.compressed_tensors import CompressedTensors
 from lwq.exporters.dequantized import Dequantized
+from lwq.exporters.gptq import GPTQModel
+from lwq.exporters.mlx import MLX
 from lwq.exporters.own import Own
+from lwq.exporters.shared.grids import GridFormat
 from lwq.quantizers import QUANTIZERS
 
 if TYPE_CHECKING:
@@ -27,9 +32,13 @@ if TYPE_CHECKING:
 EXPORTERS: dict[str, type[Exporter]] = {
     "dequantized": Dequantized,
     "lwq": Own,
+    "compressed-tensors": CompressedTensors,
+    "gptq": GPTQModel,
+    "auto-round": AutoRound,
+    "mlx": MLX,
 }
 
-__all__ = ["EXPORTERS", "export", "require_exportable"]
+__all__ = ["EXPORTERS", "export", "named", "nearest", "require_exportable"]
 
 
 def export(
@@ -72,9 +81,32 @@ def require_exportable(
     """The exporter, and where it writes, absolute; raises the InputErrors of `export`, and needs no
     model.
     """
-    exporter: Exporter = build(EXPORTERS, "format", format)
+    exporter = named(format)
     exporter.require(plan, rebuild(QUANTIZERS, "quantizer", plan.quantizer))
     target = Path(folder).expanduser().absolute()
     if target.is_dir() and any(target.iterdir()):
         raise InputError(f"{target} is not empty; choose a new folder")
     return exporter, paths.writable(target, "--out")
+
+
+def named(format: str | Exporter) -> Exporter:
+    """The exporter of a name in EXPORTERS, a call in text (`gptq(target='vllm')`), or an object."""
+    # names with a dash are no names in a call
+    table = {name.replace("-", "_"): kind for name, kind in EXPORTERS.items()}
+    if isinstance(format, str):
+        name, bracket, rest = format.strip().partition("(")
+        format = (name.replace("-", "_") if name in EXPORTERS else name) + bracket + rest
+    exporter: Exporter = build(table, "format", format)
+    return exporter
+
+
+def nearest(plan: Plan, format: str | Exporter) -> Plan:
+    """`plan` itself where the format holds it, else the nearest one that it holds; the exporters of
+    uniform grids say what is near (`GridFormat.nearest`).
+    """
+    exporter = named(format)
+    quantizer = rebuild(QUANTIZERS, "quantizer", plan.quantizer)
+    if isinstance(exporter, GridFormat):
+        return exporter.nearest(plan, quantizer)
+    exporter.require(plan, quantizer)
+    return plan

@@ -1,0 +1,109 @@
+"""compressed-tensors, pack-quantized: read by transformers (with compressed-tensors) and vLLM."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lwq.common.names import pick
+from lwq.contracts import Plan, Shape
+from lwq.contracts.methods import Grid
+from lwq.exporters.shared import words
+from lwq.exporters.shared.grids import GridFormat, rules
+from lwq.quantizers import Packed
+from lwq.quantizers.storage.packed import FLOATS
+
+TARGETS = ("transformers", "vllm")
+
+
+@dataclass(frozen=True)
+class CompressedTensors(GridFormat):
+    """One `config_groups` entry for each distinct grid; kept matrices stand in `ignore`.
+
+    A word of 32 bits holds 32 // bits codes, so that 3, 5, 6 and 7 bits take 3.2, 5.33, 6.4 and 8:
+    `nbytes` says so. Tensors of a matrix (out, in): weight_packed int32 (out, words), weight_scale
+    (out, groups), weight_shape int64 (2,), and of an asymmetric one weight_zero_point int32
+    (words, groups).
+
+    Attributes:
+        target: "vllm" asks that joined matrices (q, k, v; gate, up) share one grid.
+        dtype: of what is not quantized; see `GridFormat`.
+
+    Source: neuralmagic/compressed-tensors 0.17 (Apache-2.0), what it reads.
+    """
+
+    target: str = "transformers"
+    dtype: str = "auto"
+
+    name: ClassVar[str] = "compressed-tensors"
+
+    def __post_init__(self) -> None:
+        pick(dict.fromkeys(TARGETS), "target", self.target)
+
+    @property
+    def says(self) -> str:
+        return "pack-quantized, 2 to 8 bits: transformers with compressed-tensors, vLLM"
+
+    @property
+    def joined(self) -> bool:
+        return self.target == "vllm"
+
+    def reason(self, grid: Grid, shape: Shape) -> str:
+        if grid.zeros == "numbers":
+            return "its zero points are numbers, and this format has codes there"
+        if grid.group_size != -1 and shape[1] % grid.group_size:
+            return f"groups of {grid.group_size} do not divide {shape[1]} columns"
+        return ""
+
+    def weigh(self, grid: Grid, shape: Shape) -> int:
+        rows, groups = shape[0], grid.groups(shape)
+        zeros = 4 * groups * words.padded_words(rows, grid.bits) if grid.zeros == "codes" else 0
+        codes = 4 * rows * words.padded_words(shape[1], grid.bits)
+        return codes + rows * groups * FLOATS[grid.scale_dtype].itemsize + 16 + zeros
+
+    def tensors(self, made: Packed, grid: Grid, plan: Plan) -> dict[str, Tensor]:
+        assert isinstance(made.scales, Tensor)
+        found = {
+            "weight_packed": words.padded(made.codes, made.bits),
+            "weight_scale": made.scales,
+            "weight_shape": torch.tensor(made.shape),
+        }
+        if isinstance(made.zeros, Tensor):
+            # (out, groups) -> (words, groups): packed down the rows
+            found["weight_zero_point"] = words.padded(made.zeros.T, made.bits).T
+        return found
+
+    def settings(
+        self, plan: Plan, grids: Mapping[str, Grid], kept: Iterable[str]
+    ) -> dict[str, Any]:
+        alike: dict[Grid, list[str]] = {}
+        for name, grid in grids.items():
+            alike.setdefault(grid, []).append(name)
+        groups = {
+            f"group_{number}": {
+                "targets": [f"re:{rule}" for rule in rules(names)],
+                "weights": _weights(grid),
+            }
+            for number, (grid, names) in enumerate(alike.items())
+        }
+        return {
+            "quantization_config": {
+                "quant_method": self.name,
+                "format": "pack-quantized",
+                "quantization_status": "compressed",
+                "config_groups": groups,
+                "ignore": ["lm_head", *kept],
+            }
+        }
+
+
+def _weights(grid: Grid) -> dict[str, Any]:
+    return {
+        "num_bits": grid.bits,
+        "type": "int",
+        "symmetric": grid.zeros == "none",
+        "strategy": "channel" if grid.group_size == -1 else "group",
+        "group_size": None if grid.group_size == -1 else grid.group_size,
+    }

@@ -1,0 +1,88 @@
+"""MLX's affine format: read by mlx-lm, on Apple's chips and on Linux CPUs."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lwq.contracts import Plan, Shape
+from lwq.contracts.methods import Grid
+from lwq.exporters.gptq import most_common
+from lwq.exporters.shared import words
+from lwq.exporters.shared.grids import GridFormat
+from lwq.quantizers import Packed
+from lwq.quantizers.storage.packed import FLOATS
+
+WIDTHS, GROUPS = (2, 3, 4, 5, 6, 8), (32, 64, 128)
+
+
+@dataclass(frozen=True)
+class MLX(GridFormat):
+    """Each matrix its own bits and group size, embeddings and head too; ŵ = q · scale + bias.
+
+    Tensors of a matrix (out, in): weight uint32 (out, in · bits / 32), scales and biases (out,
+    groups). The bias is −zero · scale, rounded to the dtype of the scales: beside the plan in
+    memory a weight is off by up to 2^−11 of it in float16.
+
+    Attributes:
+        dtype: of what is not quantized; see `GridFormat`.
+
+    Source: ml-explore/mlx 0.32 and mlx-lm 0.32 (MIT), what they read.
+    """
+
+    dtype: str = "auto"
+
+    name: ClassVar[str] = "mlx"
+    holds_outside: ClassVar[bool] = True
+
+    @property
+    def says(self) -> str:
+        return "MLX, 2, 3, 4, 5, 6 and 8 bits in groups of 32, 64 or 128: mlx-lm"
+
+    def reason(self, grid: Grid, shape: Shape) -> str:
+        if grid.bits not in WIDTHS:
+            return f"{grid.bits} bits, and MLX has {list(WIDTHS)}"
+        if grid.group_size not in GROUPS:
+            return f"groups of {grid.group_size}, and MLX has {list(GROUPS)}"
+        if shape[1] % grid.group_size:
+            return f"groups of {grid.group_size} do not divide {shape[1]} columns"
+        return ""
+
+    def weigh(self, grid: Grid, shape: Shape) -> int:
+        numbers = 2 * shape[0] * grid.groups(shape) * FLOATS[grid.scale_dtype].itemsize
+        return shape[0] * shape[1] * grid.bits // 8 + numbers
+
+    def tensors(self, made: Packed, grid: Grid, plan: Plan) -> dict[str, Tensor]:
+        assert isinstance(made.scales, Tensor)
+        zeros = 2 ** (made.bits - 1) if made.zeros is None else made.zeros
+        assert isinstance(zeros, int | Tensor)
+        biases = -(zeros * made.scales.float())
+        return {
+            "weight": words.stream(made.codes, made.bits).view(torch.uint32),
+            "scales": made.scales,
+            "biases": biases.to(made.scales.dtype),
+        }
+
+    def settings(
+        self, plan: Plan, grids: Mapping[str, Grid], kept: Iterable[str]
+    ) -> dict[str, Any]:
+        base = most_common(grids)
+        own = {name: _said(grid) for name, grid in grids.items() if grid != base}
+        said = {**_said(base), "mode": "affine", **own}
+        return {"quantization": said, "quantization_config": said}
+
+    def also(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """What transformers 5 says once for each type of layer, mlx-lm reads from one key each."""
+        ropes, layers = config.get("rope_parameters") or {}, config.get("layer_types") or []
+        found = {"rope_theta": ropes.get("full_attention", ropes).get("rope_theta")}
+        if "sliding_attention" in ropes:
+            found["rope_local_base_freq"] = ropes["sliding_attention"]["rope_theta"]
+        if {"full_attention", "sliding_attention"} <= set(layers):
+            found["sliding_window_pattern"] = layers.index("full_attention") + 1
+        return {key: value for key, value in found.items() if value is not None}
+
+
+def _said(grid: Grid) -> dict[str, int]:
+    return {"group_size": grid.group_size, "bits": grid.bits}

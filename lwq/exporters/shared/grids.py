@@ -1,0 +1,295 @@
+"""Formats that hold uniform grids and nothing else: what they refuse, and what they weigh."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lwq import models
+from lwq.common.errors import InputError
+from lwq.common.names import rebuild
+from lwq.contracts import DROPPED, KEPT, Option, Plan, Shape
+from lwq.contracts.methods import Exporter, Grid, Quantizer, Storage
+from lwq.engine.apply import all_matrices, matrix_bits
+from lwq.exporters.shared.shards import Shards, narrow, write_settings
+from lwq.quantizers import QUANTIZERS, Packed
+
+# how programs that join matrices call the joined one -> its members, in their order
+FUSED = {
+    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+    "gate_up_proj": ("gate_proj", "up_proj"),
+}
+
+
+@dataclass(frozen=True)
+class InFormat:
+    """Counts the bytes of a quantizer's options in another format than its own."""
+
+    quantizer: Quantizer
+    weigh: Callable[[Grid, Shape], int]
+
+    @property
+    def levels(self) -> tuple[Option, ...]:
+        return self.quantizer.levels
+
+    @property
+    def outside(self) -> "InFormat":
+        return InFormat(self.quantizer.outside, self.weigh)
+
+    def nominal(self, option: Option) -> float:
+        return self.quantizer.nominal(option)
+
+    def nbytes(self, shape: Shape, option: Any) -> int:
+        self.quantizer.nbytes(shape, option)  # an InputError where the shape does not suit it
+        if (grid := self.quantizer.grid(option)) is None:
+            raise InputError(f"{_called(self.quantizer)} has no uniform grid at {option!r} bits")
+        return self.weigh(grid, shape)
+
+
+class GridFormat(Exporter):
+    """What the exporters of codes, scales and zeros have in common.
+
+    Attributes:
+        name: the key in EXPORTERS.
+        holds_outside: whether embeddings and head can be quantized.
+        joined: whether members of FUSED must share one grid.
+        dtype: of what is not quantized; "auto": the 16 bits that hold it exactly, else float16.
+    """
+
+    name: ClassVar[str]
+    holds_outside: ClassVar[bool] = False
+    dtype: str
+
+    @property
+    def joined(self) -> bool:
+        return False
+
+    def reason(self, grid: Grid, shape: Shape) -> str:
+        """Why the format cannot hold a matrix on `grid`; "" where it can."""
+        raise NotImplementedError
+
+    def weigh(self, grid: Grid, shape: Shape) -> int:
+        """Bytes of the tensors of a matrix."""
+        raise NotImplementedError
+
+    def tensors(self, made: Packed, grid: Grid, plan: Plan) -> dict[str, Tensor]:
+        """What is written of a matrix, under its name."""
+        raise NotImplementedError
+
+    def settings(
+        self, plan: Plan, grids: Mapping[str, Grid], kept: Iterable[str]
+    ) -> dict[str, Any]:
+        """What config.json says.
+
+        grids: matrix -> its grid; kept: matrices that stay as they are.
+        """
+        raise NotImplementedError
+
+    def also(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings of the model under names that the reader knows, beside those in `config`."""
+        return {}
+
+    def sizer(self, quantizer: Quantizer) -> InFormat:
+        return InFormat(quantizer, self.weigh)
+
+    def require(self, plan: Plan, quantizer: Quantizer) -> None:
+        """Raise InputError, with the nearest plan that fits, for one that the format cannot
+        hold.
+        """
+        fault = next(self._faults(plan, quantizer), None)
+        if fault is None:
+            return
+        try:
+            fitting = self.nearest(plan, quantizer).bits
+        except InputError as error:
+            raise InputError(f"{fault}; {error}") from None
+        changes = [
+            f"{unit}: {option!r} -> {fitting[unit]!r}"
+            for unit, option in plan.bits.items()
+            if fitting[unit] != option
+        ]
+        more = f" … ({len(changes)} in all)" if len(changes) > 4 else ""
+        raise InputError(
+            f"{fault}. The nearest plan that {self.name!r} holds: {', '.join(changes[:4])}{more}; "
+            "lwq.exporters.nearest(plan, format) makes it"
+        )
+
+    def nearest(self, plan: Plan, quantizer: Quantizer) -> Plan:
+        """`plan` with each option that the format cannot hold replaced by the one with the nearest
+        nominal bits, the higher of two, and joined matrices raised to the highest among them.
+
+        Raises InputError where no option fits.
+        """
+        bits = {unit: self._nearest(plan, unit, quantizer) for unit in plan.bits}
+        owner = {name: unit for unit, names in plan.layout.units.items() for name in names}
+        for members in fused(owner) if self.joined else ():
+            units = {owner[name] for name in members}
+            best = max((bits[unit] for unit in units), key=lambda option: _nominal(option, plan))
+            bits |= dict.fromkeys(units, best)
+        return replace(plan, bits=bits)
+
+    def options(self, plan: Plan, unit: str, quantizer: Quantizer) -> tuple[Option, ...]:
+        """The options of `unit` that the format holds; 16 is always among them."""
+        return tuple(
+            option
+            for option in (*self._packer(plan, unit, quantizer).levels, KEPT)
+            if not self._unit_fault(plan, unit, option, quantizer)
+        )
+
+    def _nearest(self, plan: Plan, unit: str, quantizer: Quantizer) -> Option:
+        option = plan.bits[unit]
+        if not self._unit_fault(plan, unit, option, quantizer):
+            return option
+        if option == DROPPED:
+            raise InputError("plan without 0 bits: no option of the format comes near a drop")
+        packer = self._packer(plan, unit, quantizer)
+
+        def distance(other: Option) -> tuple[float, float]:
+            found = KEPT if other == KEPT else packer.nominal(other)
+            return abs(found - packer.nominal(option)), -found
+
+        return min(self.options(plan, unit, quantizer), key=distance)
+
+    def _packer(self, plan: Plan, unit: str, quantizer: Quantizer) -> Quantizer:
+        return quantizer.outside if unit in plan.layout.outside else quantizer
+
+    def _faults(self, plan: Plan, quantizer: Quantizer) -> Iterator[str]:
+        for unit, option in plan.bits.items():
+            if fault := self._unit_fault(plan, unit, option, quantizer):
+                yield fault
+        if self.joined:
+            options = matrix_bits(plan)
+            for members in fused(options):
+                if len({options[name] for name in members}) > 1:
+                    yield (
+                        f"{members[0]} and {members[-1].rpartition('.')[2]} are one matrix there, "
+                        f"and the plan gives them {[options[name] for name in members]}"
+                    )
+
+    def _unit_fault(self, plan: Plan, unit: str, option: Option, quantizer: Quantizer) -> str:
+        """The first matrix of `unit` that cannot have `option`, and why; "" where all can."""
+        if option == KEPT:
+            return ""
+        if option == DROPPED:
+            return f"{unit}: 0 bits, and the format {self.name!r} cannot drop a block"
+        if unit in plan.layout.outside and not self.holds_outside:
+            return f"{unit}: the format {self.name!r} keeps embeddings and head"
+        packer = self._packer(plan, unit, quantizer)
+        grid = packer.grid(option) if option in packer.levels else None
+        for name, shape in plan.layout.units[unit].items():
+            if grid is None:
+                return (
+                    f"{name}: {option!r} of {_called(packer)} is no uniform grid alone, and the "
+                    f"format {self.name!r} holds nothing else"
+                )
+            if name.rpartition(".")[2].isdecimal():
+                return f"{name}: one of a stack of experts, which {self.name!r} is not written for"
+            if why := self.reason(grid, (shape[0], shape[1])):
+                return f"{name}: {option!r}: {why}"
+        return ""
+
+    def __call__(
+        self, model: Any, packed: Iterator[tuple[str, Storage]], plan: Plan, folder: Path
+    ) -> Path:
+        options = matrix_bits(plan)
+        grids = grids_of(plan)
+        _require_plain(model, grids, self.name)
+        taken = {f"{name}.weight" for name in grids}
+        dtype = models.DTYPES.get(self.dtype) or common(
+            tensor for key, tensor in models.stored(model) if key not in taken
+        )
+        with Shards(folder) as out:
+            for name, made in packed:
+                assert isinstance(made, Packed)  # `require` has seen to it
+                for part, tensor in self.tensors(made, grids[name], plan).items():
+                    out.add(f"{name}.{part}", tensor)
+            for key, tensor in models.stored(model):
+                if key not in taken:
+                    out.add(key, tensor.to(dtype) if tensor.is_floating_point() else tensor)
+        kept = [name for name, option in options.items() if option == KEPT]
+        said = self.settings(plan, grids, kept) | self.also(model.config.to_dict())
+        write_settings(model, folder, dtype, said)
+        return folder
+
+
+def grids_of(plan: Plan) -> dict[str, Grid]:
+    """Matrix -> its grid, of those that the plan quantizes."""
+    quantizer = rebuild(QUANTIZERS, "quantizer", plan.quantizer)
+    found: dict[str, Grid] = {}
+    for unit, names in plan.layout.units.items():
+        packer = quantizer.outside if unit in plan.layout.outside else quantizer
+        option = plan.bits[unit]
+        if option not in (DROPPED, KEPT) and (grid := packer.grid(option)):
+            found |= dict.fromkeys(names, grid)
+    return found
+
+
+def common(tensors: Iterable[Tensor]) -> torch.dtype:
+    """The 16 bits that hold all of `tensors`: exactly where one kind does, else float16, or
+    bfloat16 where a number is too large.
+    """
+    found = Counter(
+        (narrow(tensor), bool((tensor.to(narrow(tensor)).to(tensor.dtype) == tensor).all()))
+        for tensor in tensors
+        if tensor.is_floating_point()
+    )
+    rounded = {dtype for dtype, exact in found if not exact}
+    kinds = rounded or {dtype for dtype, _ in found}
+    return torch.bfloat16 if kinds == {torch.bfloat16} else torch.float16
+
+
+def fused(names: Iterable[str]) -> Iterator[list[str]]:
+    """The matrices that some programs join, set after set, where all members are among `names`."""
+    there = dict.fromkeys(names)
+    for name in there:
+        parent, _, leaf = name.rpartition(".")
+        for members in FUSED.values():
+            full = [f"{parent}.{member}" for member in members]
+            if leaf == members[0] and all(member in there for member in full):
+                yield full
+
+
+def rules(names: Iterable[str]) -> list[str]:
+    """Anchored, escaped regular expressions that match `names` and no other module's: one for each
+    set of numbers (blocks) that names share.
+    """
+    numbers: dict[tuple[str, str], list[str]] = {}  # what stands before and after the first number
+    for name in names:
+        before, number, after = re.fullmatch(r"(.*?)(?:\.(\d+)(?=\.)(.*))?", name).groups()  # type: ignore[union-attr]
+        numbers.setdefault((before, after or ""), []).extend([number] if number else [])
+    alike: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (before, after), own in numbers.items():
+        alike.setdefault((before, tuple(own)), []).append(after)
+    return [_rule(before, own, afters) for (before, own), afters in alike.items()]
+
+
+def _rule(before: str, numbers: tuple[str, ...], afters: list[str]) -> str:
+    middle = rf"\.({'|'.join(numbers)})" if numbers else ""
+    ends = "|".join(re.escape(after) for after in afters)
+    return f"^{re.escape(before)}{middle}{f'({ends})' if len(afters) > 1 else ends}$"
+
+
+def _require_plain(model: nn.Module, names: Iterable[str], format: str) -> None:
+    """Raise InputError for a matrix whose module other programs do not find as they expect it."""
+    table = all_matrices(model)
+    for name in names:
+        if table[name].transposed or table[name].expert is not None:
+            kind = type(table[name].module).__name__
+            raise InputError(
+                f"{name} is a {kind}, and the format {format!r} is written for Linear alone; "
+                "choose 'lwq' or 'dequantized'"
+            )
+
+
+def _nominal(option: Option, plan: Plan) -> float:
+    """By which options of one plan are ranked: the number that an option begins with."""
+    return float(re.match(r"[0-9.]+", str(option)).group())  # type: ignore[union-attr]
+
+
+def _called(quantizer: Quantizer) -> str:
+    return type(quantizer).__name__.lower()
