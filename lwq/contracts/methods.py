@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from lwq.common.errors import InputError
-from lwq.contracts.layout import Option, Shape, Sizer
+from lwq.contracts.layout import DROPPED, KEPT, Layout, Option, Shape, Sizer
 from lwq.contracts.plan import Budget, Plan
 from lwq.contracts.results import Losses
 from lwq.contracts.scores import Costs, Scores
@@ -203,6 +203,15 @@ class Exporter(Protocol):
     def nbytes(self, plan: Plan, quantizer: Quantizer) -> int:
         """Bytes of the tensors that it will write for `plan`; headers and settings come on top."""
         return plan.size(self.sizer(quantizer)).total_bytes
+
+    def options(self, layout: Layout, unit: str, quantizer: Quantizer) -> tuple[Option, ...]:
+        """The options of `unit` that the format holds, as `Budget.options` takes them."""
+        packer = quantizer.outside if unit in layout.outside else quantizer
+        return (*packer.levels, KEPT) if unit in layout.outside else (DROPPED, *packer.levels, KEPT)
+
+    def groups(self, layout: Layout) -> dict[str, str]:
+        """Unit -> the group whose members must have one option, as `Budget.groups` takes them."""
+        return {}
 
     def require(self, plan: Plan, quantizer: Quantizer) -> None:
         """Raise InputError, before any work, for a plan that the format cannot hold."""

@@ -28,7 +28,9 @@ class CompressedTensors(GridFormat):
     (words, groups).
 
     Attributes:
-        target: "vllm" asks that joined matrices (q, k, v; gate, up) share one grid.
+        target: "vllm": joined matrices (q, k, v; gate, up) share one grid, of those that its
+            kernels on GPUs always know: 4 and 8 bits symmetric, 4 asymmetric, a scale for 32, 64 or
+            128 columns or for a row. (It joins members of several grids without a word.)
         dtype: of what is not quantized; see `GridFormat`.
 
     Source: neuralmagic/compressed-tensors 0.17 (Apache-2.0), what it reads.
@@ -53,6 +55,8 @@ class CompressedTensors(GridFormat):
     def reason(self, grid: Grid, shape: Shape) -> str:
         if grid.zeros == "numbers":
             return "its zero points are numbers, and this format has codes there"
+        if self.target == "vllm" and (why := _no_kernel(grid)):
+            return why
         if grid.group_size != -1 and shape[1] % grid.group_size:
             return f"groups of {grid.group_size} do not divide {shape[1]} columns"
         return ""
@@ -97,6 +101,16 @@ class CompressedTensors(GridFormat):
                 "ignore": ["lm_head", *kept],
             }
         }
+
+
+def _no_kernel(grid: Grid) -> str:
+    widths, groups = ((4, 8) if grid.zeros == "none" else (4,)), (-1, 32, 64, 128)
+    if grid.bits not in widths:
+        kind = "symmetric" if grid.zeros == "none" else "asymmetric"
+        return f"{grid.bits} bits, and vLLM's kernels have {list(widths)} {kind}"
+    if grid.group_size not in groups:
+        return f"groups of {grid.group_size}, and vLLM's kernels have {list(groups)}"
+    return ""
 
 
 def _weights(grid: Grid) -> dict[str, Any]:

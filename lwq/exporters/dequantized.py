@@ -9,8 +9,9 @@ from torch import nn
 
 from lwq import models
 from lwq.common.errors import InputError
-from lwq.contracts import DROPPED, Plan
+from lwq.contracts import DROPPED, Layout, Option, Plan
 from lwq.contracts.methods import Exporter, Quantizer, Storage
+from lwq.exporters.shared.sizers import InFormat
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,13 @@ class Dequantized(Exporter):
     @property
     def says(self) -> str:
         return "dequantized weights for transformers: the plan is simulated, the files are large"
+
+    def sizer(self, quantizer: Quantizer) -> InFormat:
+        """Two bytes a weight, whatever the plan: of a model that was loaded in 16 bits."""
+        return InFormat(quantizer, lambda _, shape, __: 2 * shape[0] * shape[1])
+
+    def options(self, layout: Layout, unit: str, quantizer: Quantizer) -> tuple[Option, ...]:
+        return tuple(o for o in Exporter.options(self, layout, unit, quantizer) if o != DROPPED)
 
     def require(self, plan: Plan, quantizer: Quantizer) -> None:
         """Raise InputError for a plan that drops blocks: plain weights cannot say so."""

@@ -12,7 +12,7 @@ from lwq.common.names import pick
 from lwq.contracts import Plan, Shape
 from lwq.contracts.methods import Grid
 from lwq.exporters.shared import words
-from lwq.exporters.shared.grids import FUSED, GridFormat, fused, rules
+from lwq.exporters.shared.grids import GridFormat, fused, rules
 from lwq.quantizers import Packed
 
 TARGETS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {  # who reads -> widths, groups
@@ -150,9 +150,4 @@ def most_common(grids: Mapping[str, Grid]) -> Grid:
 def _rules(names: Iterable[str]) -> list[str]:
     """Rules that match `names`, and the joined matrix where all of its members are among them."""
     own = list(names)
-    aliases = {FUSED[alias][0]: alias for alias in FUSED}
-    joined = [
-        f"{members[0].rpartition('.')[0]}.{aliases[members[0].rpartition('.')[2]]}"
-        for members in fused(own)
-    ]
-    return rules([*own, *joined])
+    return rules([*own, *(alias for alias, _ in fused(own))])

@@ -15,6 +15,7 @@ from lwq.contracts import Plan, dropped, inside
 from lwq.contracts.methods import Exporter, Quantizer, Storage
 from lwq.engine.apply import all_matrices
 from lwq.exporters.shared.shards import Shards, narrow, parameter, write_settings
+from lwq.exporters.shared.sizers import InFormat
 from lwq.quantizers import storage
 
 MARK = "packed.json"  # in the folder: which matrices are packed, and how
@@ -50,8 +51,8 @@ class Own(Exporter):
         wide = Exporter.nbytes(self, plan, quantizer)
         if self.dtype != "float32":
             return wide
-        kept = plan.size(_Kept(quantizer)).total_bytes  # of what stays alone, two bytes a weight
-        return wide + kept
+        # what is packed weighs nothing here: two bytes a weight of all else, once more
+        return wide + plan.size(InFormat(quantizer, lambda *_: 0)).total_bytes
 
     def __call__(
         self, model: Any, packed: Iterator[tuple[str, Storage]], plan: Plan, folder: Path
@@ -86,24 +87,3 @@ class Own(Exporter):
         if not tensor.is_floating_point():
             return tensor
         return tensor.to(DTYPES[self.dtype] or narrow(tensor))
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """Counts nothing but what is kept in 16 bits, or not reached."""
-
-    quantizer: Quantizer
-
-    @property
-    def levels(self) -> Any:
-        return self.quantizer.levels
-
-    @property
-    def outside(self) -> "_Kept":
-        return _Kept(self.quantizer.outside)
-
-    def nominal(self, option: Any) -> float:
-        return self.quantizer.nominal(option)
-
-    def nbytes(self, shape: Any, option: Any) -> int:
-        return 0

@@ -2,8 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from lwq import models
 from lwq.common.errors import InputError
 from lwq.common.names import rebuild
-from lwq.contracts import DROPPED, KEPT, Option, Plan, Shape
+from lwq.contracts import DROPPED, KEPT, Layout, Option, Plan, Shape
+from lwq.contracts.layout import nominal_bits
 from lwq.contracts.methods import Exporter, Grid, Quantizer, Storage
 from lwq.engine.apply import all_matrices, matrix_bits
 from lwq.exporters.shared.shards import Shards, narrow, write_settings
+from lwq.exporters.shared.sizers import InFormat
 from lwq.quantizers import QUANTIZERS, Packed
 
 # how programs that join matrices call the joined one -> its members, in their order
@@ -24,31 +26,6 @@ FUSED = {
     "qkv_proj": ("q_proj", "k_proj", "v_proj"),
     "gate_up_proj": ("gate_proj", "up_proj"),
 }
-
-
-@dataclass(frozen=True)
-class InFormat:
-    """Counts the bytes of a quantizer's options in another format than its own."""
-
-    quantizer: Quantizer
-    weigh: Callable[[Grid, Shape], int]
-
-    @property
-    def levels(self) -> tuple[Option, ...]:
-        return self.quantizer.levels
-
-    @property
-    def outside(self) -> "InFormat":
-        return InFormat(self.quantizer.outside, self.weigh)
-
-    def nominal(self, option: Option) -> float:
-        return self.quantizer.nominal(option)
-
-    def nbytes(self, shape: Shape, option: Any) -> int:
-        self.quantizer.nbytes(shape, option)  # an InputError where the shape does not suit it
-        if (grid := self.quantizer.grid(option)) is None:
-            raise InputError(f"{_called(self.quantizer)} has no uniform grid at {option!r} bits")
-        return self.weigh(grid, shape)
 
 
 class GridFormat(Exporter):
@@ -95,7 +72,12 @@ class GridFormat(Exporter):
         return {}
 
     def sizer(self, quantizer: Quantizer) -> InFormat:
-        return InFormat(quantizer, self.weigh)
+        return InFormat(quantizer, self._weighed)
+
+    def _weighed(self, quantizer: Quantizer, shape: Shape, option: Option) -> int:
+        if (grid := quantizer.grid(option)) is None:
+            raise InputError(f"{_called(quantizer)} has no uniform grid at {option!r} bits")
+        return self.weigh(grid, shape)
 
     def require(self, plan: Plan, quantizer: Quantizer) -> None:
         """Raise InputError, with the nearest plan that fits, for one that the format cannot
@@ -125,63 +107,75 @@ class GridFormat(Exporter):
 
         Raises InputError where no option fits.
         """
-        bits = {unit: self._nearest(plan, unit, quantizer) for unit in plan.bits}
-        owner = {name: unit for unit, names in plan.layout.units.items() for name in names}
-        for members in fused(owner) if self.joined else ():
-            units = {owner[name] for name in members}
-            best = max((bits[unit] for unit in units), key=lambda option: _nominal(option, plan))
+        bits = {
+            unit: self._nearest(plan.layout, unit, option, quantizer)
+            for unit, option in plan.bits.items()
+        }
+        together: dict[str, list[str]] = {}
+        for unit, group in self.groups(plan.layout).items():
+            together.setdefault(group, []).append(unit)
+        for units in together.values():
+            best = max((bits[unit] for unit in units), key=lambda o: nominal_bits(o, quantizer))
             bits |= dict.fromkeys(units, best)
         return replace(plan, bits=bits)
 
-    def options(self, plan: Plan, unit: str, quantizer: Quantizer) -> tuple[Option, ...]:
-        """The options of `unit` that the format holds; 16 is always among them."""
+    def options(self, layout: Layout, unit: str, quantizer: Quantizer) -> tuple[Option, ...]:
+        packer = _packer(layout, unit, quantizer)
         return tuple(
             option
-            for option in (*self._packer(plan, unit, quantizer).levels, KEPT)
-            if not self._unit_fault(plan, unit, option, quantizer)
+            for option in (*packer.levels, KEPT)
+            if not self._unit_fault(layout, unit, option, quantizer)
         )
 
-    def _nearest(self, plan: Plan, unit: str, quantizer: Quantizer) -> Option:
-        option = plan.bits[unit]
-        if not self._unit_fault(plan, unit, option, quantizer):
+    def groups(self, layout: Layout) -> dict[str, str]:
+        owner = {name: unit for unit, names in layout.units.items() for name in names}
+        found: dict[str, str] = {}
+        for alias, members in fused(owner) if self.joined else ():
+            units = {owner[name] for name in members}
+            if len(units) > 1:
+                # units of several joined matrices bring their groups together
+                known = next((found[unit] for unit in units if unit in found), alias)
+                found |= dict.fromkeys(units, known)
+        return found
+
+    def _nearest(self, layout: Layout, unit: str, option: Option, quantizer: Quantizer) -> Option:
+        if not self._unit_fault(layout, unit, option, quantizer):
             return option
         if option == DROPPED:
-            raise InputError("plan without 0 bits: no option of the format comes near a drop")
-        packer = self._packer(plan, unit, quantizer)
+            raise InputError("no option of the format comes near 0 bits; plan without them")
+        packer = _packer(layout, unit, quantizer)
+        wanted = nominal_bits(option, packer)
 
         def distance(other: Option) -> tuple[float, float]:
-            found = KEPT if other == KEPT else packer.nominal(other)
-            return abs(found - packer.nominal(option)), -found
+            found = nominal_bits(other, packer)
+            return abs(found - wanted), -found
 
-        return min(self.options(plan, unit, quantizer), key=distance)
-
-    def _packer(self, plan: Plan, unit: str, quantizer: Quantizer) -> Quantizer:
-        return quantizer.outside if unit in plan.layout.outside else quantizer
+        return min(self.options(layout, unit, quantizer), key=distance)
 
     def _faults(self, plan: Plan, quantizer: Quantizer) -> Iterator[str]:
         for unit, option in plan.bits.items():
-            if fault := self._unit_fault(plan, unit, option, quantizer):
+            if fault := self._unit_fault(plan.layout, unit, option, quantizer):
                 yield fault
-        if self.joined:
-            options = matrix_bits(plan)
-            for members in fused(options):
-                if len({options[name] for name in members}) > 1:
-                    yield (
-                        f"{members[0]} and {members[-1].rpartition('.')[2]} are one matrix there, "
-                        f"and the plan gives them {[options[name] for name in members]}"
-                    )
+        groups = self.groups(plan.layout)
+        first = {group: unit for unit, group in reversed(groups.items())}
+        for unit, group in groups.items():
+            if plan.bits[unit] != plan.bits[first[group]]:
+                yield (
+                    f"{first[group]} has {plan.bits[first[group]]!r} and {unit} "
+                    f"{plan.bits[unit]!r}: they are one matrix there, {group}"
+                )
 
-    def _unit_fault(self, plan: Plan, unit: str, option: Option, quantizer: Quantizer) -> str:
+    def _unit_fault(self, layout: Layout, unit: str, option: Option, quantizer: Quantizer) -> str:
         """The first matrix of `unit` that cannot have `option`, and why; "" where all can."""
         if option == KEPT:
             return ""
         if option == DROPPED:
             return f"{unit}: 0 bits, and the format {self.name!r} cannot drop a block"
-        if unit in plan.layout.outside and not self.holds_outside:
-            return f"{unit}: the format {self.name!r} keeps embeddings and head"
-        packer = self._packer(plan, unit, quantizer)
+        if unit in layout.outside and not self.holds_outside:
+            return f"{unit}: {option!r}, and the format {self.name!r} keeps embeddings and head"
+        packer = _packer(layout, unit, quantizer)
         grid = packer.grid(option) if option in packer.levels else None
-        for name, shape in plan.layout.units[unit].items():
+        for name, shape in layout.units[unit].items():
             if grid is None:
                 return (
                     f"{name}: {option!r} of {_called(packer)} is no uniform grid alone, and the "
@@ -222,8 +216,7 @@ def grids_of(plan: Plan) -> dict[str, Grid]:
     quantizer = rebuild(QUANTIZERS, "quantizer", plan.quantizer)
     found: dict[str, Grid] = {}
     for unit, names in plan.layout.units.items():
-        packer = quantizer.outside if unit in plan.layout.outside else quantizer
-        option = plan.bits[unit]
+        packer, option = _packer(plan.layout, unit, quantizer), plan.bits[unit]
         if option not in (DROPPED, KEPT) and (grid := packer.grid(option)):
             found |= dict.fromkeys(names, grid)
     return found
@@ -243,15 +236,17 @@ def common(tensors: Iterable[Tensor]) -> torch.dtype:
     return torch.bfloat16 if kinds == {torch.bfloat16} else torch.float16
 
 
-def fused(names: Iterable[str]) -> Iterator[list[str]]:
-    """The matrices that some programs join, set after set, where all members are among `names`."""
+def fused(names: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
+    """(joined matrix, its members) of those that some programs join, where all members are among
+    `names`.
+    """
     there = dict.fromkeys(names)
     for name in there:
         parent, _, leaf = name.rpartition(".")
-        for members in FUSED.values():
+        for alias, members in FUSED.items():
             full = [f"{parent}.{member}" for member in members]
             if leaf == members[0] and all(member in there for member in full):
-                yield full
+                yield f"{parent}.{alias}", full
 
 
 def rules(names: Iterable[str]) -> list[str]:
@@ -286,9 +281,8 @@ def _require_plain(model: nn.Module, names: Iterable[str], format: str) -> None:
             )
 
 
-def _nominal(option: Option, plan: Plan) -> float:
-    """By which options of one plan are ranked: the number that an option begins with."""
-    return float(re.match(r"[0-9.]+", str(option)).group())  # type: ignore[union-attr]
+def _packer(layout: Layout, unit: str, quantizer: Quantizer) -> Quantizer:
+    return quantizer.outside if unit in layout.outside else quantizer
 
 
 def _called(quantizer: Quantizer) -> str:

@@ -1,0 +1,87 @@
+"""What a runtime can hold, as constraints on a budget: solved for, not refused afterwards."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lwq.common.names import pick
+from lwq.contracts import Budget, Layout, Option
+from lwq.contracts.layout import Sizer
+from lwq.contracts.methods import Quantizer
+from lwq.exporters import named
+
+
+@dataclass(frozen=True)
+class Target:
+    """A runtime.
+
+    Attributes:
+        format: what it reads, as `lwq.export` takes it.
+        quantizer: one whose options it holds.
+        widths: to choose from, where nobody names others.
+    """
+
+    format: str
+    quantizer: str
+    widths: tuple[Option, ...]
+
+
+TARGETS: dict[str, Target] = {
+    "lwq": Target("lwq", "gptq", (2, 3, 4, 5, 6, 8)),
+    "transformers": Target("compressed-tensors", "gptq", (2, 3, 4, 5, 6, 8)),
+    "vllm": Target("compressed-tensors(target='vllm')", "gptq(sym=True)", (4, 8, 16)),
+    "mlx": Target("mlx", "gptq", (2, 3, 4, 5, 6, 8)),
+}
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """What a format leaves open, as `Budget` and `lwq.allocate` take it.
+
+    Attributes:
+        options: unit -> the options that can be written.
+        groups: unit -> the group whose members get one option.
+        sizer: counts the bytes that are written.
+    """
+
+    options: Mapping[str, tuple[Option, ...]]
+    groups: Mapping[str, str]
+    sizer: Sizer
+
+
+def constraints(format: Any, layout: Layout, quantizer: Quantizer) -> Constraints:
+    """What `format`, a name in EXPORTERS or an exporter, holds of a model, unit by unit."""
+    exporter = named(format)
+    return Constraints(
+        {unit: exporter.options(layout, unit, quantizer) for unit in layout.units},
+        exporter.groups(layout),
+        exporter.sizer(quantizer),
+    )
+
+
+def budget(
+    target: str,
+    layout: Layout,
+    quantizer: Quantizer,
+    limit: str,
+    amount: float,
+    widths: tuple[Option, ...] | None = None,
+) -> Budget:
+    """A budget whose every plan the runtime holds, in the bytes of its format.
+
+    Args:
+        target: a name in TARGETS.
+        limit, amount: as `Budget` has them.
+        widths: to choose from; None: those of the target. A unit that can have none of them gets
+            16 bits.
+
+    Raises InputError for an unknown target, or a limit that no plan reaches.
+    """
+    runtime: Target = pick(TARGETS, "target", target)
+    held = constraints(runtime.format, layout, quantizer)
+    wanted = widths or runtime.widths
+    options = {
+        unit: tuple(option for option in own if option in wanted) or (16,)
+        for unit, own in held.options.items()
+    }
+    return Budget(layout, wanted, held.sizer, limit, amount, options=options, groups=held.groups)
