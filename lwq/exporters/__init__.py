@@ -84,9 +84,11 @@ def require_exportable(
     exporter = named(format)
     exporter.require(plan, rebuild(QUANTIZERS, "quantizer", plan.quantizer))
     target = Path(folder).expanduser().absolute()
-    if target.is_dir() and any(target.iterdir()):
-        raise InputError(f"{target} is not empty; choose a new folder")
-    return exporter, paths.writable(target, "--out")
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        kind = "is not empty" if target.is_dir() else "is a file"
+        raise InputError(f"{target} {kind}; choose a new folder")
+    paths.writable(target.parent, "--out")  # it is built there, and renamed
+    return exporter, target
 
 
 def named(format: str | Exporter) -> Exporter:

@@ -94,7 +94,7 @@ class Shards:
         except (OSError, SafetensorError) as error:
             raise RunError(f"{self.folder} does not read back: {error}") from None
         if found != self._sums:
-            wrong = sorted(k for k in found.keys() | self._sums if found.get(k) != self._sums[k])
+            wrong = sorted(dict(found.items() ^ self._sums.items()))
             raise RunError(f"{self.folder} reads back with other tensors: {wrong[:3]}")
 
 

@@ -1,0 +1,452 @@
+"""Every exporter: predicted bytes are those on disk, refusals come before work, a folder is whole
+or absent, and what is read back, by code of the test's own, is the plan applied in memory.
+
+pytest tests/test_exporters.py
+"""
+
+import copy
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import lwq
+from lwq import models
+from lwq.common.names import rebuild
+from lwq.contracts import files
+from lwq.engine.apply import all_matrices
+from lwq.exporters import EXPORTERS, named, nearest, reading, table, targets
+from lwq.exporters.held import Held
+from lwq.exporters.shared import shards
+from lwq.exporters.shared.grids import GridFormat, rules
+from lwq.inputs import toy
+from lwq.quantizers import QUANTIZERS
+from tests import architectures
+
+MODELS = ("llama", "qwen2", "gemma3")
+GRIDS = [name for name, kind in EXPORTERS.items() if issubclass(kind, GridFormat)]
+OURS = [*GRIDS, "lwq", "dequantized"]
+QUANTIZER = "rtn(group_size=32)"
+OPTIONS = (4, 3, 8, "4g64", 2, 16, 5, 6, 7)
+
+
+def plan_for(model, quantizer=QUANTIZER, options=OPTIONS, beyond=None, granularity="matrix"):
+    """`options` in turn, and `beyond` for embeddings and head."""
+    layout = models.layout(model, granularity, outside=beyond is not None)
+    bits = {u: options[i % len(options)] for i, u in enumerate(layout.units)}
+    bits |= dict.fromkeys(layout.outside, beyond)
+    return lwq.Plan(bits, layout, quantizer)
+
+
+def strategy(plan):
+    return rebuild(QUANTIZERS, "quantizer", plan.quantizer)
+
+
+def in_16_bits(name):
+    """A model whose numbers 16 bits hold."""
+    return models.cast(models.cast(architectures.make(name), "bfloat16"), "float32")
+
+
+def written(folder):
+    return dict(shards.read(folder))
+
+
+def export(model, plan, folder, format):
+    lwq.export(model, plan, folder, toy.tokenizer(), architectures.tokens(), format=format)
+    return written(folder)
+
+
+@pytest.mark.parametrize("format", OURS)
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("quantizer", [QUANTIZER, "rtn(group_size=64, sym=True)"])
+def test_predicted_bytes_are_those_on_disk(format, name, quantizer, tmp_path):
+    model = in_16_bits(name)
+    if format == "dequantized":
+        model = models.cast(model, "bfloat16")
+    plan = nearest(plan_for(model, quantizer), format)
+    predicted = named(format).nbytes(plan, strategy(plan))
+    found = export(model, plan, tmp_path / "out", format)
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert sum(t.nbytes for t in found.values()) == predicted
+    assert ("lm_head.weight" in found) is not tied
+    assert lwq.Plan.load(tmp_path / "out" / "plan.json").id == plan.id
+
+
+def stream(words, bits, count):
+    """Codes of one row of words, lowest bit first, one bit after the other: slow and plain."""
+    found = "".join(f"{int(word) & 0xFFFFFFFF:032b}"[::-1] for word in words)
+    return [int(found[i * bits : (i + 1) * bits][::-1], 2) for i in range(count)]
+
+
+def in_planes(words, bits, count):
+    """Codes of planes: of each 32 codes first the low bits of all, then those above."""
+    cuts = {2: [2], 3: [2, 1], 4: [4], 5: [4, 1], 6: [4, 2], 7: [4, 2, 1], 8: [8]}[bits]
+    codes = []
+    for start in range(0, len(words), bits):
+        block, low, total = words[start : start + bits], 0, [0] * 32
+        for width in cuts:
+            plane = stream(block[low : low + width], width, 32)
+            total = [code | (part << low) for code, part in zip(total, plane, strict=True)]
+            low += width
+        codes += total
+    return codes[:count]
+
+
+def unpacked_gptq(found, name, said, rule):
+    """ŵ of a matrix from qweight, qzeros and scales, by the published layout."""
+    bits = rule.get("bits", said["bits"])
+    words, scales = found[f"{name}.qweight"], found[f"{name}.scales"].float()
+    size = rule.get("group_size", said["group_size"])
+    version = (
+        said.get("checkpoint_format")
+        or {
+            "auto_round:auto_gptq": "gptq",
+            "auto_round": "gptq_v2",
+        }[said["packing_format"]]
+    )
+    unpack = in_planes if version == "gptq_p" else stream
+    columns, rows = len(words) * 32 // bits, words.shape[1]
+    size = columns if size == -1 else size
+    q = torch.tensor([unpack(words[:, r].tolist(), bits, columns) for r in range(rows)])
+    zeros = torch.tensor([unpack(z.tolist(), bits, rows) for z in found[f"{name}.qzeros"]])
+    zeros = zeros + (version == "gptq")  # (groups, out)
+    groups = torch.arange(columns) // size
+    if f"{name}.g_idx" in found:
+        assert found[f"{name}.g_idx"].tolist() == groups.tolist()
+    return (q - zeros[groups].T) * scales[groups].T
+
+
+def own_rule(name, dynamic):
+    """What GPTQModel finds first; None for a matrix that stays."""
+    for rule, said in dynamic.items():
+        if re.match(rule[2:], name):
+            return None if rule.startswith("-:") else said
+    return {}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("quantizer", "options", "version"),
+    [
+        ("rtn(group_size=32, sym=True)", (4, 8, 3, 16, 2, "4g64"), "gptq"),
+        (QUANTIZER, (4, 8, 3, 16, 2, "4g64"), "gptq_v2"),
+        (QUANTIZER, (4, 5, 6, 7, 3), "gptq_p"),
+        ("mse(group_size=-1)", (4, 3), "gptq_v2"),
+    ],
+)
+def test_gptq_reads_back(name, quantizer, options, version, tmp_path):
+    model = in_16_bits(name)
+    plan = plan_for(model, quantizer, options)
+    found = export(model, plan, tmp_path / "out", "gptq")
+    said = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    assert said["checkpoint_format"] == version and said["sym"] is ("sym" in quantizer)
+    for unit, option in plan.bits.items():
+        rule = own_rule(unit, said.get("dynamic", {}))
+        assert (rule is None) is (option == 16)
+        if rule is not None:
+            weight = all_matrices(model)[unit].view()
+            assert torch.equal(unpacked_gptq(found, unit, said, rule), weight)
+
+
+@pytest.mark.parametrize("quantizer", ["rtn(group_size=32, sym=True)", QUANTIZER])
+def test_autoround_reads_back(quantizer, tmp_path):
+    model = in_16_bits("qwen2")
+    plan = plan_for(model, quantizer, (4, 8, 3, 16, 2, "4g64"))
+    found = export(model, plan, tmp_path / "out", "auto-round")
+    said = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    for unit in plan.bits:
+        rule = said["extra_config"].get(unit, {})
+        if rule.get("bits") == 16:
+            assert plan.bits[unit] == 16 and f"{unit}.weight" in found
+            continue
+        weight = all_matrices(model)[unit].view()
+        assert torch.equal(unpacked_gptq(found, unit, said, rule), weight)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("quantizer", [QUANTIZER, "rtn(group_size=-1, sym=True)", "gptq"])
+def test_compressed_tensors_read_back(name, quantizer, tmp_path):
+    model = in_16_bits(name)
+    plan = plan_for(model, quantizer, (4, 3, 8, 16, 5, "4g32"))
+    found = export(model, plan, tmp_path / "out", "compressed-tensors")
+    said = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    assert said["format"] == "pack-quantized"
+    for unit, option in plan.bits.items():
+        groups = [
+            group["weights"]
+            for group in said["config_groups"].values()
+            if any(re.match(target[3:], unit) for target in group["targets"])
+        ]
+        assert (unit in said["ignore"]) is (option == 16) and len(groups) == (option != 16)
+        if groups:
+            assert torch.equal(unpacked_ct(found, unit, *groups), all_matrices(model)[unit].view())
+
+
+def unpacked_ct(found, name, said):
+    """ŵ from weight_packed, weight_scale and weight_zero_point: 32 // bits codes a word."""
+    bits, each = said["num_bits"], 32 // said["num_bits"]
+    rows, columns = found[f"{name}.weight_shape"].tolist()
+    scales = found[f"{name}.weight_scale"].float()
+
+    def codes(words, count):
+        found = [(int(w) >> (bits * i)) & (2**bits - 1) for w in words for i in range(each)]
+        return found[:count]
+
+    q = torch.tensor([codes(row, columns) for row in found[f"{name}.weight_packed"].tolist()])
+    zeros = torch.full_like(scales, 2 ** (bits - 1))
+    if not said["symmetric"]:
+        columns_of = found[f"{name}.weight_zero_point"].T.tolist()
+        zeros = torch.tensor([codes(words, rows) for words in columns_of]).T
+    groups = torch.arange(columns) // (said["group_size"] or columns)
+    return (q - zeros[:, groups]) * scales[:, groups]
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("quantizer", [QUANTIZER, "hqq(group_size=32)"])
+def test_mlx_reads_back(name, quantizer, tmp_path):
+    model = in_16_bits(name)
+    plan = plan_for(model, quantizer, (4, 3, 8, 16, 5, "4g64", 2, 6), beyond=6)
+    found = export(model, plan, tmp_path / "out", "mlx")
+    said = json.loads((tmp_path / "out" / "config.json").read_text())["quantization"]
+    for unit, option in plan.bits.items():
+        weight = all_matrices(model)[unit].view()
+        assert (f"{unit}.scales" in found) is (option != 16)
+        if option == 16:
+            continue
+        own = said.get(unit, said)
+        scales, biases = found[f"{unit}.scales"].float(), found[f"{unit}.biases"].float()
+        words = found[f"{unit}.weight"].view(torch.int32).tolist()
+        q = torch.tensor([stream(row, own["bits"], weight.shape[1]) for row in words])
+        groups = torch.arange(weight.shape[1]) // own["group_size"]
+        back = q * scales[:, groups] + biases[:, groups]
+        # the bias is rounded to float16
+        assert (back - weight).abs().max() <= 2.0**-11 * biases.abs().max() + 1e-7
+        assert (back - weight).abs().mean() < scales.mean() / 20
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2", "gpt_oss", "qwen3_moe"])
+@pytest.mark.parametrize("quantizer", ["gptq(group_size=32)", "spqr", "hqq(group_size=-1)"])
+def test_lwq_opens_packed_and_answers_bit_for_bit(name, quantizer, tmp_path):
+    model, x = architectures.make(name), architectures.tokens()
+    plan = plan_for(model, quantizer, (4, 3, 16), 16 if quantizer == "spqr" else 4, "block")
+    export(model, plan, tmp_path / "out", "lwq(dtype='float32')")
+    opened, _ = lwq.load(str(tmp_path / "out"))
+    expected = lwq.evaluate(model, x)
+    assert np.array_equal(lwq.evaluate(opened, x).nll, expected.nll)
+    assert models.fingerprint(opened) == models.fingerprint(model)
+    assert torch.equal(
+        opened.generate(x[:2], max_new_tokens=5, do_sample=False),
+        model.generate(x[:2], max_new_tokens=5, do_sample=False),
+    )
+
+
+def test_lwq_keeps_weights_packed(tmp_path):
+    model = in_16_bits("llama")
+    plan = plan_for(model, options=(4, 3, 16), beyond=4)
+    found = export(model, plan, tmp_path / "out", "lwq")
+    opened, _ = lwq.load(str(tmp_path / "out"))
+    held = {id(p): p for p in opened.parameters()}.values()
+    resident = sum(p.stored_bytes if isinstance(p.data, Held) else p.nbytes for p in held)
+    assert resident <= 1.2 * sum(t.nbytes for t in found.values())
+    with pytest.raises(lwq.InputError, match="load the unquantized model"):
+        lwq.quantize_(opened, plan)
+    with pytest.raises(RuntimeError, match="cannot be written"):
+        opened.get_input_embeddings().weight.data.zero_()
+    with pytest.raises(lwq.InputError, match="opens whole"):
+        lwq.load(str(tmp_path / "out"), stream=True)
+
+
+def test_lwq_drops_blocks_and_changes_its_dtype(tmp_path):
+    model, x = in_16_bits("llama"), architectures.tokens()
+    plan = plan_for(model, options=(4, 0, 3), granularity="block")
+    assert named("lwq").nbytes(plan, strategy(plan)) == sum(
+        t.nbytes for t in export(model, plan, tmp_path / "out", "lwq").values()
+    )
+    opened, _ = lwq.load(str(tmp_path / "out"))
+    assert np.array_equal(lwq.evaluate(opened, x).nll, lwq.evaluate(model, x).nll)
+    narrow = lwq.load(str(tmp_path / "out"), dtype="bfloat16")[0]
+    key = "model.layers.0.mlp.up_proj.weight"
+    assert torch.equal(opened.to(torch.bfloat16).state_dict()[key] + 0, narrow.state_dict()[key])
+    assert torch.equal(narrow.state_dict()[key] + 0, model.state_dict()[key].bfloat16())
+
+
+def test_lwq_holds_masks(tmp_path):
+    model, x = in_16_bits("llama"), architectures.tokens()
+    plan = plan_for(model, "magnitude", strategy_levels("magnitude"))
+    export(model, plan, tmp_path / "out", "lwq")
+    opened, _ = lwq.load(str(tmp_path / "out"))
+    assert np.array_equal(lwq.evaluate(opened, x).nll, lwq.evaluate(model, x).nll)
+
+
+def strategy_levels(name):
+    return QUANTIZERS[name]().levels[:3]
+
+
+REFUSED = [  # format, quantizer, options, what is said
+    ("compressed-tensors", "hqq(group_size=32)", (4,), "zero points are numbers"),
+    ("compressed-tensors", "spqr", (4,), "no uniform grid alone"),
+    ("compressed-tensors", QUANTIZER, (4, 0, 4), "0 bits"),
+    ("compressed-tensors(target='vllm')", "rtn(group_size=32, sym=True)", (4, 8), "one matrix"),
+    ("gptq", "rtn(group_size=32, scale_dtype='bfloat16')", (4,), "scales in bfloat16"),
+    ("gptq(target='vllm')", "rtn(group_size=32, sym=True)", (4, 3), "3 bits"),
+    ("gptq(target='vllm')", QUANTIZER, (4,), "sym=True"),
+    ("auto-round", QUANTIZER, (4, 5), "5 bits"),
+    ("mlx", QUANTIZER, (7,), "7 bits"),
+    ("mlx", "rtn(group_size=16)", (4,), "groups of 16"),
+    ("dequantized", QUANTIZER, (4, 0, 4), "0 bits"),
+]
+
+
+@pytest.mark.parametrize(("format", "quantizer", "options", "said"), REFUSED)
+def test_refusals_come_before_work(format, quantizer, options, said, tmp_path):
+    model = architectures.make("llama")
+    before = models.fingerprint(model)
+    plan = plan_for(model, quantizer, options, granularity="block" if 0 in options else "matrix")
+    with pytest.raises(lwq.InputError, match=said):
+        export(model, plan, tmp_path / "out", format)
+    assert models.fingerprint(model) == before and not list(tmp_path.iterdir())
+    if 0 not in options:
+        near = nearest(plan, format)
+        named(format).require(near, strategy(near))
+        assert near.layout == plan.layout and near.bits != plan.bits
+
+
+def test_the_nearest_plan_changes_no_more_than_it_must():
+    model = architectures.make("llama")
+    plan = plan_for(model, "rtn(group_size=32, sym=True)", (4, 3, 8, 16, 5))
+    near = nearest(plan, "auto-round").bits
+    assert all(near[u] == o for u, o in plan.bits.items() if o in (3, 4, 8, 16))
+    assert all(str(near[u])[0] == "4" for u, o in plan.bits.items() if o == 5)
+    joined = nearest(plan, "gptq(target='vllm')")
+    assert set(joined.bits.values()) <= {4, 8, 16, "4g32", "8g32", "4g64", "4g128"}
+    assert not list(reading.partly_joined(joined)) and list(reading.partly_joined(plan))
+
+
+@pytest.mark.parametrize("format", OURS)
+@pytest.mark.parametrize("place", ["in the middle", "while it is written", "read back wrong"])
+def test_a_folder_is_whole_or_absent(format, place, tmp_path, monkeypatch):
+    model = architectures.make("llama")
+    plan = nearest(plan_for(model), format)
+    if place == "in the middle":
+        calls = iter(range(10))
+
+        def fail(*_):
+            if next(calls) == 5:
+                raise RuntimeError("power cut")
+            return 0.0, 1.0
+
+        monkeypatch.setattr("lwq.engine.apply.replace_", fail)
+    elif place == "while it is written":
+        kind = "lwq.models.save" if format == "dequantized" else f"{shards.__name__}.save_file"
+
+        def full(*_, **__):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(kind, full)
+    elif format != "dequantized":
+        monkeypatch.setattr(shards, "read", lambda folder: iter([("x", torch.zeros(1))]))
+    else:
+        monkeypatch.setattr("lwq.models.write.fingerprint", lambda model: str(id(model)))
+    with pytest.raises((RuntimeError, lwq.RunError, OSError)):
+        lwq.export(model, plan, tmp_path / "out", toy.tokenizer(), format=format)
+    assert not list(tmp_path.iterdir())
+
+
+def test_shards_get_an_index(tmp_path):
+    tensors = {f"t{i}": torch.full((100,), float(i)) for i in range(5)}
+    with shards.Shards(tmp_path, limit=900) as out:
+        for key, tensor in tensors.items():
+            out.add(key, tensor)
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == out.nbytes == 2000
+    assert sorted(set(index["weight_map"].values())) == [
+        f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)
+    ]
+    for key, file in index["weight_map"].items():
+        assert torch.equal(load_file(tmp_path / file)[key], tensors[key])
+
+
+def test_streamed_models_export_the_same(tmp_path):
+    architectures.make("llama").save_pretrained(tmp_path / "model")
+    toy.tokenizer().save_pretrained(tmp_path / "model")
+    found = []
+    for stream in (False, True):
+        model, _ = lwq.load(str(tmp_path / "model"), stream=stream)
+        plan = plan_for(model, options=(4, 3, 16), beyond=4)
+        found.append(export(model, plan, tmp_path / str(stream), "mlx"))
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
+
+
+def test_rules_match_their_names_and_no_others():
+    names = [f"model.layers.{i}.{part}" for i in range(12) for part in ("a_proj", "b.c_proj")]
+    for chosen in (names[:3], names[::4], names[5:6], ["lm_head"], names):
+        found = [re.compile(rule) for rule in rules(chosen)]
+        matched = [n for n in [*names, "lm_head", "xlm_head"] if any(r.match(n) for r in found)]
+        assert sorted(matched) == sorted(chosen)
+        assert all(rule.pattern[0] == "^" and rule.pattern[-1] == "$" for rule in found)
+
+
+@pytest.mark.parametrize("format", ["gptq", "auto-round", "compressed-tensors", "mlx"])
+def test_a_plan_comes_back_out_of_a_config(format, tmp_path):
+    model = architectures.make("qwen2")
+    plan = plan_for(model, "rtn(group_size=32, sym=True)", (4, 4, 8, 3, "4g64", 16))
+    plan = nearest(plan, format)
+    layout = plan.layout
+    export(copy.deepcopy(model), plan, tmp_path / "out", format)
+    read = reading.plan_from(tmp_path / "out", layout)
+    bits = {u: 16 if format == "mlx" and o == 16 else o for u, o in plan.bits.items()}
+    if format == "mlx":  # the file says nothing of what stays: the tensors do
+        assert {u: o for u, o in read.bits.items() if bits[u] != 16} == {
+            u: o for u, o in bits.items() if o != 16
+        }
+        return
+    assert read.bits == bits
+    assert strategy(read).grid(4) == strategy(plan).grid(4)
+    files.write(tmp_path / "x.json", {"lwq": "x"})
+    lwq.quantize_(model, read)  # it can be applied
+
+
+def test_a_plan_comes_out_of_exl3(tmp_path):
+    (tmp_path / "a-4.0bpw").mkdir()
+    (tmp_path / "b").mkdir()
+    config = {"quantization_config": {"quant_method": "exl3", "bits": 6.0}}
+    (tmp_path / "b" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "mix.yaml").write_text(
+        "sources:\n - {id: 1, model_dir: a-4.0bpw}\n - {id: 2, model_dir: b}\n"
+        "overrides:\n - {key: '*.self_attn.v_proj*', source: 2}\n"
+    )
+    layout = models.layout(architectures.make("llama"), "matrix")
+    plan = reading.plan_from(tmp_path / "mix.yaml", layout)
+    assert {u.rpartition(".")[2]: o for u, o in plan.bits.items()} == {
+        **dict.fromkeys(("q_proj", "k_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), 4),
+        "v_proj": 6,
+    }
+    blocks = models.layout(architectures.make("llama"))
+    with pytest.raises(lwq.InputError, match="granularity='matrix'"):
+        reading.plan_from(tmp_path / "mix.yaml", blocks)
+
+
+@pytest.mark.parametrize("target", targets.TARGETS)
+@pytest.mark.parametrize("granularity", ["matrix", "group", "block"])
+def test_a_target_is_planned_for_in_its_own_bytes(target, granularity, tmp_path):
+    model = in_16_bits("llama")
+    runtime = targets.TARGETS[target]
+    layout = models.layout(model, granularity)
+    quantizer = rebuild(QUANTIZERS, "quantizer", runtime.quantizer.replace("gptq", "rtn"))
+    budget = targets.budget(target, layout, quantizer, "true_bits", 8.0)
+    values = np.random.default_rng(0).random(len(layout.units))
+    scores = lwq.Scores(dict(zip(layout.units, values.tolist(), strict=True)), layout, "random()")
+    bits = lwq.ALLOCATORS["greedy"]()(scores, budget, None)
+    plan = lwq.Plan(bits, layout, runtime.quantizer.replace("gptq", "rtn"))
+    named(runtime.format).require(plan, strategy(plan))
+    found = export(model, plan, tmp_path / "out", runtime.format)
+    assert plan.size(budget.quantizer).total_bytes == sum(t.nbytes for t in found.values())
+
+
+def test_the_page_of_what_loads_where_is_current():
+    page = (lwq.common.paths.DATA / "docs" / "formats.md").read_text(encoding="utf-8")
+    assert page == table.page(), "python -m lwq.exporters.table docs/formats.md"
