@@ -248,7 +248,7 @@ def test_an_export_that_reads_back_otherwise_does_not_count(stream, saved, tmp_p
     monkeypatch.setattr("lwq.models.write.fingerprint", lambda model: str(id(model)))
     with pytest.raises(lwq.RunError, match="reads back with other weights"):
         exported(model, tokenizer, tmp_path / "out")
-    assert not any((tmp_path / "out").iterdir()) and not list(tmp_path.glob(".out*"))
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
 
 
 @BOTH
@@ -261,7 +261,7 @@ def test_nothing_half_written_stays(stream, saved, tmp_path, monkeypatch):
     monkeypatch.setattr(type(tokenizer), "save_pretrained", full)
     with pytest.raises(lwq.RunError, match="out: No space left on device.*make room"):
         exported(model, tokenizer, tmp_path / "out")
-    assert not any((tmp_path / "out").iterdir()) and not list(tmp_path.glob(".out*"))
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
     with (
         pytest.raises(lwq.RunError, match="No space left"),
         paths.replacing(tmp_path / "x") as file,

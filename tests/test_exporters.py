@@ -7,7 +7,9 @@ pytest tests/test_exporters.py
 import copy
 import json
 import re
+from dataclasses import dataclass
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -24,6 +26,7 @@ from lwq.exporters.shared import shards
 from lwq.exporters.shared.grids import GridFormat, rules
 from lwq.inputs import toy
 from lwq.quantizers import QUANTIZERS
+from lwq.quantizers.rtn import RTN
 from tests import architectures
 
 MODELS = ("llama", "qwen2", "gemma3")
@@ -428,6 +431,35 @@ def test_a_plan_comes_out_of_exl3(tmp_path):
     blocks = models.layout(architectures.make("llama"))
     with pytest.raises(lwq.InputError, match="granularity='matrix'"):
         reading.plan_from(tmp_path / "mix.yaml", blocks)
+
+
+@dataclass(frozen=True)
+class Types(RTN):
+    """Has ggml's names for its options."""
+
+    levels = ("q4_0", "q8_0")
+
+
+def test_a_plan_comes_out_of_a_gguf(tmp_path, monkeypatch):
+    layout = models.layout(architectures.make("llama"), "matrix", outside=True)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 3)
+    kinds = gguf.GGMLQuantizationType
+    turns = (kinds.Q4_0, kinds.Q8_0, kinds.F16)
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
+    writer.add_block_count(3)
+    for i, (name, own) in enumerate(layout.units.items()):
+        kind = turns[i % 3]
+        data = gguf.quantize(np.ones(own[name], np.float32), kind)
+        raw = None if kind == kinds.F16 else kind
+        place = names.get_name(f"{name}.weight", try_suffixes=(".weight",))
+        writer.add_tensor(place, data, raw_dtype=raw)
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file):
+        write()
+    writer.write_tensors_to_file()
+    writer.close()
+    monkeypatch.setitem(QUANTIZERS, "ggml", Types)
+    plan = reading.plan_from(tmp_path / "x.gguf", layout)
+    assert list(plan.bits.values())[:4] == ["q4_0", "q8_0", 16, "q4_0"]
 
 
 @pytest.mark.parametrize("target", targets.TARGETS)

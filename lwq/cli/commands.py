@@ -428,9 +428,9 @@ def eval(
     """
     from functools import partial
 
-    from lwq import models
     from lwq.engine import apply
     from lwq.engine import tasks as multiple_choice
+    from lwq.exporters import opened
     from lwq.inputs import texts
     from lwq.studies import checks
 
@@ -448,7 +448,7 @@ def eval(
     made, packer = arguments.plan_in(plan, quantizer) if plan else (None, None)
     names = [name.strip() for name in tasks.split(",")] if tasks else []
     drawn = {name: multiple_choice.questions(name, items, seed, hub) for name in names}
-    load = partial(models.load, dtype=dtype, trust_remote_code=trust_remote_code, stream=stream)
+    load = partial(opened.load, dtype=dtype, trust_remote_code=trust_remote_code, stream=stream)
     loaded, tokenizer = load(model)
     judging = None if drawn else texts.windows(text, tokenizer, windows, length, "judge", seed)
     truth = _truth(load(reference), judging, (loaded, tokenizer)) if reference else None

@@ -99,6 +99,8 @@ def require_unquantized(name: str, config: Any, stream: bool) -> str:
     if settings is None:
         return ""
     method = str(settings.get("quant_method") or "unknown format")
+    if method == "lwq":
+        raise InputError(f"{name!r} is packed by lwq: lwq.load opens it, to answer and be judged")
     if method in READABLE and not stream:
         return method
     way = "load it without stream=True" if method in READABLE else "name the unquantized model"

@@ -79,7 +79,8 @@ class Shards:
         table: dict[str, str] = {}
         for number, keys in enumerate(self._files):
             name = self._place(number, count) if count > 1 else SINGLE
-            (self.folder / self._place(number)).rename(self.folder / name)
+            file = (self.folder / self._place(number)).rename(self.folder / name)
+            file.chmod(0o644)  # safetensors lets nobody else read them
             table |= dict.fromkeys(keys, name)
         if count > 1:
             index = {"metadata": {"total_size": self.nbytes}, "weight_map": table}
