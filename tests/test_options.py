@@ -70,3 +70,18 @@ def test_a_name_that_no_shape_allows_is_refused_by_matrix(toy):
     plan = lwq.Plan(bits, scores.layout, "rtn()")
     with pytest.raises(lwq.InputError, match="_proj: group_size=128 does not divide"):
         lwq.quantize_(model, plan)
+
+
+def test_a_strip_draws_names_by_their_nominal_bits(toy):
+    from lwq.report import figures
+
+    layout = lwq.models.layout(toy[0])
+    quantizer = QUANTIZERS["rtn"]()
+    options = ["4g32", 3, 4, 16]
+    plan = dict(zip(layout.units, options, strict=True))
+    nominal = {option: nominal_bits(option, quantizer) for option in options}
+    figure = figures.plans({"mine": plan}, nominal)
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts == ["4g32", "3", "4", "16"]
+    colors = figure.axes[0].collections[0].get_array().ravel().tolist()
+    assert colors[0] == colors[2] > colors[1] and colors[3] == max(colors)

@@ -283,7 +283,8 @@ def test_a_report_can_be_built_while_a_study_runs(study, tmp_path):
     """Whatever was measured first: the ends alone, or some plans of some orderings."""
     table, windows = measurements.load(paths.RESULTS)
     rows = table[
-        (table["study"] == study) & table["model"].isin(["smollm2-135m", "ladder-2", "ladder-4"])
+        (table["study"] == study)
+        & table["model"].isin(["smollm2-135m@file", "ladder-2", "ladder-4"])
     ]
     ends = rows["ordering"].isin(intervals.ENDS)
     for i, count in enumerate((0, 3, 25)):

@@ -7,7 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from lwq.contracts import Scores
+from lwq.contracts import Option, Scores
 from lwq.report.figures.style import canvas, label
 
 WIDTHS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 16)
@@ -44,22 +44,28 @@ def _places(score: Scores) -> dict[int, int]:
     return {index: place[unit] for index, unit in enumerate(score)}
 
 
-def plans(bits: Mapping[str, Mapping[str, int]]) -> Figure:
+def plans(
+    bits: Mapping[str, Mapping[str, Option]], nominal: Mapping[Option, float] | None = None
+) -> Figure:
     """Plans as strips of coloured blocks: one row a plan, one cell a block, its width written in
     it.
 
     Args:
-        bits: label -> (unit -> width), all over the same units.
+        bits: label -> (unit -> option), all over the same units.
+        nominal: bits a weight of options that are no numbers, as their quantizer says
+            (`quantizer.nominal`).
     """
     table = pd.DataFrame({name: list(plan.values()) for name, plan in bits.items()}).T
     # between the colours of two whole widths
-    codes = table.apply(lambda row: np.interp(row.astype(float), WIDTHS, range(len(WIDTHS))))
+    known = nominal or {}
+    numbers = table.map(lambda option: float(known.get(option, option)))
+    codes = numbers.apply(lambda row: np.interp(row, WIDTHS, range(len(WIDTHS))))
     figure, axes = canvas(max(6.0, 1.6 + 0.28 * table.shape[1]), 0.9 + 0.36 * len(table))
     axis = axes[0][0]
     # one colour a width, the same in every figure
     colors = sns.color_palette("cividis_r", len(WIDTHS))
     look = {"annot_kws": {"size": 7}, "linewidths": 0.8, "cbar": False, "fmt": ""}
-    texts = table.map("{:g}".format)
+    texts = table.map(lambda option: option if isinstance(option, str) else f"{option:g}")
     ends = {"vmin": 0, "vmax": len(WIDTHS) - 1}
     sns.heatmap(codes, ax=axis, cmap=colors, annot=texts, **ends, **look)
     axis.set(xlabel="block (first to last); the number is its bit width", ylabel="")
