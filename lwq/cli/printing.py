@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lwq.contracts import Plan
     from lwq.contracts.methods import Quantizer
-    from lwq.recipes.compress import Compressed
+    from lwq.recipes.compressed import Compressed
 
 
 def show(title: str, columns: list[str], rows: list[list[Any]]) -> None:
@@ -61,7 +61,7 @@ def show_compressed(made: "Compressed") -> None:
     """What was decided, what it lost beside uniform bits, and where it is."""
     from lwq.common.names import rebuild
     from lwq.quantizers import QUANTIZERS
-    from lwq.recipes import card
+    from lwq.recipes.compressed import text
 
     print(strip(made.plan, rebuild(QUANTIZERS, "quantizer", made.plan.quantizer)))
     if guard := made.plan.provenance.get("guard"):
@@ -71,8 +71,8 @@ def show_compressed(made: "Compressed") -> None:
             line.name,
             f"{line.megabytes:,.2f}",
             f"{line.perplexity.value:.4g}",
-            card.text(line.kl, ".3g"),
-            "" if line.beyond_plan is None else card.text(line.beyond_plan, "+.2g"),
+            text(line.kl, ".3g"),
+            "" if line.beyond_plan is None else text(line.beyond_plan, "+.2g"),
         ]
         for line in made.lines
     ]

@@ -2,13 +2,9 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from lwq.common.version import VERSION
-from lwq.report.intervals import Interval
-
-if TYPE_CHECKING:
-    from lwq.recipes.compress import Compressed, Judged
+from lwq.recipes.compressed import Compressed
 
 LOAD = {  # target -> the lines that load the folder
     "lwq": "import lwq\n\nmodel, tokenizer = lwq.load({folder!r})",
@@ -22,26 +18,9 @@ LOAD = {  # target -> the lines that load the folder
 }
 
 
-def text(value: Interval, form: str = ".4g") -> str:
-    """`0.12 [0.10, 0.14]`."""
-    return f"{value.value:{form}} [{value.low:{form}}, {value.high:{form}}]"
-
-
-def cells(line: "Judged") -> dict[str, str]:
-    """A line of the table as text."""
-    return {
-        "": line.name,
-        "MB": f"{line.megabytes:,.2f}",
-        "perplexity": text(line.perplexity),
-        "KL (nats/token)": text(line.kl),
-        "top-1 agreement": text(line.top1),
-        "KL beyond the plan's": "" if line.beyond_plan is None else text(line.beyond_plan, "+.4g"),
-    }
-
-
-def card(made: "Compressed", asked: Mapping[str, str], model: str, target: str) -> str:
+def card(made: Compressed, asked: Mapping[str, str], model: str, target: str) -> str:
     """The README of the folder, in Markdown."""
-    rows = [cells(line) for line in made.lines]
+    rows = [line.cells() for line in made.lines]
     head = list(rows[0])
     table = [head, ["---"] * len(head), *(list(row.values()) for row in rows)]
     counts = Counter(map(str, made.plan.bits.values()))

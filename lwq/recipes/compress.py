@@ -1,14 +1,12 @@
 """One command from a model to a smaller one that other programs run."""
 
-import html
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from torch import Tensor, nn
 
 from lwq import models
@@ -28,74 +26,15 @@ from lwq.exporters.targets import TARGETS, Target
 from lwq.exporters.targets import budget as target_budget
 from lwq.inputs.texts import WindowSpec
 from lwq.quantizers import QUANTIZERS
-from lwq.recipes import card
+from lwq.recipes.card import card
+from lwq.recipes.compressed import Compressed, Judged
 from lwq.recipes.recommend import Recipe
 from lwq.report import intervals
-from lwq.report.intervals import Interval
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 DONE = "compress.json"  # in the folder: what was asked for, and what was measured
-
-
-@dataclass(frozen=True)
-class Judged:
-    """One line of the table: a plan, its bytes and its quality, with 95 % intervals over windows.
-
-    Attributes:
-        name: "untouched", "all 4 bits", "plan".
-        megabytes: of the tensors that the format writes.
-        perplexity, kl, top1: on the judging windows; KL in nats a token, to the untouched model.
-        beyond_plan: KL of this line less that of the plan, None for the plan itself.
-    """
-
-    name: str
-    megabytes: float
-    perplexity: Interval
-    kl: Interval
-    top1: Interval
-    beyond_plan: Interval | None
-
-    @classmethod
-    def read(cls, line: Mapping[str, Any]) -> "Judged":
-        """From JSON."""
-        beyond = line["beyond_plan"]
-        return cls(
-            line["name"],
-            line["megabytes"],
-            Interval(*line["perplexity"]),
-            Interval(*line["kl"]),
-            Interval(*line["top1"]),
-            None if beyond is None else Interval(*beyond),
-        )
-
-
-@dataclass(frozen=True)
-class Compressed:
-    """What `compress` made.
-
-    Attributes:
-        folder: where it is.
-        plan: bits of each unit; its provenance says what the guard found.
-        lines: the untouched model, uniform bits on either side, the plan.
-        judge: words for the judging windows.
-        advice: one sentence: what a little more would buy.
-    """
-
-    folder: Path
-    plan: Plan
-    lines: tuple[Judged, ...]
-    judge: str
-    advice: str
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """One row a line, intervals as text."""
-        return pd.DataFrame([card.cells(line) for line in self.lines])
-
-    def _repr_html_(self) -> str:
-        return self.table.to_html(index=False, escape=True) + f"<p>{html.escape(self.advice)}</p>"
 
 
 def compress(
@@ -278,7 +217,7 @@ def _advice(lines: list[Judged]) -> str:
 def _describe(made: Compressed, asked: Mapping[str, str], model: str, target: str) -> None:
     """The card, and the record that says that the folder is finished."""
     with paths.replacing(made.folder / "README.md") as temporary:
-        temporary.write_text(card.card(made, asked, model, target), encoding="utf-8")
+        temporary.write_text(card(made, asked, model, target), encoding="utf-8")
     record = {"asked": dict(asked), "judge": made.judge, "advice": made.advice}
     with paths.replacing(made.folder / DONE) as temporary:
         lines = [asdict(line) for line in made.lines]

@@ -1,0 +1,84 @@
+"""From a model to a smaller one: every target, resumed and repeated, and what the folder says.
+
+pytest tests/test_compress.py
+"""
+
+import json
+
+import numpy as np
+import pytest
+
+import lwq
+from lwq.exporters.targets import TARGETS
+from lwq.recipes.recommend import Recipe
+
+QUICK = Recipe(nsamples=4, seqlen=48, tune=16, length=48)
+
+
+def made(folder, target="lwq", **changes):
+    return lwq.compress("toy", folder, target=target, recipe=QUICK, **{"size": "140kB", **changes})
+
+
+@pytest.mark.parametrize("target", [name for name in TARGETS if name != "llama.cpp"])
+def test_each_target_gets_a_folder_within_the_budget(tmp_path, target):
+    size = "200kB" if target == "vllm" else "140kB"
+    found = made(tmp_path / "out", target, size=size)
+    assert (found.folder / "plan.json").is_file()
+    lines = {line.name: line for line in found.lines}
+    assert lines["plan"].megabytes * 1e6 <= lwq.common.sizes.parse_bytes(size)
+    assert lines["untouched"].kl.value == 0 and lines["plan"].kl.value > 0
+    assert list(lines)[0] == "untouched" and list(lines)[-1] == "plan" and len(lines) >= 3
+    page = (found.folder / "README.md").read_text()
+    assert "How to load it" in page and found.advice in page and "guard" in page
+
+
+def test_llama_cpp_gets_a_gguf_ggml(tmp_path):
+    found = made(tmp_path / "out", "llama.cpp")
+    assert (found.folder / "model.gguf").is_file()
+
+
+def test_the_folder_opens_and_judges_as_the_table_says(tmp_path):
+    found = made(tmp_path / "out")
+    model, tokenizer = lwq.load(str(found.folder))
+    judging = lwq.windows("toy", tokenizer, n=16, length=256, split="judge")
+    losses = lwq.evaluate(model, judging)
+    assert losses.perplexity == pytest.approx(found.lines[-1].perplexity.value, rel=1e-6)
+
+
+def test_repeated_it_does_nothing_and_changed_it_refuses(tmp_path, monkeypatch):
+    found = made(tmp_path / "out")
+    monkeypatch.setattr(Recipe, "costs", lambda *_: pytest.fail("scored again"))
+    again = made(tmp_path / "out")
+    assert again == found and "plan" in again._repr_html_()
+    with pytest.raises(lwq.InputError, match="holds another result"):
+        made(tmp_path / "out", size="150kB")
+
+
+def test_killed_before_the_export_it_does_not_score_again(tmp_path, monkeypatch):
+    from lwq.recipes import compress
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compress, "export", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            made(tmp_path / "out", size="141kB")
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(Recipe, "costs", lambda *_: pytest.fail("scored again"))
+    found = made(tmp_path / "out", size="141kB")
+    record = json.loads((found.folder / "compress.json").read_text())
+    assert np.isfinite(record["lines"][-1]["kl"]).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"target": "vllmm"}, "unknown target 'vllmm'"),
+        ({"size": "3kB"}, "out of reach"),
+        ({"avg_bits": 3}, "exactly one"),
+        ({"quantizer": "owq", "target": "mlx"}, "owq|OWQ"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_work(tmp_path, monkeypatch, arguments, said):
+    monkeypatch.setattr(Recipe, "costs", lambda *_: pytest.fail("scored"))
+    with pytest.raises(lwq.InputError, match=said):
+        made(tmp_path / "out", **arguments)
+    assert not (tmp_path / "out").exists()
