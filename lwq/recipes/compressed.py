@@ -57,9 +57,7 @@ class Judged:
             "perplexity": text(self.perplexity),
             "KL (nats/token)": text(self.kl),
             "top-1 agreement": text(self.top1),
-            "KL beyond the plan's": ""
-            if self.beyond_plan is None
-            else text(self.beyond_plan, "+.4g"),
+            "KL beyond the plan's": beyond,
         }
 
 
