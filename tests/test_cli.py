@@ -140,7 +140,7 @@ def made(tmp_path, monkeypatch):
             "quantize toy p.json --out x --quantizer gptq",
             r"--quantizer gptq.* is not the plan's, rtn\(.*; make the plan with",
         ),
-        ("quantize toy p.json --out x --format gguf", "unknown format 'gguf'"),
+        ("quantize toy p.json --out x --format ggml", "unknown format 'ggml'"),
         ("quantize toy p.json --out .", "is not empty"),
         ("quantize toy drops.json --out x", "`lwq eval MODEL --plan PLAN` applies it in memory"),
         ("eval toy --text wikii", "unknown text 'wikii' .did you mean 'wiki'"),

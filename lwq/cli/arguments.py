@@ -109,3 +109,12 @@ def _value(text: str) -> Any:
     if text.startswith("[") and text.endswith("]") and "(" in text:
         return [yaml.safe_load(item) for item in split(text[1:-1])]
     return yaml.safe_load(text)
+
+
+def calibration(
+    packer: Any, tokenizer: Any, text: str, nsamples: int, seqlen: int, seed: int
+) -> Any:
+    """Calibration windows, where the quantizer needs them."""
+    from lwq.inputs.texts import windows
+
+    return windows(text, tokenizer, nsamples, seqlen, "calibrate", seed) if packer.needs else None

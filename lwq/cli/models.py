@@ -1,0 +1,277 @@
+"""What is done to one model: score, plan, compress, quantize."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lwq.cli import arguments
+from lwq.cli.app import app
+from lwq.cli.options import (
+    Dtype,
+    Model,
+    Nsamples,
+    Quantizer,
+    Remote,
+    Seed,
+    Seqlen,
+    Stream,
+    Text,
+)
+from lwq.cli.printing import (
+    show,
+    show_compressed,
+    show_guard,
+    show_plan,
+    show_scores,
+    show_size,
+)
+from lwq.common.errors import InputError
+
+
+@app.command()
+def score(
+    model: Model,
+    out: Annotated[
+        Path, typer.Option(help="where the scores go (JSON)", rich_help_panel="Output")
+    ] = Path("scores.json"),
+    scorer: Annotated[
+        str,
+        typer.Option(
+            help="a name, a call such as 'random(seed=3)', or yours: my.py:Mine; by default the "
+            "first of `lwq list scorers`"
+        ),
+    ] = "",
+    text: Text = "c4",
+    nsamples: Nsamples = 64,
+    seqlen: Seqlen = 512,
+    seed: Seed = 0,
+    dtype: Dtype = "float32",
+    stream: Stream = False,
+    trust_remote_code: Remote = False,
+) -> None:
+    """Score the layers of a model; higher = more important = keeps more bits."""
+    from lwq import models, scorers
+    from lwq.common.names import build
+    from lwq.inputs.texts import WindowSpec
+    from lwq.studies import checks
+
+    target = arguments.out_file(out)
+    strategy = build(scorers.SCORERS, "scorer", scorer or next(iter(scorers.SCORERS)))
+    checks.require_text(text)
+    loaded, tokenizer = models.load(
+        model, dtype, trust_remote_code=trust_remote_code, stream=stream
+    )
+    spec = WindowSpec(text, "calibrate", nsamples, seqlen, seed)
+    windows = spec.draw(tokenizer) if strategy.needs else None
+    scores = scorers.score(loaded, strategy, windows, data=str(spec) if windows is not None else "")
+    scores.save(target)
+    show_scores(f"{scores.scorer} on {model}", scores)
+    print(f"{scores.cost['seconds']} s; written to {target}")
+
+
+@app.command()
+def plan(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="scores from `lwq score` or saved lwq.Costs (JSON), or a model, which the default "
+            "recipe scores then",
+            metavar="SCORES|MODEL",
+        ),
+    ],
+    bits: Annotated[
+        str | None,
+        typer.Option(
+            help="options to choose from, such as 4,3 or 8,4g32,2 (0 drops, 16 keeps) or 3.25,3; "
+            "else the two around the budget, for a model all"
+        ),
+    ] = None,
+    avg_bits: Annotated[
+        float | None, typer.Option(help="nominal bits a weight, at most", rich_help_panel="Budget")
+    ] = None,
+    true_bits: Annotated[
+        float | None, typer.Option(help="stored bits a weight, at most", rich_help_panel="Budget")
+    ] = None,
+    max_bytes: Annotated[
+        int | None, typer.Option(help="bytes of the whole model, at most", rich_help_panel="Budget")
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(help="of the whole model, at most: 95MB, 1.2GiB", rich_help_panel="Budget"),
+    ] = None,
+    moved: Annotated[
+        int | None,
+        typer.Option(help="units that leave the highest width", rich_help_panel="Budget"),
+    ] = None,
+    quantizer: Annotated[
+        str,
+        typer.Option(help="a name, a call such as 'gptq(group_size=128)', or yours: my.py:Mine"),
+    ] = "gptq",
+    allocator: Annotated[
+        str | None,
+        typer.Option(
+            help="a name from `lwq list allocators`, or yours: my.py:Mine; else chosen by the "
+            "number of options"
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="where the plan goes (JSON)", rich_help_panel="Output")
+    ] = Path("plan.json"),
+    guard: Annotated[
+        bool,
+        typer.Option(help="of a model: measure the plan against uniform bits, keep the better"),
+    ] = True,
+    stream: Stream = False,
+    dtype: Dtype = "float32",
+    dry_run: Annotated[
+        bool, typer.Option(help="show the sizes, write nothing", rich_help_panel="Output")
+    ] = False,
+) -> None:
+    """Turn scores, or a model, into bits for each layer under a size budget."""
+    from lwq import quantizers
+    from lwq.common.names import build
+
+    options, target = arguments.options(bits), None if dry_run else arguments.out_file(out)
+    limits = {"moved": moved, "avg_bits": avg_bits, "true_bits": true_bits, "max_bytes": max_bytes}
+    if size is not None:
+        limits["max_bytes"] = arguments.size(size, max_bytes)
+    if arguments.is_scores(source):
+        made = _planned(Path(source), options, quantizer, allocator, limits)
+    else:
+        made = _recommended(source, options, quantizer, allocator, limits, guard, dtype, stream)
+    show_plan(made, build(quantizers.QUANTIZERS, "quantizer", made.quantizer))
+    if target is None:
+        print("dry run: nothing written")
+        return
+    made.save(target)
+    print(f"written to {target}")
+
+
+def _planned(
+    scores: Path,
+    options: tuple[Any, ...] | None,
+    quantizer: str,
+    allocator: str | None,
+    limits: dict[str, Any],
+) -> Any:
+    """A plan from a file of scores; no model and no torch."""
+    from lwq import allocators
+    from lwq.contracts import load_scores
+
+    return allocators.allocate(load_scores(scores), None, options, quantizer, allocator, **limits)
+
+
+def _recommended(
+    model: str,
+    options: tuple[Any, ...] | None,
+    quantizer: str,
+    allocator: str | None,
+    limits: dict[str, Any],
+    guard: bool,
+    dtype: str,
+    stream: bool,
+) -> Any:
+    """A plan from a model by the default recipe, with what the guard found said."""
+    from lwq import allocators, models
+    from lwq.recipes.allocate import allocate
+
+    allocators.one_limit(limits)
+    if allocator is not None:
+        raise InputError("--allocator goes with scores; `lwq score MODEL` makes some first")
+    loaded, _ = models.load(model, dtype, stream=stream)
+    made = allocate(None, loaded, options, quantizer, **limits, guard=guard)
+    if guard:
+        show_guard(made.provenance["guard"])
+    return made
+
+
+@app.command()
+def compress(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="a new folder", rich_help_panel="Output")],
+    size: Annotated[
+        str | None,
+        typer.Option(help="of all that is written: 95MB, 1.2GiB", rich_help_panel="Budget"),
+    ] = None,
+    avg_bits: Annotated[
+        float | None, typer.Option(help="nominal bits a weight, at most", rich_help_panel="Budget")
+    ] = None,
+    true_bits: Annotated[
+        float | None, typer.Option(help="stored bits a weight, at most", rich_help_panel="Budget")
+    ] = None,
+    target: Annotated[
+        str, typer.Option(help="what runs it: lwq, llama.cpp, transformers, vllm, mlx")
+    ] = "lwq",
+    quantizer: Annotated[str | None, typer.Option(help="else the target's own")] = None,
+    bits: Annotated[str | None, typer.Option(help="options to choose from; else all")] = None,
+    guard: Annotated[
+        bool, typer.Option(help="measure the plan against uniform bits, keep the better")
+    ] = True,
+    nsamples: Nsamples = 16,
+    seqlen: Seqlen = 512,
+    dtype: Dtype = "float32",
+    stream: Stream = False,
+    trust_remote_code: Remote = False,
+) -> None:
+    """From a model to a smaller one that other programs run: score, plan, guard, quantize, judge,
+    export.
+    """
+    from lwq.recipes import compress as recipes
+    from lwq.recipes.recommend import Recipe
+
+    made = recipes.compress(
+        model,
+        out,
+        size=size,
+        avg_bits=avg_bits,
+        true_bits=true_bits,
+        target=target,
+        quantizer=quantizer,
+        bits=arguments.options(bits),
+        recipe=Recipe(guard=guard, nsamples=nsamples, seqlen=seqlen),
+        dtype=dtype,
+        stream=stream,
+        trust_remote_code=trust_remote_code,
+    )
+    show_compressed(made)
+
+
+@app.command()
+def quantize(
+    model: Model,
+    plan: Annotated[Path, typer.Argument(help="from `lwq plan`")],
+    out: Annotated[Path, typer.Option(help="a new folder", rich_help_panel="Output")],
+    quantizer: Quantizer = None,
+    format: Annotated[
+        str,
+        typer.Option(help="a name from `lwq list formats`", rich_help_panel="Output"),
+    ] = "dequantized",
+    text: Text = "c4",
+    nsamples: Nsamples = 64,
+    seqlen: Seqlen = 512,
+    seed: Seed = 0,
+    dtype: Dtype = "float32",
+    stream: Stream = False,
+    trust_remote_code: Remote = False,
+) -> None:
+    """Apply a plan to a model and save it."""
+    from lwq import models
+    from lwq.exporters import export, require_exportable
+    from lwq.studies import checks
+
+    made, packer = arguments.plan_in(plan, quantizer)
+    _, target = require_exportable(made, out.expanduser().absolute(), format)
+    checks.require_text(text)
+    loaded, tokenizer = models.load(
+        model, dtype, trust_remote_code=trust_remote_code, stream=stream
+    )
+    calibration = arguments.calibration(packer, tokenizer, text, nsamples, seqlen, seed)
+    errors = export(loaded, made, target, tokenizer, calibration, format)
+    show(
+        "relative error ‖W − Ŵ‖ / ‖W‖",
+        ["unit", "bits", "error"],
+        [[unit, made.bits[unit], e] for unit, e in errors.items()],
+    )
+    show_size(made, packer)
+    print(f"written to {target}")
