@@ -276,16 +276,13 @@ def test_lwq_drops_blocks_and_changes_its_dtype(tmp_path):
     assert torch.equal(narrow.state_dict()[key] + 0, model.state_dict()[key].bfloat16())
 
 
-def test_lwq_holds_masks(tmp_path):
+@pytest.mark.parametrize("quantizer", ["magnitude", "ggml(imatrix=False)", "quanto", "owq"])
+def test_lwq_holds_every_storage(quantizer, tmp_path):
     model, x = in_16_bits("llama"), architectures.tokens()
-    plan = plan_for(model, "magnitude", strategy_levels("magnitude"))
+    plan = plan_for(model, quantizer, rebuild(QUANTIZERS, "quantizer", quantizer).levels[-3:])
     export(model, plan, tmp_path / "out", "lwq")
     opened, _ = lwq.load(str(tmp_path / "out"))
     assert np.array_equal(lwq.evaluate(opened, x).nll, lwq.evaluate(model, x).nll)
-
-
-def strategy_levels(name):
-    return QUANTIZERS[name]().levels[:3]
 
 
 REFUSED = [  # format, quantizer, options, what is said
@@ -462,7 +459,7 @@ def test_a_plan_comes_out_of_a_gguf(tmp_path, monkeypatch):
     assert list(plan.bits.values())[:4] == ["q4_0", "q8_0", 16, "q4_0"]
 
 
-@pytest.mark.parametrize("target", targets.TARGETS)
+@pytest.mark.parametrize("target", ["lwq", "transformers", "vllm", "mlx"])
 @pytest.mark.parametrize("granularity", ["matrix", "group", "block"])
 def test_a_target_is_planned_for_in_its_own_bytes(target, granularity, tmp_path):
     model = in_16_bits("llama")
@@ -477,6 +474,21 @@ def test_a_target_is_planned_for_in_its_own_bytes(target, granularity, tmp_path)
     named(runtime.format).require(plan, strategy(plan))
     found = export(model, plan, tmp_path / "out", runtime.format)
     assert plan.size(budget.quantizer).total_bytes == sum(t.nbytes for t in found.values())
+
+
+def test_llama_cpp_is_planned_for_with_its_own_types():
+    layout = models.layout(architectures.make("llama"))
+    own = rebuild(QUANTIZERS, "quantizer", targets.TARGETS["llama.cpp"].quantizer)
+    assert set(targets.budget("llama.cpp", layout, own, "avg_bits", 4).offered) == {
+        2,
+        3,
+        4,
+        5,
+        6,
+        8,
+    }
+    other = targets.constraints("gguf", layout, rebuild(QUANTIZERS, "quantizer", QUANTIZER))
+    assert set(other.options.values()) == {(16,)}
 
 
 def test_the_page_of_what_loads_where_is_current():

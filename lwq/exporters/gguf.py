@@ -22,7 +22,7 @@ from lwq import models
 from lwq.common import paths
 from lwq.common.errors import InputError, RunError
 from lwq.common.names import pick, rebuild
-from lwq.contracts import DROPPED, KEPT, Plan, Shape
+from lwq.contracts import DROPPED, KEPT, Layout, Option, Plan, Shape
 from lwq.contracts.methods import Exporter, Quantizer, Storage
 from lwq.engine.apply import matrix_bits, shapes
 from lwq.exporters.llama_cpp.settings import Settings
@@ -110,6 +110,11 @@ class GGUF(Exporter):
     @property
     def says(self) -> str:
         return "one GGUF file, each tensor in its own ggml type, for llama.cpp (quantizer ggml)"
+
+    def options(self, layout: Layout, unit: str, quantizer: Quantizer) -> tuple[Option, ...]:
+        """Nothing but 16 bits of any quantizer but `ggml`."""
+        packer = quantizer.outside if unit in layout.outside else quantizer
+        return (*packer.levels, KEPT) if isinstance(packer, GGML) else (KEPT,)
 
     def require(self, plan: Plan, quantizer: Quantizer) -> None:
         """Raise InputError for a plan that drops, another quantizer, or another architecture."""

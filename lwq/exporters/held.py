@@ -69,14 +69,11 @@ class Stored:
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.header["rows"], self.header["columns"]
-
     def whole(self, dtype: torch.dtype) -> Tensor:
-        rows, columns = self.shape
         if not self._in_eights:
-            return self._read(self.tensors, rows).dequantize(dtype)
+            made = storage.read(self.kind, dict(self.tensors), dict(self.header))
+            return made.dequantize(dtype)
+        rows, columns = self.header["rows"], self.header["columns"]
         found = torch.empty(rows, columns, dtype=dtype, device=self.tensors["codes"].device)
         step = max(1, PANEL // (EIGHT * columns))
         eights = torch.arange(rows // EIGHT, device=found.device)
@@ -104,13 +101,13 @@ class Stored:
         return (
             self.kind == "packed"
             and self.tensors.keys() <= plain
-            and self.shape[0] % EIGHT == 0
+            and self.header["rows"] % EIGHT == 0
             and self.tensors["codes"].ndim == 1
         )
 
     def _some(self, eights: Tensor, dtype: torch.dtype) -> Tensor:
         """The weights of some eights of rows, (8 · len(eights), in)."""
-        count = self.shape[0] // EIGHT
+        count = self.header["rows"] // EIGHT
 
         def cut(tensor: Tensor) -> Tensor:
             own = tensor.reshape(count, -1)[eights]
@@ -118,10 +115,8 @@ class Stored:
             return own.reshape(-1) if tensor.ndim == 1 else own.reshape(-1, tensor.shape[1])
 
         cuts = {key: cut(tensor) for key, tensor in self.tensors.items()}
-        return self._read(cuts, EIGHT * len(eights)).dequantize(dtype)
-
-    def _read(self, tensors: Mapping[str, Tensor], rows: int) -> Any:
-        return storage.read(self.kind, dict(tensors), {**self.header, "rows": rows})
+        header = {**self.header, "rows": EIGHT * len(eights)}
+        return storage.read(self.kind, cuts, header).dequantize(dtype)
 
 
 @dataclass(frozen=True)

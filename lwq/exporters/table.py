@@ -26,8 +26,8 @@ Made by `python -m lwq.exporters.table docs/formats.md` from what the exporters 
 test compares the two. `lwq.exporters.nearest(plan, format)` makes of any plan the nearest one that
 a format holds, and `lwq.exporters.targets.budget` plans within one from the start.
 
-| format | written for | bits, symmetric | bits, asymmetric | zeros that are numbers (hqq) | groups | embeddings, head | drops blocks | outliers, masks | q, k, v and gate, up alike |
-|---|---|---|---|---|---|---|---|---|---|
+| format | written for | bits, symmetric | bits, asymmetric | zeros that are numbers (hqq) | groups | ggml's types | embeddings, head | drops blocks | outliers, masks | q, k, v and gate, up alike |
+|---|---|---|---|---|---|---|---|---|---|---|
 """  # noqa: E501
 
 
@@ -49,7 +49,8 @@ def row(format: str) -> list[str]:
         named(format).says,
         *(_listed(widths) for widths in (symmetric, asymmetric, numbers)),
         _listed(_groups(format)),
-        _said(holds(format, "rtn(group_size=64)", 4, outside=4)),
+        _said(holds(format, "ggml", 4)),
+        _said(any(holds(format, own, 4, outside=4) for own in ("rtn(group_size=64)", "ggml"))),
         _said(holds(format, "rtn(group_size=64)", DROPPED)),
         _said(holds(format, "owq", 3.1) and holds(format, "magnitude", 4.2)),
         "must be" if named(format).groups(_layout("matrix")) else "need not",
