@@ -22,7 +22,7 @@ from lwq.contracts import files
 from lwq.engine.apply import all_matrices
 from lwq.exporters import EXPORTERS, named, nearest, reading, table, targets
 from lwq.exporters.held import Held
-from lwq.exporters.shared import shards
+from lwq.exporters.shared import shards, words
 from lwq.exporters.shared.grids import GridFormat, rules
 from lwq.inputs import toy
 from lwq.quantizers import QUANTIZERS
@@ -31,7 +31,7 @@ from tests import architectures
 
 MODELS = ("llama", "qwen2", "gemma3")
 GRIDS = [name for name, kind in EXPORTERS.items() if issubclass(kind, GridFormat)]
-OURS = [*GRIDS, "lwq", "dequantized"]
+OURS = [*GRIDS, "lwq", "dequantized", "compressed-tensors(dense=True)"]
 QUANTIZER = "rtn(group_size=32)"
 OPTIONS = (4, 3, 8, "4g64", 2, 16, 5, 6, 7)
 
@@ -186,6 +186,14 @@ def test_compressed_tensors_read_back(name, quantizer, tmp_path):
         assert (unit in said["ignore"]) is (option == 16) and len(groups) == (option != 16)
         if groups:
             assert torch.equal(unpacked_ct(found, unit, *groups), all_matrices(model)[unit].view())
+
+
+@pytest.mark.parametrize("bits", [2, 3, 5, 8])
+def test_dense_words_are_a_stream(bits):
+    codes = torch.randint(0, 2**bits, (3, 50), generator=torch.Generator().manual_seed(0)).byte()
+    found = words.dense(codes, bits)
+    assert found.shape == (3, words.dense_words(50, bits))
+    assert [stream(row, bits, 50) for row in found.tolist()] == codes.tolist()
 
 
 def unpacked_ct(found, name, said):

@@ -22,8 +22,12 @@ TARGETS = ("transformers", "vllm")
 class CompressedTensors(GridFormat):
     """One `config_groups` entry for each distinct grid; kept matrices stand in `ignore`.
 
-    A word of 32 bits holds 32 // bits codes, so that 3, 5, 6 and 7 bits take 3.2, 5.33, 6.4 and 8:
-    `nbytes` says so. Tensors of a matrix (out, in): weight_packed int32 (out, words), weight_scale
+    Up to compressed-tensors 0.17 a word of 32 bits holds 32 // bits codes, so that 3, 5, 6 and 7
+    bits take 3.2, 5.33, 6.4 and 8 (`nbytes` says so); from 0.18 on codes are packed densely, and a
+    folder of the other kind does not load. 2, 4 and 8 bits are the same in both. Asymmetric folders
+    load in 0.17; 0.20.1 with transformers 5.23 refuses the shape of their zero points.
+
+    Tensors of a matrix (out, in): weight_packed int32 (out, words), weight_scale
     (out, groups), weight_shape int64 (2,), and of an asymmetric one weight_zero_point int32
     (words, groups).
 
@@ -31,12 +35,14 @@ class CompressedTensors(GridFormat):
         target: "vllm": joined matrices (q, k, v; gate, up) share one grid, of those that its
             kernels on GPUs always know: 4 and 8 bits symmetric, 4 asymmetric, a scale for 32, 64 or
             128 columns or for a row. (It joins members of several grids without a word.)
+        dense: pack 3, 5, 6 and 7 bits for compressed-tensors 0.18 and newer, not for 0.17.
         dtype: of what is not quantized; see `GridFormat`.
 
     Source: neuralmagic/compressed-tensors 0.17 (Apache-2.0), what it reads.
     """
 
     target: str = "transformers"
+    dense: bool = False
     dtype: str = "auto"
 
     name: ClassVar[str] = "compressed-tensors"
@@ -63,20 +69,22 @@ class CompressedTensors(GridFormat):
 
     def weigh(self, grid: Grid, shape: Shape) -> int:
         rows, groups = shape[0], grid.groups(shape)
-        zeros = 4 * groups * words.padded_words(rows, grid.bits) if grid.zeros == "codes" else 0
-        codes = 4 * rows * words.padded_words(shape[1], grid.bits)
+        count = words.dense_words if self.dense else words.padded_words
+        zeros = 4 * groups * count(rows, grid.bits) if grid.zeros == "codes" else 0
+        codes = 4 * rows * count(shape[1], grid.bits)
         return codes + rows * groups * FLOATS[grid.scale_dtype].itemsize + 16 + zeros
 
     def tensors(self, made: Packed, grid: Grid, plan: Plan) -> dict[str, Tensor]:
         assert isinstance(made.scales, Tensor)
+        packing = words.dense if self.dense else words.padded
         found = {
-            "weight_packed": words.padded(made.codes, made.bits),
+            "weight_packed": packing(made.codes, made.bits),
             "weight_scale": made.scales,
             "weight_shape": torch.tensor(made.shape),
         }
         if isinstance(made.zeros, Tensor):
             # (out, groups) -> (words, groups): packed down the rows
-            found["weight_zero_point"] = words.padded(made.zeros.T, made.bits).T
+            found["weight_zero_point"] = packing(made.zeros.T, made.bits).T
         return found
 
     def settings(

@@ -50,3 +50,14 @@ def padded(codes: Tensor, bits: int) -> Tensor:
 def padded_words(count: int, bits: int) -> int:
     """Words that `padded` makes of a row of `count` codes."""
     return -(-count // (WORD // bits))
+
+
+def dense(codes: Tensor, bits: int) -> Tensor:
+    """`stream` of rows of any length: uint8 (rows, n) -> int32 (rows, ceil(n · bits / 32))."""
+    filled = torch.nn.functional.pad(codes, (0, -codes.shape[1] % WORD))
+    return stream(filled.contiguous(), bits)[:, : dense_words(codes.shape[1], bits)]
+
+
+def dense_words(count: int, bits: int) -> int:
+    """Words that `dense` makes of a row of `count` codes."""
+    return -(-count * bits // WORD)
