@@ -21,7 +21,7 @@ def made(folder, target="lwq", **changes):
 
 @pytest.mark.parametrize("target", [name for name in TARGETS if name != "llama.cpp"])
 def test_each_target_gets_a_folder_within_the_budget(tmp_path, target):
-    size = "200kB" if target == "vllm" else "140kB"
+    size = "200kB" if target in ("vllm", "transformers") else "140kB"
     found = made(tmp_path / "out", target, size=size)
     assert (found.folder / "plan.json").is_file()
     lines = {line.name: line for line in found.lines}

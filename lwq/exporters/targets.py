@@ -28,7 +28,8 @@ class Target:
 
 TARGETS: dict[str, Target] = {
     "lwq": Target("lwq", "gptq", (2, 3, 4, 5, 6, 8)),
-    "transformers": Target("compressed-tensors", "gptq", (2, 3, 4, 5, 6, 8)),
+    # symmetric, and widths that every version of compressed-tensors packs alike
+    "transformers": Target("compressed-tensors", "gptq(sym=True)", (2, 4, 8)),
     "vllm": Target("compressed-tensors(target='vllm')", "gptq(sym=True)", (4, 8, 16)),
     "llama.cpp": Target("gguf", "ggml", (2, 3, 4, 5, 6, 8)),
     "mlx": Target("mlx", "gptq", (2, 3, 4, 5, 6, 8)),
