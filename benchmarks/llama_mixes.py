@@ -28,6 +28,7 @@ from lwq import models
 from lwq.common.names import build, spec
 from lwq.contracts import KEPT, Plan
 from lwq.engine.apply import packed
+from lwq.engine.store import Store
 from lwq.exporters import export
 from lwq.exporters.gguf import FILE, GGUF
 from lwq.exporters.llama_cpp.settings import Settings
@@ -147,7 +148,7 @@ class Work:
             model, _ = lwq.load(self.name)
             yield from packed(model, plan, self.calibration)
             return
-        bank = lwq.Bank(self.model, self.quantizer, self.calibration)
+        bank = lwq.Bank(self.model, self.quantizer, self.calibration, Store())
         bank.prepare([plan])
         yield from ((name, bank.made(name, plan.bits[name])) for name in self.layout.units)
         bank.release()
