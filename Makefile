@@ -44,7 +44,7 @@ report: env ## fetch SmolLM2-135M, run the orderings study, write reports/quick/
 	@$(BIN)/lwq report --size quick
 
 test: env ## run the tests and the notebooks, in one pytest run, a process a core
-	@$(BIN)/python -m pytest tests notebooks --numprocesses=auto --dist=loadgroup --nbval-lax --nbval-cell-timeout=600 $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest tests notebooks --numprocesses=auto --dist=loadscope --nbval-lax --nbval-cell-timeout=600 $(PYTEST_ARGS)
 
 lint: .venv/.stamp-dev ## ruff, mypy, notebooks without outputs
 	@$(BIN)/ruff check .

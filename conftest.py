@@ -46,10 +46,8 @@ def offline_reason() -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tour runs on a real model; the cells of a notebook run in one process, in order."""
+    """The tour runs on a real model."""
     for item in items:
-        if item.path.suffix == ".ipynb":
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
         if item.path.name == "00_tour.ipynb":
             item.add_marker("assets")
 

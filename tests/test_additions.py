@@ -98,19 +98,6 @@ CLAIM = """claims:
     numbers: {nats: 0.0}
 
 sizes:"""
-RULE = '''
-
-def costs(table, windows, numbers):
-    """All blocks at 2 bits diverge from the untouched model by more than `nats`."""
-    kl = intervals.by_id(windows, "kl")
-    for row in table[(table["metric"] == "kl") & (table["avg_bits"] == 2)].to_dict("records"):
-        value = intervals.mean(kl[row["id"]])
-        verdict = claims.decide(value, numbers["nats"])
-        yield row["model"], row["ordering"], verdict, f"{value.value:.6f} nats", (row["id"],)
-
-
-RULES["costs"] = costs
-'''
 
 
 def test_a_study_is_added_with_four_files_and_a_line(house):
@@ -125,11 +112,6 @@ def test_a_study_is_added_with_four_files_and_a_line(house):
         ("\nsizes:", "\n" + CLAIM),
     )
     house.copy("lwq/report/sections/template.py", "lwq/report/sections/mine.py", name)
-    section = house.folder / "lwq/report/sections/mine.py"
-    section.write_text(
-        section.read_text().replace("import claims, figures", "import claims, figures, intervals")
-        + RULE
-    )
     house.copy("reports/sections/template.md.j2", "reports/sections/mine.md.j2")
     house.register(
         "lwq/report/sections/__init__.py",

@@ -179,5 +179,5 @@ def test_export_writes_what_transformers_loads(tmp_path, toy):
         lwq.export(model, plan, tmp_path / "out", tokenizer)
     with pytest.raises(lwq.InputError, match="the plan drops"):
         lwq.export(model, plan_for(model, (4, 0)), tmp_path / "new", tokenizer)
-    with pytest.raises(lwq.InputError, match="unknown format 'gguf'"):
-        lwq.export(model, plan, tmp_path / "new", tokenizer, format="gguf")
+    with pytest.raises(lwq.InputError, match="unknown format 'ggml'"):
+        lwq.export(model, plan, tmp_path / "new", tokenizer, format="ggml")

@@ -1,6 +1,7 @@
 """Verdicts follow their rules: built from tables whose truth is known."""
 
 import re
+from importlib import import_module
 
 import numpy as np
 import pandas as pd
@@ -16,12 +17,7 @@ from lwq.studies import grid
 
 WINDOWS = 40
 RULES = grid.claims()
-SECTIONS = {
-    "orderings": orderings,
-    "model_scale": model_scale,
-    "pruning": pruning,
-    "dynamic_methods": dynamic_methods,
-}
+SECTIONS = {name: import_module(f"lwq.report.sections.{name}") for name in grid.catalogue()}
 
 
 def verdicts(tables, *keys):

@@ -34,7 +34,10 @@ def test_each_target_gets_a_folder_within_the_budget(tmp_path, target):
 
 def test_llama_cpp_gets_a_gguf_ggml(tmp_path):
     found = made(tmp_path / "out", "llama.cpp")
-    assert (found.folder / "model.gguf").is_file()
+    (file,) = found.folder.glob("*.gguf")
+    # what is beyond the tensors: names, the vocabulary, and less than 32 bytes a tensor to align
+    assert 0 < file.stat().st_size - found.lines[-1].megabytes * 1e6 < 20_000
+    assert found.lines[-1].megabytes <= 0.14
 
 
 def test_the_folder_opens_and_judges_as_the_table_says(tmp_path):

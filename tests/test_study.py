@@ -209,7 +209,7 @@ def test_the_same_text_for_both_is_refused(tmp_path):
         experiment.Experiment("x", "toy", "rtn", TEXTS[0], TEXTS[0], lwq.Results(tmp_path))
     with pytest.raises(lwq.InputError, match="would look lossless; use 64"):
         experiment.Experiment(
-            "x", "smollm2-135m", "rtn(group_size=32)", *TEXTS, lwq.Results(tmp_path)
+            "x", "smollm2-135m@file", "rtn(group_size=32)", *TEXTS, lwq.Results(tmp_path)
         )
     with pytest.raises(lwq.InputError, match="steps=1"):
         candidates.counts_moved(4, 1)
@@ -286,6 +286,8 @@ def test_a_report_can_be_built_while_a_study_runs(study, tmp_path):
         (table["study"] == study)
         & table["model"].isin(["smollm2-135m@file", "ladder-2", "ladder-4"])
     ]
+    if rows.empty:
+        pytest.skip("no row of this study is tracked")
     ends = rows["ordering"].isin(intervals.ENDS)
     for i, count in enumerate((0, 3, 25)):
         some = rows.loc[~ends, "id"].drop_duplicates().sample(count, random_state=i)

@@ -202,7 +202,13 @@ class Exporter(Protocol):
 
     def nbytes(self, plan: Plan, quantizer: Quantizer) -> int:
         """Bytes of the tensors that it will write for `plan`; headers and settings come on top."""
-        return plan.size(self.sizer(quantizer)).total_bytes
+        return plan.size(self.sizer(quantizer)).total_bytes + self.beyond(plan.layout)
+
+    def beyond(self, layout: Layout) -> int:
+        """Bytes that it writes beyond those of `sizer`: where what no plan reaches is wider than 16
+        bits.
+        """
+        return 0
 
     def options(self, layout: Layout, unit: str, quantizer: Quantizer) -> tuple[Option, ...]:
         """The options of `unit` that the format holds, as `Budget.options` takes them."""

@@ -116,6 +116,10 @@ class GGUF(Exporter):
         packer = quantizer.outside if unit in layout.outside else quantizer
         return (*packer.levels, KEPT) if isinstance(packer, GGML) else (KEPT,)
 
+    def beyond(self, layout: Layout) -> int:
+        """Norms and biases are F32: two bytes more each, where nothing else is left to no plan."""
+        return 2 * sum(layout.rest.values()) if layout.outside else 0
+
     def require(self, plan: Plan, quantizer: Quantizer) -> None:
         """Raise InputError for a plan that drops, another quantizer, or another architecture."""
         if not isinstance(quantizer, GGML):

@@ -21,7 +21,7 @@ from lwq.engine.bank import Bank
 from lwq.engine.evaluate import reference
 from lwq.engine.store import Store
 from lwq.engine.sweep import Sweep
-from lwq.exporters import export, require_exportable
+from lwq.exporters import export, named, require_exportable
 from lwq.exporters.targets import TARGETS, Target
 from lwq.exporters.targets import budget as target_budget
 from lwq.inputs.texts import WindowSpec
@@ -81,14 +81,15 @@ def compress(
         model, dtype, stream=stream, trust_remote_code=trust_remote_code
     )
     layout = models.layout(loaded, "matrix", limit == "max_bytes")
-    budget = target_budget(target, layout, packer, limit, amount, bits)
+    beyond = named(runtime.format).beyond(layout) if limit == "max_bytes" else 0
+    budget = target_budget(target, layout, packer, limit, amount - beyond, bits)
     asked = _asked(loaded, budget, packer, target, recipe)
     if (found := _finished(folder, asked)) is not None:
         return found
     require_exportable(_all_high(budget, packer), folder, runtime.format)
     windows, _ = recipe.drawn(loaded, "calibrate", None)
     plan = _planned(loaded, recipe, budget, packer, windows, asked)
-    lines, judged = _lines(loaded, tokenizer, plan, budget, packer, windows, judge)
+    lines, judged = _lines(loaded, tokenizer, plan, budget, packer, windows, judge, beyond)
     made = Compressed(folder, plan, tuple(lines), judged, _advice(lines))
     export(loaded, plan, folder, tokenizer, windows, runtime.format)
     _describe(made, asked, model, target)
@@ -150,6 +151,7 @@ def _lines(
     packer: Quantizer,
     windows: Tensor,
     judge: WindowSpec | None,
+    beyond: int,
 ) -> tuple[list[Judged], str]:
     toy = models.name(model).partition("-")[0] == "toy"
     judge = judge or WindowSpec("toy" if toy else "wiki", "judge", 16, 256, 0)
@@ -161,9 +163,9 @@ def _lines(
     distinct = {made.id: made for made in named_plans.values()}
     found = {made.id: losses for made, losses in sweep.measure(distinct.values(), "judge")}
     untouched = Size.of(budget.layout, dict.fromkeys(budget.layout.units, 16), budget.quantizer)
-    lines = [_line("untouched", untouched.total_bytes, truth.losses, found[plan.id])]
+    lines = [_line("untouched", untouched.total_bytes + beyond, truth.losses, found[plan.id])]
     for name, made in named_plans.items():
-        weight = made.size(budget.quantizer).total_bytes
+        weight = made.size(budget.quantizer).total_bytes + beyond
         lines.append(
             _line(name, weight, found[made.id], None if name == "plan" else found[plan.id])
         )

@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 import pandas as pd
 
+from lwq.common.names import pick
 from lwq.contracts.section import Verdict
 from lwq.report.intervals import Interval
 
@@ -43,7 +44,9 @@ def verdicts(
     return [
         Verdict(key, *parts)
         for key, claim in claims.items()
-        for parts in rules[claim["rule"]](table, windows, claim.get("numbers", {}))
+        for parts in pick(rules, f"rule of claim {key!r}", claim["rule"])(
+            table, windows, claim.get("numbers", {})
+        )
     ]
 
 

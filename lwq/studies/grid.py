@@ -54,6 +54,11 @@ def _study(path: Path) -> dict[str, Any]:
     found = _read(path)
     if lacking := sorted(NEEDED - found.keys()):
         raise InputError(f"{path} lacks {lacking}; studies/template.yaml shows them")
+    if not (paths.NOTEBOOKS / found["notebook"]).is_file():
+        raise InputError(
+            f"{path}: notebook: {found['notebook']} is not in {paths.NOTEBOOKS}; write the name of "
+            "the file there, such as 50_mine.ipynb"
+        )
     return found
 
 

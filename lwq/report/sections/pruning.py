@@ -227,7 +227,7 @@ def _pictures(table: pd.DataFrame, windows: pd.DataFrame, gaps: pd.DataFrame) ->
             & ((table["quantizer"] == quantizer) | (table["family"] == "mask"))
         ]
         own = gaps[(gaps["model"] == model) & (gaps["quantizer"] == quantizer)]
-        if own.empty:  # nothing of the same size yet
+        if not style.scores(style.labels(own)):  # nothing of the same size, or by a score, yet
             continue
         name = f"{model}, {nickname(str(quantizer))}"
         alt = (

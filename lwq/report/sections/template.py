@@ -1,19 +1,32 @@
 """A section to be copied: all that the report says of one study, from its rows."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
 from lwq.contracts.section import Picture, Section
-from lwq.report import claims, figures
-from lwq.report.claims import Rule
+from lwq.report import claims, figures, intervals
+from lwq.report.claims import Found, Rule
 from lwq.results.plans import StoredPlan
 from lwq.studies import grid
 
 NAME = "template"
 
-# name -> rule(table, windows, numbers): the verdict of each setting; see pruning.py
-RULES: dict[str, Rule] = {}
+
+def costs(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, Any]) -> Found:
+    """All blocks at 2 bits diverge from the untouched model by more than `nats`; of rows that are
+    not there yet, a rule says nothing.
+    """
+    kl = intervals.by_id(windows, "kl")
+    for row in table[(table["metric"] == "kl") & (table["avg_bits"] == 2)].to_dict("records"):
+        value = intervals.mean(kl[row["id"]])
+        verdict = claims.decide(value, numbers["nats"])
+        yield row["model"], row["ordering"], verdict, f"{value.value:.6f} nats", (row["id"],)
+
+
+# name -> rule(table, windows, numbers): the verdict of each setting
+RULES: dict[str, Rule] = {"costs": costs}
 
 
 def section(table: pd.DataFrame, plans: Mapping[str, StoredPlan], windows: pd.DataFrame) -> Section:
