@@ -169,7 +169,7 @@ class Held(Tensor):
     def __init__(self, holding: Holding, dtype: torch.dtype, device: torch.device):
         self.holding = holding
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]  # torch leaves its own untyped
         return f"Held({tuple(self.shape)}, {self.dtype}, {self.stored_bytes:,} bytes)"
 
     @property

@@ -66,10 +66,10 @@ class _Rounded:
         return Rounding(model, self.quantizer, self.options, stats.windows, outside=self.outside)
 
     def measure(self, pair: Pair, change: Tensor) -> Tensor:
-        raise NotImplementedError
+        raise NotImplementedError  # each score has its own
 
     def harm(self, values: Tensor, scored: int) -> np.ndarray:
-        raise NotImplementedError
+        raise NotImplementedError  # each score has its own
 
     def _harms(self, values: Mapping[str, Tensor]) -> Harms:
         return {unit: self._harm(found) for unit, found in values.items()}

@@ -48,15 +48,15 @@ class GridFormat(Exporter):
 
     def reason(self, grid: Grid, shape: Shape) -> str:
         """Why the format cannot hold a matrix on `grid`; "" where it can."""
-        raise NotImplementedError
+        raise NotImplementedError  # each format has its own
 
     def weigh(self, grid: Grid, shape: Shape) -> int:
         """Bytes of the tensors of a matrix."""
-        raise NotImplementedError
+        raise NotImplementedError  # each format has its own
 
     def tensors(self, made: Packed, grid: Grid, plan: Plan) -> dict[str, Tensor]:
         """What is written of a matrix, under its name."""
-        raise NotImplementedError
+        raise NotImplementedError  # each format has its own
 
     def settings(
         self, plan: Plan, grids: Mapping[str, Grid], kept: Iterable[str]
@@ -65,7 +65,7 @@ class GridFormat(Exporter):
 
         grids: matrix -> its grid; kept: matrices that stay as they are.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # each format has its own
 
     def also(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Settings of the model under names that the reader knows, beside those in `config`."""
@@ -255,7 +255,7 @@ def rules(names: Iterable[str]) -> list[str]:
     """
     numbers: dict[tuple[str, str], list[str]] = {}  # what stands before and after the first number
     for name in names:
-        before, number, after = re.fullmatch(r"(.*?)(?:\.(\d+)(?=\.)(.*))?", name).groups()  # type: ignore[union-attr]
+        before, number, after = re.fullmatch(r"(.*?)(?:\.(\d+)(?=\.)(.*))?", name).groups()  # type: ignore[union-attr]  # it matches any text
         numbers.setdefault((before, after or ""), []).extend([number] if number else [])
     alike: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for (before, after), own in numbers.items():
