@@ -1,0 +1,226 @@
+"""Measured plans beside uniform bits of the same bytes, in KL: what the first screen and its
+picture are made from.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from lwq.common.names import nickname
+from lwq.report import intervals, overview
+from lwq.report.figures import style
+from lwq.report.intervals import RANDOM, Interval
+
+SAME = ["model", "fingerprint", "quantizer", "calibration", "judge", "dtype"]
+UNIFORM = "uniform"
+BLOCKS = "topk"  # the allocator of rankings; any other is named beside its score
+EMBEDDINGS = "embeddings too"
+
+
+class Line(NamedTuple):
+    """Uniform bits as a line: straight in log KL over bytes, between sizes that were measured.
+
+    Attributes:
+        sizes: bytes of the whole file, ascending (points,).
+        ids: of the rows at the corners.
+    """
+
+    sizes: np.ndarray
+    ids: tuple[str, ...]
+
+    def place(self, size: float) -> tuple[int, int, float] | None:
+        """(left corner, right corner, share of the right one) at `size`; None beyond both ends."""
+        if not len(self.sizes) or not self.sizes[0] <= size <= self.sizes[-1]:
+            return None
+        right = max(int(np.searchsorted(self.sizes, size)), min(1, len(self.sizes) - 1))
+        left = max(right - 1, 0)
+        width = self.sizes[right] - self.sizes[left]
+        return left, right, float((size - self.sizes[left]) / width) if width else 0.0
+
+
+class Method(NamedTuple):
+    """What one way to choose bits is worth, over the sizes that it was measured at.
+
+    Attributes:
+        worth: geometric mean of its KL over that of uniform bits of the same bytes; below 1 it is
+            better.
+        better, worse: plans whose own interval lies on that side, of `plans` in all.
+    """
+
+    label: str
+    worth: Interval
+    better: int
+    worse: int
+    plans: int
+
+
+class Arena(NamedTuple):
+    """Plans that may be compared: one model, quantizer, judging text and arithmetic.
+
+    Attributes:
+        plans: a line a mixed plan: the columns of its row, `kl`, `low_kl`, `high_kl`, `perplexity`,
+            `top1`, `method`, `whole` (embeddings and head among the units), and `ratio`,
+            `low_ratio`, `high_ratio` to uniform bits of the same bytes (NaN beyond their sizes).
+        uniform: the same of uniform plans, by bytes.
+        lines: whether embeddings are among the units -> uniform bits as a line.
+        methods: the best first.
+    """
+
+    plans: pd.DataFrame
+    uniform: pd.DataFrame
+    lines: Mapping[bool, Line]
+    methods: tuple[Method, ...]
+
+    @property
+    def first(self) -> pd.Series:
+        """Any row: the model, quantizer, texts and windows are the same in all."""
+        return self.uniform.iloc[0]
+
+    @property
+    def name(self) -> str:
+        """Model and quantizer, as readers call them."""
+        return f"{self.first['model']}, {nickname(self.first['quantizer'])}"
+
+    def best(self, size: float) -> Mapping[str, Any]:
+        """Of all plans no larger than `size` bytes, uniform ones too, that of the least KL."""
+        both = pd.concat([self.plans, self.uniform], ignore_index=True)
+        fits = both[both["total_bytes"] <= size].sort_values("kl", kind="stable")
+        return {str(key): value for key, value in fits.iloc[0].items()}
+
+
+def arenas(table: pd.DataFrame, windows: pd.DataFrame) -> list[Arena]:
+    """Every model and quantizer with a mixed plan and two uniform sizes.
+
+    Models that people use come before rungs of the ladder, today's quantizers before superseded
+    ones, then those that most allocators, and most plans, were measured with. Plans with dropped
+    blocks, masks, or blocks left at 16 bits answer other questions and are left out.
+    """
+    kl = intervals.by_id(windows, "kl")
+    old = overview.superseded(table["quantizer"])
+    found = [_arena(part, kl) for _, part in _measured(table, kl).groupby(SAME, sort=False)]
+
+    def rank(arena: Arena) -> tuple[bool, bool, int, int]:
+        allocators = set(arena.plans["allocator"].dropna()) - {""}
+        first = arena.first
+        behind = overview.is_rung(first["model"]), first["quantizer"] in old
+        return *behind, -len(allocators), -len(arena.plans)
+
+    return sorted((one for one in found if one is not None), key=rank)
+
+
+def _measured(table: pd.DataFrame, kl: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """One line a plan of whole widths, its metrics beside each other."""
+    rows = table[table["metric"].isin(intervals.METRICS) & (table["family"] == "grid")]
+    rows = rows[(rows["low"] > 0) | (rows["ordering"] == UNIFORM)]
+    values = rows.pivot_table(index="id", columns="metric", values="value")
+    rows = rows.drop_duplicates("id").drop(columns=["metric", "value"]).join(values, on="id")
+    rows = rows[rows["id"].isin(kl.keys()) & (rows["ordering"] != "original")]
+    return rows[(rows["high"] < 16) | (rows["ordering"] == UNIFORM)]
+
+
+def _arena(rows: pd.DataFrame, kl: Mapping[str, np.ndarray]) -> Arena | None:
+    rest = rows["total_bytes"] - rows["plan_bytes"]
+    rows = rows.assign(whole=rest < rest.max())
+    even = (rows["ordering"] == UNIFORM) & rows["avg_bits"].between(1, 15) & (rows["kl"] > 0)
+    uniform = rows[even].drop_duplicates("plan").sort_values("total_bytes", ignore_index=True)
+    mixed = rows[(rows["ordering"] != UNIFORM) & ~rows["plan"].isin(rows[even]["plan"])]
+    mixed = mixed.drop_duplicates(["plan", "ordering", "allocator"]).reset_index(drop=True)
+    if mixed.empty or len(uniform) < 2:
+        return None
+    lines = {bool(whole): _line(part) for whole, part in uniform.groupby("whole")}
+    weights = drawn(len(kl[mixed["id"].iloc[0]]))
+    mixed = mixed.assign(method=_methods(mixed))
+    logs = {key: np.log(weights @ kl[key]) for key in {*mixed["id"], *uniform["id"]}}
+    found = {row["id"]: _gap(row, lines, logs) for row in mixed.to_dict("records")}
+    gaps = {key: gap for key, gap in found.items() if gap is not None}
+    mixed = _with_ends(_with_ends(mixed, logs, "kl"), gaps, "ratio")
+    return Arena(mixed, _with_ends(uniform, logs, "kl"), lines, tuple(_worth(mixed, gaps)))
+
+
+def ratios(arenas: Iterable[Arena]) -> dict[str, Interval]:
+    """Plan -> its KL over that of uniform bits of the same bytes, where there are such."""
+    columns = ["plan", "ratio", "low_ratio", "high_ratio"]
+    frames = [arena.plans.dropna(subset="ratio")[columns] for arena in arenas]
+    return {plan: Interval(*ends) for frame in frames for plan, *ends in frame.to_numpy().tolist()}
+
+
+def drawn(windows: int) -> np.ndarray:
+    """How much each window weighs in each bootstrap draw (1 + draws, windows); the first row is
+    the sample itself.
+    """
+    rng = np.random.default_rng(intervals.SEED)
+    share = np.full(windows, 1 / windows)
+    counts = rng.multinomial(windows, share, size=intervals.RESAMPLES)
+    return np.vstack([share, counts / windows])
+
+
+def _ends(draws: np.ndarray) -> Interval:
+    """Of logarithms in draws, the first being the value: the value itself and its interval."""
+    low, high = np.quantile(draws[1:], [0.025, 0.975])
+    return Interval(*(float(np.exp(end)) for end in (draws[0], low, high)))
+
+
+def _with_ends(rows: pd.DataFrame, draws: Mapping[str, np.ndarray], name: str) -> pd.DataFrame:
+    """`rows` with a value and its interval, from logarithms in draws; NaN where there are none."""
+    none = Interval(np.nan, np.nan, np.nan)
+    ends = [_ends(draws[key]) if key in draws else none for key in rows["id"]]
+    columns = (name, f"low_{name}", f"high_{name}")
+    cells = {column: [end[place] for end in ends] for place, column in enumerate(columns)}
+    return rows.assign(**cells)
+
+
+def _line(uniform: pd.DataFrame) -> Line:
+    """The corners of the lower convex hull of log KL over bytes: no mean of two others is better
+    than one of them.
+    """
+    kept: list[tuple[float, float, str]] = []
+    for row in uniform.sort_values(["total_bytes", "kl"]).to_dict("records"):
+        corner = (float(row["total_bytes"]), float(np.log(row["kl"])), row["id"])
+        if kept and kept[-1][0] == corner[0]:
+            continue
+        while len(kept) > 1 and _turns_up(kept[-2], kept[-1], corner):
+            kept.pop()
+        kept.append(corner)
+    return Line(np.array([size for size, _, _ in kept]), tuple(key for _, _, key in kept))
+
+
+def _turns_up(first: tuple[Any, ...], middle: tuple[Any, ...], last: tuple[Any, ...]) -> bool:
+    """Whether `middle` lies on or above the straight line between the two others."""
+    share = (middle[0] - first[0]) / (last[0] - first[0])
+    return bool(middle[1] >= (1 - share) * first[1] + share * last[1])
+
+
+def _gap(
+    row: Mapping[Any, Any], lines: Mapping[bool, Line], logs: Mapping[str, np.ndarray]
+) -> np.ndarray | None:
+    """Log of KL over that of uniform bits at the same bytes, in draws; None beyond their sizes."""
+    line = lines.get(row["whole"])
+    if line is None or (place := line.place(row["total_bytes"])) is None:
+        return None
+    left, right, share = place
+    return logs[row["id"]] - (1 - share) * logs[line.ids[left]] - share * logs[line.ids[right]]
+
+
+def _methods(mixed: pd.DataFrame) -> list[str]:
+    """What readers call the choice behind each plan: "LIM", "fisher kl + knapsack", "random"."""
+    both = mixed["whole"].nunique() > 1
+    return [_method(row, both and row["whole"]) for row in mixed.to_dict("records")]
+
+
+def _method(row: Mapping[Any, Any], whole: bool) -> str:
+    name = style.label(row["ordering"]) if pd.isna(row["seed"]) else RANDOM
+    allocator = "" if pd.isna(row["allocator"]) else str(row["allocator"]).partition("(")[0]
+    name += f" + {allocator}" if allocator not in ("", BLOCKS) else ""
+    return f"{name} ({EMBEDDINGS})" if whole else name
+
+
+def _worth(mixed: pd.DataFrame, gaps: Mapping[str, np.ndarray]) -> Iterator[Method]:
+    beside = mixed[mixed["id"].isin(gaps)]
+    found = []
+    for label, own in beside.groupby("method", sort=False):
+        worth = _ends(np.mean([gaps[key] for key in own["id"]], axis=0))
+        better, worse = (own["high_ratio"] < 1).sum(), (own["low_ratio"] > 1).sum()
+        found.append(Method(str(label), worth, int(better), int(worse), len(own)))
+    yield from sorted(found, key=lambda method: method.worth.value)
