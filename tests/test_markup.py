@@ -1,0 +1,101 @@
+"""Names are text: in Markdown, as two readers of it see it, and in a cell.
+
+pytest tests/test_markup.py
+"""
+
+import csv
+import io
+from html.parser import HTMLParser
+
+import markdown
+import pytest
+from markdown_it import MarkdownIt
+
+from lwq.common import markup
+
+READERS = {
+    "python-markdown": lambda text: markdown.markdown(text, extensions=["tables"]),
+    "commonmark": MarkdownIt("commonmark").enable(["table", "strikethrough"]).render,
+}
+NAMES = (
+    *("![a](b.png)", "[l](http://x)", "[^1]", "[a]: b", "*[HTML]: x", "<script>alert(1)</script>"),
+    *("<img src=x onerror=alert(1)>", "&lt;b&gt;", "&#60;b", "<!-- x", "a --> b", "a|b", "a\\|b"),
+    *("`x`", "``", "**b**", "m[/bold]x", "__x__", "_x_", "x_", "a_b", "~~x~~", "$x$", "\\<b>"),
+    *("# h", "- l", "+ l", "1. x", "123) y", "> q", "---", "===", "{: #id}", "=x", "'\"'"),
+    *("  lead", "a\nb\n\n    code", "http://x.y/_z_", "é_ü_", "+1.2 [3, 4]", "0.95", "1.", "-0.5"),
+)
+
+
+class Seen(HTMLParser):
+    """The tags of a page, the texts between them, and what stands for pictures."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.tags: list[str] = []
+        self.texts: list[str] = []
+        self.alts: list[str | None] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.alts += [dict(attrs)["alt"]] if tag == "img" else []
+
+    def handle_data(self, data):
+        self.texts += [data.strip()] if data.strip() else []
+
+
+def frame(text: str, code: str) -> str:
+    """A page with one text wherever the templates have one: cells, paragraphs, pictures, code."""
+    return (
+        f"| {text} | b |\n|---|---|\n| {text} | c |\n\n{text}\n\nx {text} y\n\n"
+        f"![{text}](f.png)\n\n- {code}"
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("reader", READERS)
+def test_a_name_is_shown_and_not_obeyed(reader, name):
+    seen = Seen(READERS[reader](frame(markup.markdown(name), markup.code(name))))
+    plain = Seen(READERS[reader](frame("plain", "plain")))
+    shown = " ".join(name.split())
+    assert [tag for tag in seen.tags if tag != "code"] == plain.tags
+    assert seen.texts == [shown, "b", shown, "c", shown, f"x {shown} y", shown]
+    assert seen.alts == [shown]
+
+
+@pytest.mark.parametrize("name", ["smollm2-135m", "gptq(group_size=64, sym=False)", "+0.12", "a_b"])
+def test_ordinary_names_stay_as_they_are(name):
+    assert markup.markdown(name) == name
+    assert markup.code(name) == f"`{name}`"
+
+
+def test_control_characters_are_left_out():
+    assert markup.markdown("a\x00b\x1b[31mc\u202ed") == "ab\\[31mcd"
+
+
+CELLS = (
+    "=1+1",
+    "+1",
+    "-1",
+    "@x",
+    "\tx",
+    "\rx",
+    "'=1",
+    "''=1",
+    "'x",
+    "'",
+    "",
+    "plain",
+    "a=b",
+    "a,b",
+)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_cell_is_no_formula_and_reads_back(name):
+    file = io.StringIO(newline="")
+    csv.writer(file).writerow([markup.cell(name)])
+    file.seek(0)
+    (read,) = next(csv.reader(file), [""])
+    assert not read.startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert markup.from_cell(read) == name
