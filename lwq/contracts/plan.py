@@ -11,6 +11,7 @@ from typing import Any
 
 from lwq.common.errors import InputError
 from lwq.common.hashing import digest
+from lwq.common.sizes import readable
 from lwq.contracts.files import read_as, write
 from lwq.contracts.layout import (
     DROPPED,
@@ -161,10 +162,16 @@ class Budget:
                 if exact
                 else f"allow at least {low}, or offer fewer bits"
             )
-            reach = f"bits={self.widths} span {low:g} to {high:g}"
-            raise InputError(f"{self.limit}={self.amount:g} is out of reach: {reach}; {advice}")
+            asked, least, most = map(self._said, (self.amount, low, high))
+            reach = f"bits={self.widths} span {least} to {most}"
+            raise InputError(f"{self.limit}={asked} is out of reach: {reach}; {advice}")
         if exact and self.amount != int(self.amount):
             raise InputError(f"moved={self.amount:g} must be a whole number of units")
+
+    def _said(self, amount: float) -> str:
+        """An amount for a reader: bytes with their unit."""
+        whole = self.limit == "max_bytes" and math.isfinite(amount)
+        return readable(int(amount)) if whole else f"{amount:g}"
 
     def spent(self, bits: Mapping[str, Width]) -> float:
         """The amount that an allocation uses, in the unit of the limit."""

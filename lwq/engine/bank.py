@@ -17,6 +17,7 @@ from lwq import models
 from lwq.common.errors import InputError
 from lwq.common.hashing import codes
 from lwq.common.names import rebuild, spec
+from lwq.common.sizes import readable
 from lwq.contracts import DROPPED, KEPT, Layout, Option, Plan, inside, require_whole_drops
 from lwq.contracts.methods import Quantizer, Storage
 from lwq.engine import apply
@@ -219,11 +220,10 @@ class Bank:
     def _get(self, name: str, width: Option) -> Storage:
         found = self._find(name, width)
         if found is None:
+            memory, disk = int(self.packed.maxsize), self.store.limit if self.store else 0
             raise _Lost(
-                f"{name} at {width} bits did not stay in the bank: its limits "
-                f"({self.packed.maxsize:,} bytes of memory, "
-                f"{self.store.limit if self.store else 0:,} on disk) hold less than one plan "
-                f"needs; raise them"
+                f"{name} at {width} bits did not stay in the bank: its limits ({readable(memory)} "
+                f"of memory, {readable(disk)} on disk) hold less than one plan needs; raise them"
             )
         return found
 

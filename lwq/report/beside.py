@@ -135,6 +135,8 @@ def _arena(rows: pd.DataFrame, kl: Mapping[str, np.ndarray]) -> Arena | None:
     logs = {key: np.log(weights @ kl[key]) for key in {*mixed["id"], *uniform["id"]}}
     found = {row["id"]: _gap(row, lines, logs) for row in mixed.to_dict("records")}
     gaps = {key: gap for key, gap in found.items() if gap is not None}
+    if not gaps:
+        return None
     mixed = _with_ends(_with_ends(mixed, logs, "kl"), gaps, "ratio")
     return Arena(mixed, _with_ends(uniform, logs, "kl"), lines, tuple(_worth(mixed, gaps)))
 

@@ -5,8 +5,10 @@ only. Without JavaScript the page is whole: pictures, tables, folds and links ar
 """
 
 import base64
+import hashlib
 import html
 import re
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from lwq.common.errors import InputError
 from lwq.report import play
 
 HERE = Path(__file__).parent
+WIDE = 1000  # pixels from which a phone shows a picture in a box that scrolls
+ROW = re.compile(r"<td( [^>]*)?>([0-9a-f]{12})</td>")
 WORDS = re.compile(r'class="table"(?=><table>\s*<thead>\s*<tr>\s*<th>(claim|model|question)</th>)')
 
 
@@ -35,10 +39,7 @@ def page(text: str, folder: Path, figures: str, data: Mapping[str, Any]) -> str:
     body = WORDS.sub('class="table words"', body)
     body = re.sub(
         r'<p>(<img [^>]*?src=)"([^"]+)"([^>]*>)',
-        lambda found: (
-            f'<p class="picture"><span class="scroll">{found[1]}'
-            f'"{_inline(folder / figures, folder / found[2], "png")}"{found[3]}</span>'
-        ),
+        lambda found: _picture(found, folder, figures),
         body,
     )
     body = re.sub(
@@ -48,6 +49,10 @@ def page(text: str, folder: Path, figures: str, data: Mapping[str, Any]) -> str:
             f'href="{_inline(folder / figures, folder / found[1], "csv")}">'
         ),
         body,
+    )
+    body = ROW.sub(r'<td\1><a class="row" href="#repeat-it">\2</a></td>', body)
+    body = re.sub(
+        r'<a href="#repeat-it">(?=[0-9a-f]{12}<)', '<a class="row" href="#repeat-it">', body
     )
     title = reader.toc_tokens[0]["name"] if reader.toc_tokens else "lwq report"
     style, script = ((HERE / f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
@@ -59,7 +64,16 @@ def page(text: str, folder: Path, figures: str, data: Mapping[str, Any]) -> str:
         f"<title>{title}</title><style>\n{style}</style></head>\n<body>\n"
         f"{_contents(reader.toc_tokens)}<main>\n{body}\n</main>\n"
         f'<script type="application/json" id="data">{play.embedded(data)}</script>\n'
-        f"<script>\n{script}</script>\n</body></html>\n"
+        f"<script>{script}</script>\n</body></html>\n"
+    )
+
+
+def _policy(script: str) -> str:
+    """Nothing is fetched, and no script runs but this one."""
+    own = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{own}'; base-uri 'none'; form-action 'none'"
     )
 
 
@@ -74,6 +88,16 @@ def _contents(tokens: list[Any]) -> str:
 
 
 KINDS = {"png": "image/png", "csv": "text/csv"}
+
+
+def _picture(found: re.Match[str], folder: Path, figures: str) -> str:
+    """An image inside a box that scrolls where it is too wide for a phone."""
+    path = folder / found[2]
+    uri = _inline(folder / figures, path, "png")
+    width, height = struct.unpack(">II", path.read_bytes()[16:24].ljust(8, b"\0"))
+    look = ' class="wide"' if width > WIDE else ""
+    image = f'{found[1]}"{uri}" width="{width}" height="{height}"{look}{found[3]}'
+    return f'<p class="picture"><span class="scroll">{image}</span>'
 
 
 def _inline(figures: Path, path: Path, kind: str) -> str:

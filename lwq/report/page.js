@@ -105,7 +105,9 @@ for (const link of document.querySelectorAll("a.row")) {
 
 function preview(target) {
   let element = target;
-  while (element && element.textContent.trim().length < 2) element = element.nextElementSibling;
+  while (element && element.textContent.trim().length < 2) {
+    element = element.nextElementSibling ?? element.parentElement?.nextElementSibling;
+  }
   const next = element && element.nextElementSibling;
   const more = /^H\d$/.test(element?.tagName ?? "") && next ? `\n${next.textContent.trim()}` : "";
   const text = `${element ? element.textContent.trim() : ""}${more}`.replace(/[ \t]+/g, " ");

@@ -51,7 +51,7 @@ def build(results_dir: str | Path, reports_dir: str | Path) -> Path:
         "answers": _answers(arenas, mixes, draw),
         "claims": list(_claims(found)),
         "missing": [name for name in _claiming() if not made[name]],
-        "why": _where(arenas),
+        "why": _where(arenas, made),
         "size": _size(results_dir),
         "table_name": measurements.TABLE,
         "windows_name": measurements.WINDOWS,
@@ -107,9 +107,10 @@ def _answers(
     return {**found, "figure": draw(picture), "mixes": sorted(own["judged_in"].unique())}
 
 
-def _where(arenas: list[beside.Arena]) -> str:
-    """The study that most plans of the leading arena come from: its section says why."""
-    return str(arenas[0].plans["study"].mode().iloc[0]) if arenas else ""
+def _where(arenas: list[beside.Arena], made: Mapping[str, Section]) -> str:
+    """The study that most plans of the leading arena come from, where its section says why."""
+    name = str(arenas[0].plans["study"].mode().iloc[0]) if arenas else ""
+    return name if made.get(name) else ""
 
 
 def _claiming() -> list[str]:

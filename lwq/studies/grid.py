@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from lwq.common import paths, user_code
+from lwq.common import paths, progress, user_code
 from lwq.common.errors import InputError, RunError
 from lwq.common.hashing import digest
 from lwq.common.names import pick
@@ -192,6 +192,7 @@ def run(point: Point, quiet: bool = False) -> Path:
             environment(
                 PYDEVD_DISABLE_FILE_VALIDATION="1",
                 MPLBACKEND=None,
+                **({progress.LINES: "1"} if progress.plain() else {}),
                 **{user_code.FOLDER: str(user_code.folder())},
             ),
         ):
