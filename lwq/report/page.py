@@ -16,7 +16,7 @@ from lwq.common.errors import InputError
 from lwq.common.names import nickname
 from lwq.common.version import VERSION
 from lwq.contracts.section import Picture, Section, Verdict
-from lwq.report import claims, intervals, overview
+from lwq.report import bootstrap, claims, overview
 from lwq.report.sections import SECTIONS
 from lwq.results import measurements, plans
 from lwq.studies import grid
@@ -73,8 +73,9 @@ def build(results_dir: str | Path, reports_dir: str | Path) -> Path:
         "uniform": overview.uniform(table),
         "deviations": list(overview.deviations(table)),
         "environments": list(table["environment"].unique()),
-        "resamples": intervals.RESAMPLES,
-        "seed": intervals.SEED,
+        "few_documents": list(overview.few_documents(table, windows)),
+        "resamples": bootstrap.RESAMPLES,
+        "seed": bootstrap.SEED,
         "version": VERSION,
         "table_name": measurements.TABLE,
         "windows_name": measurements.WINDOWS,
@@ -116,12 +117,12 @@ def verdict_table(reports_dir: str | Path) -> str:
         for claim, model, setting, word, number, ids in rows
     )
     models = list(dict.fromkeys(found["model"]))
-    cells = {
+    shown = {
         (row.claim, row.model): f"**{row.verdict}**: {row.settings}" for row in found.itertuples()
     }
     made = [["claim", *models], ["---"] * (len(models) + 1)]
     for key, claim in grid.claims().items():
-        own = [cells.get((key, model), "") for model in models]
+        own = [shown.get((key, model), "") for model in models]
         made.append(
             [f"({key}) {claim['short']}", *(own if any(own) else ["not measured yet"] * len(own))]
         )
