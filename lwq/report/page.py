@@ -18,7 +18,7 @@ from lwq.common.version import VERSION
 from lwq.contracts.section import Picture, Section, Verdict
 from lwq.report import bootstrap, claims, overview
 from lwq.report.sections import SECTIONS
-from lwq.results import measurements, plans
+from lwq.results import cells, measurements, plans
 from lwq.studies import grid
 
 VERDICTS = "verdicts.csv"
@@ -59,7 +59,7 @@ def build(results_dir: str | Path, reports_dir: str | Path) -> Path:
         frame = pd.DataFrame(
             [{**vars(verdict), "ids": " ".join(verdict.ids)} for verdict in found], columns=VERDICT
         )
-        frame.to_csv(temporary, index=False, lineterminator="\n")
+        cells.write(frame, temporary)
     draw = Drawing(target / FIGURES)
     context = {
         "lead": overview.lead(table),
@@ -109,9 +109,7 @@ def put_into_readme(readme: Path, reports_dir: str | Path) -> None:
 
 def verdict_table(reports_dir: str | Path) -> str:
     """The claims against the models, as Markdown, from a report's verdicts.csv."""
-    rows = pd.read_csv(Path(reports_dir) / VERDICTS, dtype=str, keep_default_na=False)[
-        VERDICT
-    ].itertuples(index=False)
+    rows = cells.read(Path(reports_dir) / VERDICTS, VERDICT)[VERDICT].itertuples(index=False)
     found = claims.by_model(
         Verdict(claim, model, setting, word, number, tuple(ids.split()))
         for claim, model, setting, word, number, ids in rows

@@ -16,7 +16,7 @@ from lwq.common import paths
 from lwq.common.errors import InputError
 from lwq.common.hashing import digest
 from lwq.contracts import Plan, Row
-from lwq.results import plans
+from lwq.results import cells, plans
 from lwq.results.plans import StoredPlan
 
 TABLE, WINDOWS, TIMINGS = "table.csv", "windows.parquet", "timings.csv"
@@ -159,7 +159,7 @@ class Results:
             with paths.replacing(self.folder / WINDOWS) as temporary:
                 self.windows().to_parquet(temporary, index=False)
             with paths.replacing(table) as temporary:
-                self.table().to_csv(temporary, index=False, lineterminator="\n")
+                cells.write(self.table(), temporary)
             seconds = [
                 (key, record["seconds"])
                 for key, record in sorted(self.found.items())
@@ -260,11 +260,7 @@ def _require_documents(folder: Path, windows: pd.DataFrame) -> None:
 def read_tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Both tables as they are; raises InputError for what is no table, or one of other columns."""
     try:
-        table = pd.read_csv(
-            folder / TABLE,
-            keep_default_na=False,
-            dtype=dict.fromkeys(TEXT, str),
-        )
+        table = cells.read(folder / TABLE, TEXT)
         windows = pd.read_parquet(folder / WINDOWS)
         windows = windows.reindex(columns=[*dict.fromkeys([*windows, *ARRAYS])])
         if not all(map(pd.api.types.is_numeric_dtype, (table["value"], table["n"]))):
