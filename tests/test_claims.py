@@ -73,7 +73,15 @@ class Tables:
         row = {**base, **columns}
         self.rows.append({**row, "seed": seed_of(row["ordering"]), **way_of(row), **columns})
         self.windows.append(
-            pd.DataFrame({"id": key, "window": range(WINDOWS), "tokens": 9, "nll": losses})
+            pd.DataFrame(
+                {
+                    "id": key,
+                    "window": range(WINDOWS),
+                    "document": range(WINDOWS),
+                    "tokens": 9,
+                    "nll": losses,
+                }
+            )
         )
         return self
 

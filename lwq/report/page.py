@@ -16,9 +16,9 @@ from lwq.common.errors import InputError
 from lwq.common.names import nickname
 from lwq.common.version import VERSION
 from lwq.contracts.section import Picture, Section, Verdict
-from lwq.report import claims, intervals, overview
+from lwq.report import bootstrap, claims, overview
 from lwq.report.sections import SECTIONS
-from lwq.results import measurements, plans
+from lwq.results import cells, measurements, plans
 from lwq.studies import grid
 
 VERDICTS = "verdicts.csv"
@@ -59,7 +59,7 @@ def build(results_dir: str | Path, reports_dir: str | Path) -> Path:
         frame = pd.DataFrame(
             [{**vars(verdict), "ids": " ".join(verdict.ids)} for verdict in found], columns=VERDICT
         )
-        frame.to_csv(temporary, index=False, lineterminator="\n")
+        cells.write(frame, temporary)
     draw = Drawing(target / FIGURES)
     context = {
         "lead": overview.lead(table),
@@ -73,8 +73,9 @@ def build(results_dir: str | Path, reports_dir: str | Path) -> Path:
         "uniform": overview.uniform(table),
         "deviations": list(overview.deviations(table)),
         "environments": list(table["environment"].unique()),
-        "resamples": intervals.RESAMPLES,
-        "seed": intervals.SEED,
+        "few_documents": list(overview.few_documents(table, windows)),
+        "resamples": bootstrap.RESAMPLES,
+        "seed": bootstrap.SEED,
         "version": VERSION,
         "table_name": measurements.TABLE,
         "windows_name": measurements.WINDOWS,
@@ -108,20 +109,18 @@ def put_into_readme(readme: Path, reports_dir: str | Path) -> None:
 
 def verdict_table(reports_dir: str | Path) -> str:
     """The claims against the models, as Markdown, from a report's verdicts.csv."""
-    rows = pd.read_csv(Path(reports_dir) / VERDICTS, dtype=str, keep_default_na=False)[
-        VERDICT
-    ].itertuples(index=False)
+    rows = cells.read(Path(reports_dir) / VERDICTS, VERDICT)[VERDICT].itertuples(index=False)
     found = claims.by_model(
         Verdict(claim, model, setting, word, number, tuple(ids.split()))
         for claim, model, setting, word, number, ids in rows
     )
     models = list(dict.fromkeys(found["model"]))
-    cells = {
+    shown = {
         (row.claim, row.model): f"**{row.verdict}**: {row.settings}" for row in found.itertuples()
     }
     made = [["claim", *models], ["---"] * (len(models) + 1)]
     for key, claim in grid.claims().items():
-        own = [cells.get((key, model), "") for model in models]
+        own = [shown.get((key, model), "") for model in models]
         made.append(
             [f"({key}) {claim['short']}", *(own if any(own) else ["not measured yet"] * len(own))]
         )

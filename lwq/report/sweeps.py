@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from lwq.report import intervals, overview
+from lwq.report import bootstrap, intervals, overview
+from lwq.report.bootstrap import Interval
 from lwq.report.figures import style
 from lwq.report.intervals import RANDOM
 
@@ -43,7 +44,7 @@ def areas(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
         ):
             share, losses = (
                 (points["moved"] / points["units"]).to_numpy(),
-                np.stack([nll[key] for key in points["id"]]),
+                [nll[key] for key in points["id"]],
             )
             area = intervals.area(share, losses, truth)
             if points["seed"].notna().all():
@@ -164,7 +165,7 @@ def limit_lines(limits: pd.DataFrame) -> list[dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for row in limits[limits["seed"].isna()].to_dict("records"):
         cell = intervals.span(
-            intervals.Interval(row["value"], row["low"], row["high"]), row["step"], "[{}, {}]"
+            Interval(row["value"], row["low"], row["high"]), row["step"], "[{}, {}]"
         )
         found.setdefault(row["ordering"], {"label": style.label(row["ordering"])})[
             f"t{row['threshold'] * 100:.0f}"
@@ -201,7 +202,7 @@ def measured_plans(table: pd.DataFrame, windows: pd.DataFrame) -> Iterator[dict[
 
 
 def _point(
-    row: dict[Any, Any], truth: Any, nll: Any, beside: Mapping[str, intervals.Interval]
+    row: dict[Any, Any], truth: Any, nll: Any, beside: Mapping[str, Interval]
 ) -> dict[str, Any]:
     numbers = {name: f"{row[name]:.3f}" for name in ("kl", "top1")}
     return {
@@ -209,7 +210,7 @@ def _point(
         **numbers,
         "label": style.label(row["ordering"]),
         "perplexity": f"{row['perplexity']:.4g}",
-        "retained": "{:.3f} [{:.3f}, {:.3f}]".format(*intervals.retained(truth, nll[row["id"]])),
+        "retained": "{:.3f} [{:.3f}, {:.3f}]".format(*bootstrap.retained(truth, nll[row["id"]])),
         "gain": "{:+.3f} [{:+.3f}, {:+.3f}]".format(*beside[row["id"]])
         if row["id"] in beside
         else "",
@@ -217,7 +218,7 @@ def _point(
 
 
 def _together(
-    rows: pd.DataFrame, truth: Any, nll: Any, beside: Mapping[str, intervals.Interval]
+    rows: pd.DataFrame, truth: Any, nll: Any, beside: Mapping[str, Interval]
 ) -> dict[str, Any]:
     """Random orders in one line: median, lowest and highest."""
     spans: dict[str, tuple[Any, str]] = {

@@ -3,7 +3,6 @@ remember.
 """
 
 import copy
-import hashlib
 import importlib.metadata
 import platform
 import time
@@ -33,7 +32,7 @@ from lwq.engine.evaluate import Reference, reference
 from lwq.engine.store import Store
 from lwq.engine.sweep import Sweep
 from lwq.inputs import catalogue
-from lwq.inputs.texts import WindowSpec
+from lwq.inputs.texts import Drawn, WindowSpec, token_digest
 from lwq.quantizers import QUANTIZERS
 from lwq.results.measurements import Results
 from lwq.scorers import SCORERS, score_all
@@ -174,11 +173,16 @@ class Experiment:
 
     @cached_property
     def calibration(self) -> Tensor:
-        return self.calibrate.draw(self.loaded[1])
+        return self.calibrate.draw(self.loaded[1]).windows
 
     @_shared
-    def judging(self) -> Tensor:
+    def judged_on(self) -> Drawn:
+        """The judging windows, and their documents."""
         return self.judge.draw(self.loaded[1])
+
+    @property
+    def judging(self) -> Tensor:
+        return self.judged_on.windows
 
     @cached_property
     def bank(self) -> Bank:
@@ -188,7 +192,8 @@ class Experiment:
     def reference(self) -> Reference:
         """The untouched model on the judging windows."""
         restore_(self.judged)
-        return reference(self.judged, self.judging, models.free_memory(self.judged) // 2)
+        free = models.free_memory(self.judged) // 2
+        return reference(self.judged, self.judging, free, self.judged_on.documents)
 
     @cached_property
     def engine(self) -> Sweep:
@@ -501,13 +506,6 @@ def environment() -> str:
         processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     python, transformers = platform.python_version(), importlib.metadata.version("transformers")
     return f"Python {python}, torch {torch.__version__}, transformers {transformers}, {processor}"
-
-
-def token_digest(windows: Tensor) -> str:
-    """8 hex digits of the tokens themselves, so that a text that changed under its name is another
-    text.
-    """
-    return hashlib.sha256(windows.numpy().tobytes()).hexdigest()[:8]
 
 
 def texts(

@@ -11,10 +11,11 @@ from matplotlib.ticker import PercentFormatter
 
 from lwq.common.names import nickname
 from lwq.contracts.section import Picture, Section
-from lwq.report import claims, figures, intervals, sweeps
+from lwq.report import bootstrap, claims, figures, intervals, sweeps
+from lwq.report.bootstrap import Interval
 from lwq.report.claims import FAILS, HOLDS, UNDECIDED, Found, decide
 from lwq.report.figures import style
-from lwq.report.intervals import RANDOM, Interval
+from lwq.report.intervals import RANDOM
 from lwq.results.plans import StoredPlan
 from lwq.studies import grid
 
@@ -76,7 +77,7 @@ def headline(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, A
             if near.empty:
                 continue
             best = near.sort_values("avg_bits").iloc[-1]
-            kept = intervals.retained(nll[original], nll[best["id"]])
+            kept = bootstrap.retained(nll[original], nll[best["id"]])
             size = f"{best['avg_bits']:.2f} ({best['true_bits']:.2f} true) bits"
             text = f"{kept.value:.1%} [{kept.low:.1%}, {kept.high:.1%}] at {size}"
             setting = f"{intervals.setting(best)}, {ordering}"
@@ -177,11 +178,11 @@ def tasks(table: pd.DataFrame, windows: pd.DataFrame) -> dict[str, Any]:
         if ALL_HIGH not in plans:
             continue
         answers = {
-            plan: np.concatenate([correct[part["id"][name]] for name in names])
+            plan: np.concatenate([correct[part["id"][name]].values for name in names])
             for plan, part in plans.items()
         }
         for plan, part in plans.items():
-            lost = intervals.mean(answers[ALL_HIGH] - answers[plan])
+            lost = bootstrap.mean(answers[ALL_HIGH] - answers[plan])
             found.append(
                 {
                     "model": part["model"].iloc[0],
@@ -219,7 +220,6 @@ def section(table: pd.DataFrame, plans: Mapping[str, StoredPlan], windows: pd.Da
     counts = {
         "far": reach(swept, claimed["a"]["numbers"]),
         "headline": across(table, claimed["headline"]["numbers"]),
-        "dependence": intervals.dependence(table, windows),
     }
     pictures = {"": tuple(_pictures(table, windows, swept, looks))} | {
         _name(sweep.rows): tuple(_curves(sweep.rows, windows, looks)) for sweep in swept
@@ -293,8 +293,7 @@ def _sweep(table: pd.DataFrame, windows: pd.DataFrame) -> dict[str, Any]:
         "quantizer_name": nickname(first["quantizer"]),
         "high": first["high"],
         "low": first["low"],
-        "windows": first["n"],
-        "few_windows": first["n"] < 32,
+        "remark": bootstrap.remark(intervals.nll_by_id(windows)[first["id"]].documents),
         "seeds": perplexity.loc[style.is_random(perplexity), "ordering"].nunique(),
         "first": min(count for count in moved if count) / first["units"],
         "step": max(b - a for a, b in zip(moved, moved[1:], strict=False)) / first["units"],
@@ -330,7 +329,7 @@ def far(
     Left: the largest share of blocks moved that keeps the quality, with the paper's two ranges (25
         to 50 % with its ordering, 5
     to 10 % with none) shaded. Right: the mean retained quality while all blocks are moved. Bars are
-    95 % intervals over windows; for random orders the range.
+    95 % intervals over documents; for random orders the range.
 
     Args:
         limits: columns sweep, ordering, value, low, high, step: `intervals.limits` of several
