@@ -1,5 +1,7 @@
 """The study of scores: plans of equal size, uniform bits at any size, and its verdicts."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,10 +10,11 @@ import lwq
 from lwq import models
 from lwq.contracts import Costs, Row, Scores
 from lwq.quantizers.rtn import RTN
-from lwq.report import claims
+from lwq.report import claims, interactions
 from lwq.report.figures import budgets as drawn
 from lwq.report.sections import which_score
 from lwq.studies import budgets, experiment
+from lwq.studies import interactions as lowering
 
 WINDOWS = 40
 
@@ -140,10 +143,22 @@ def test_settings_that_a_label_names_stay():
 
 def test_whole_files_have_an_option_for_what_is_outside():
     whole = models.layout(lwq.load("toy")[0], "block", outside=True)
-    made = list(budgets.mixed_uniform(whole, RTN(), (4, 2), (8,)))
+    made = list(budgets.mixed_uniform(whole, RTN(), (8, 4, 2), (8,), [3.8]))
     assert [{candidate.plan.bits[unit] for unit in whole.outside} for candidate in made] == [
         {8}
     ] * 2
+
+
+def test_scores_of_a_whole_file_serve_for_its_blocks_too(layout):
+    whole = models.layout(lwq.load("toy")[0], "matrix", outside=True)
+    harm = {unit: {4: 0.0, 2: float(i)} for i, unit in enumerate(whole.units)}
+    costs = Costs(harm, whole, "made")
+    scores = Scores({unit: float(i) for i, unit in enumerate(whole.units)}, whole, "made")
+    found = budgets.inside_blocks({"a": costs, "b": scores}, layout)
+    assert all(set(one) == set(layout.units) for one in found.values())
+    assert found["a"].layout.outside == frozenset() and not found["b"].layout.outside
+    unit = next(iter(layout.units))
+    assert found["a"][unit] == harm[unit]
 
 
 def test_harm_at_an_option_is_what_is_ranked(layout):
@@ -158,3 +173,51 @@ def test_a_plan_is_drawn_by_block_and_kind():
     axis = figure.axes[0]
     assert [text.get_text() for text in axis.get_yticklabels()] == ["0", "1", "outside"]
     assert "2g32" in {text.get_text() for text in axis.texts}
+
+
+def table_of(harm):
+    """Rows and plans of blocks lowered together, from numbers of blocks -> KL."""
+    rows, plans = [], {}
+    for places, kl in harm.items():
+        key = f"p{places}"
+        plans[key] = {"bits": {f"b{i}": 3 if i in places else 16 for i in range(4)}}
+        rows.append({"model": "m", "quantizer": "rtn()", "low": 3, "plan": key, "metric": "kl",
+                     "value": kl})  # fmt: skip
+    return pd.DataFrame(rows), plans
+
+
+def sets_of(count):
+    return [c for n in range(1, count + 1) for c in itertools.combinations(range(count), n)]
+
+
+def test_harms_that_add_up_lose_nothing_by_it():
+    harm = {places: float(sum(1 + i for i in places)) for places in sets_of(4)}
+    (line,) = interactions.lines(*table_of(harm))
+    assert line["pairs"] == "6" and line["ratio"] == "1.00 (×/÷ 1.00)"
+    assert (line["far"], line["order"]) == ("0%", "1.000")
+    assert line["sets"] == "3 of 3" and line["regret"] == "0.0% (0.0%)"
+
+
+def test_a_pair_that_does_more_together_is_seen():
+    harm = {places: float(sum(1 + i for i in places)) for places in sets_of(4)}
+    harm[0, 1] = 30.0  # by the sums the best pair
+    found = interactions.harms(*table_of(harm))
+    sets = interactions.of_sets(found)
+    assert sets["same"] == 2 and sets["worst"] == pytest.approx(30 / 4 - 1)
+    assert interactions.of_pairs(found)["far"] == 1.0  # the mean ratio is off for all
+    assert interactions.expected(found, frozenset({"b0", "b3"})) == 5.0
+
+
+def test_too_few_sets_say_nothing():
+    found = interactions.harms(*table_of({(0,): 1.0, (1,): 1.0, (0, 1): 2.0}))
+    assert interactions.of_pairs(found) is None and interactions.of_sets(found) is None
+
+
+def test_sets_of_blocks_stand_at_the_low_width():
+    layout = models.layout(lwq.load("toy")[0])
+    made = list(lowering.pairs(layout, RTN(), 3))
+    assert [candidate.moved for candidate in made] == [1] * 4 + [2] * 6
+    assert all(set(candidate.plan.bits.values()) == {16, 3} for candidate in made)
+    assert len({candidate.scorer for candidate in made}) == 10
+    some = list(lowering.subsets(layout, RTN(), 3, 3))
+    assert len(some) == 7 and some[-1].scorer == "lowered(0, 2, 3)"

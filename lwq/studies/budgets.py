@@ -1,19 +1,32 @@
 """Plans of equal size: what a score and an allocator make of a budget. Nothing is measured here."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
+from typing import Any, Protocol
 
 from lwq.allocators import adjacent, within
 from lwq.common.errors import InputError
 from lwq.common.names import build, pick, spec
-from lwq.contracts import Budget, Costs, Layout, Option, Plan, Scores
+from lwq.contracts import Budget, Costs, Layout, Option, Plan, Scores, Size
 from lwq.contracts.methods import Quantizer
 from lwq.quantizers import QUANTIZERS
 from lwq.scorers import SCORERS
 from lwq.scorers.shared.declared import Declared
 from lwq.studies.candidates import Candidate
 
+
+class Searcher(Protocol):
+    """What finds plans by measuring: an `Experiment`."""
+
+    quantizer: Any
+
+    def search(
+        self, scores: Scores | Costs, budget: Budget, allocator: str, passes: float
+    ) -> Plan: ...
+
+
 Found = Mapping[str, Scores | Costs]
+NEAR = 1.0  # bits a weight
 
 
 def fitted(
@@ -72,28 +85,78 @@ def fitting(
         way: what the table says of these plans.
     """
     for label, scores in found.items():
-        for size in true_bits:
-            chosen = tuple(options) or adjacent(scores.layout, quantizer, "true_bits", size)
-            try:
-                budget = Budget(scores.layout, chosen, quantizer, "true_bits", size)
-            except InputError:
-                continue
-            plan = within(scores, budget, allocator)
-            high, low = _ends(chosen, quantizer)
-            moved = sum(option != budget.offered[0] for option in plan.bits.values())
-            name = f"{label} + {allocator}"
-            yield Candidate(name, scores.scorer, plan, high, low, moved, way)
+        for budget in _within_reach(scores.layout, quantizer, options, true_bits):
+            yield _made(
+                f"{label} + {allocator}", scores, within(scores, budget, allocator), budget, way
+            )
+
+
+def searching(
+    study: Searcher,
+    found: Found,
+    allocator: str,
+    options: Sequence[Option],
+    true_bits: Sequence[float],
+    passes: float,
+) -> Iterator[Candidate]:
+    """`fitting` for an allocator that measures plans, each size with so many forward passes."""
+    for label, scores in found.items():
+        for budget in _within_reach(scores.layout, study.quantizer, options, true_bits):
+            plan = study.search(scores, budget, allocator, passes)
+            yield _made(f"{label} + {allocator}", scores, plan, budget, "blocks")
+
+
+def _within_reach(
+    layout: Layout, quantizer: Quantizer, options: Sequence[Option], true_bits: Sequence[float]
+) -> Iterator[Budget]:
+    for size in true_bits:
+        chosen = tuple(options) or adjacent(layout, quantizer, "true_bits", size)
+        try:
+            yield Budget(layout, chosen, quantizer, "true_bits", size)
+        except InputError:
+            continue
+
+
+def _made(name: str, scores: Scores | Costs, plan: Plan, budget: Budget, way: str) -> Candidate:
+    bits = [budget.nominal(option) for option in budget.widths]
+    moved = sum(option != budget.offered[0] for option in plan.bits.values())
+    return Candidate(name, scores.scorer, plan, int(max(bits)), int(min(bits)), moved, way)
+
+
+def inside_blocks(found: Found, layout: Layout) -> dict[str, Scores | Costs]:
+    """The same scores without embeddings and head; `layout` is that of the model without them."""
+    return {label: _restricted(scores, layout) for label, scores in found.items()}
+
+
+def _restricted(scores: Scores | Costs, layout: Layout) -> Scores | Costs:
+    kept = {unit: unit in layout.units for unit in scores}
+    if all(kept.values()):
+        return scores
+    if isinstance(scores, Costs):
+        harm = {unit: value for unit, value in scores.harm.items() if kept[unit]}
+        return replace(scores, harm=harm, layout=layout, stderr={})
+    importance = {unit: value for unit, value in scores.importance.items() if kept[unit]}
+    return replace(scores, importance=importance, layout=layout, stderr={})
 
 
 def mixed_uniform(
-    layout: Layout, quantizer: Quantizer, blocks: Sequence[Option], beyond: Sequence[Option]
+    layout: Layout,
+    quantizer: Quantizer,
+    blocks: Sequence[Option],
+    beyond: Sequence[Option],
+    true_bits: Sequence[float],
 ) -> Iterator[Candidate]:
-    """One option for all blocks and one for embeddings and head, in each combination."""
+    """One option for all blocks and one for embeddings and head, in each combination whose size is
+    less than a bit away from one of `true_bits`.
+    """
     high, low = _ends((*blocks, *beyond), quantizer)
     for inner in blocks:
         for outer in beyond:
             bits = dict.fromkeys(layout.units, inner) | dict.fromkeys(layout.outside, outer)
             label = f"uniform({inner}, {outer})"
+            size = Size.of(layout, bits, quantizer).true_bits
+            if min(abs(size - one) for one in true_bits) >= NEAR:
+                continue
             plan = Plan(bits, layout, spec(QUANTIZERS, quantizer), {"scorer": label})
             yield Candidate("uniform", label, plan, high, low, 0, "whole file")
 

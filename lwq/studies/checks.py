@@ -78,7 +78,7 @@ def _require_widths(values: Mapping[str, Any]) -> None:
     if "quantizer" not in values:
         return
     packer = _packer(values["quantizer"], values.get("group_size", 0))
-    for name in ("high", "low", "widths", "options", "beyond"):
+    for name in ("high", "low", "widths", "options", "beyond", "harm_at", "together"):
         asked = values.get(name, [])
         for width in asked if isinstance(asked, list) else [asked]:
             if width not in (DROPPED, KEPT, *packer.levels):
@@ -117,7 +117,7 @@ def _checks(values: Mapping[str, Any]) -> dict[str, Callable[[Any], Any]]:
             ("orderings", "drop_orders", "move_orders", "rankers", "prices", "flat", "compared"),
             partial(build, SCORERS, "scorer"),
         ),
-        "allocators": partial(build, ALLOCATORS, "allocator"),
+        **dict.fromkeys(("allocators", "searches"), partial(build, ALLOCATORS, "allocator")),
         "coarser": partial(pick, dict.fromkeys(GRANULARITIES), "granularity"),
         **dict.fromkeys(("methods", "masks"), partial(build, QUANTIZERS, "quantizer")),
         "quantizer": partial(_require_quantizer, values.get("group_size", 0)),

@@ -20,16 +20,29 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
+from lwq import allocators as allocating
 from lwq import models
 from lwq.common import paths
 from lwq.common.errors import InputError
 from lwq.common.hashing import code_digest, digest
 from lwq.common.names import build, pick, spec, split
 from lwq.common.version import VERSION
-from lwq.contracts import KEPT, Costs, Layout, Option, Plan, Row, Scores, Size, load_scores
+from lwq.contracts import (
+    KEPT,
+    Budget,
+    Costs,
+    Layout,
+    Option,
+    Plan,
+    Row,
+    Scores,
+    Size,
+    load_scores,
+)
 from lwq.engine import costs as measuring
 from lwq.engine.bank import Bank, restore_
 from lwq.engine.evaluate import Reference, reference
+from lwq.engine.objective import Objective
 from lwq.engine.store import Store
 from lwq.engine.sweep import Sweep
 from lwq.inputs import catalogue
@@ -237,6 +250,37 @@ class Experiment:
             with paths.replacing(path) as temporary:
                 found.save(temporary)
         return Costs.load(path)
+
+    def search(self, scores: Scores | Costs, budget: Budget, allocator: str, passes: float) -> Plan:
+        """The plan of an allocator that measures plans, kept beside the scores.
+
+        It measures on windows of the calibration text's tune split, as many and as long as those
+        that plans are judged on.
+
+        Args:
+            passes: forward passes over those windows that it may spend.
+        """
+        tune = self.judge.on(text=self.calibrate.text, split="tune")
+        named = [
+            *(scores.scorer, scores.data, self.fingerprint, self.arithmetic, self.bank.source),
+            *(allocator, repr(passes), str(tune), code_digest(allocating)),
+            *(
+                budget.limit,
+                budget.amount,
+                list(map(str, budget.widths)),
+                scores.layout.granularity,
+            ),
+        ]
+        path = self._scores_folder() / f"plan-{digest(named)}.json"
+        if not path.is_file():
+            restore_(self.judged)
+            windows = tune.draw(self.loaded[1])
+            sweep = Sweep(self.judged, windows, self.bank, reference(self.judged, windows))
+            objective = Objective(sweep, passes, scores.layout.granularity)
+            found = allocating.within(scores, budget, allocator, objective)
+            with paths.replacing(path) as temporary:
+                found.save(temporary)
+        return Plan.load(path)
 
     def release(self) -> None:
         """Let go of the model and of all that holds it, so that another one has room; what is

@@ -8,12 +8,13 @@ import pandas as pd
 
 from lwq.common.names import nickname
 from lwq.contracts.section import Picture, Section
-from lwq.report import claims, figures, intervals
+from lwq.report import claims, figures, interactions, intervals
 from lwq.report.claims import FAILS, HOLDS, Found, decide
 from lwq.report.figures import budgets, style
 from lwq.report.intervals import Interval
 from lwq.results.plans import StoredPlan
 from lwq.studies import grid
+from lwq.studies.interactions import TOGETHER
 
 NAME = "which_score"
 BLOCKS = "blocks"  # embeddings and head stay at 16 bits
@@ -91,8 +92,8 @@ def compared(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
     """
     kl = intervals.by_id(windows, "kl")
     found = []
+    table = table[~table["way"].isin(("original", TOGETHER))]
     for _, part in plans_of(table).groupby(SAME, sort=False):
-        part = part[part["ordering"] != "original"]
         whole = part["way"].str.startswith(WHOLE)
         for beyond, rows in ((False, part[~whole]), (True, part[whole])):
             flat = frontier(rows[rows["ordering"] == "uniform"])
@@ -107,7 +108,11 @@ def _gain(
 ) -> dict[str, Any]:
     beside = uniform_at(flat, row["total_bytes"], kl) if len(flat) else None
     if beside is None:
-        return dict.fromkeys(("gain", "low", "high", "ratio"), np.nan) | {"beside": ()}
+        nothing = float("nan")
+        return {
+            **{"gain": nothing, "low": nothing, "high": nothing, "ratio": nothing},
+            "beside": (),
+        }
     truth, ids = beside
     gain = intervals.mean(truth - kl[row["id"]])
     ratio = float(kl[row["id"]].mean() / truth.mean())
@@ -172,25 +177,25 @@ def quality(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """
     for (model, quantizer, whole), part in frame.groupby(["model", "quantizer", "whole"]):
         sizes = sorted(part["asked"].dropna().unique())
-        lines = []
-        for method, own in _methods(part):
-            cells = {size: own[own["asked"] == size] for size in sizes}
-            lines.append(
-                {
-                    "method": method,
-                    "cells": [_cell(cell) for cell in cells.values()],
-                    "worth": _worth(own),
-                    "order": _order(own),
-                }
-            )
-        lines.sort(key=lambda line: line["order"])
         yield {
             "model": model,
             "quantizer": nickname(str(quantizer)),
             "whole": bool(whole),
             "sizes": [_size(part, size, bool(whole)) for size in sizes],
-            "lines": lines,
+            "lines": [
+                {
+                    "method": method,
+                    "cells": [_cell(own[own["asked"] == size]) for size in sizes],
+                    "worth": _worth(own),
+                }
+                for method, own in _best_first(part)
+            ],
         }
+
+
+def _best_first(part: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """What `_methods` finds, by the ratio to uniform bits."""
+    return sorted(_methods(part), key=lambda entry: _order(entry[1]))
 
 
 def _methods(part: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -271,8 +276,8 @@ def agreement(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
     scores = intervals.by_id(windows, "score")
     rows = table[table["metric"] == "spearman"].drop_duplicates("ordering")
     rows = rows.sort_values("value", ascending=False)
-    frame = pd.DataFrame({style.label(row.ordering): scores[row.id] for row in rows.itertuples()})
-    return frame.corr(method="spearman")
+    columns = {style.label(row["ordering"]): scores[row["id"]] for row in rows.to_dict("records")}
+    return pd.DataFrame(columns).corr(method="spearman")
 
 
 def which(frame: pd.DataFrame, table: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -282,24 +287,21 @@ def which(frame: pd.DataFrame, table: pd.DataFrame) -> Iterator[dict[str, Any]]:
         method, settings (how many), worth (geometric mean of KL over uniform bits' KL), better,
         worse (in how many settings the interval says so), forwards, backwards (text).
     """
-    inner = frame[~frame["whole"] & frame["ratio"].notna()] if len(frame) else frame
+    if frame.empty:
+        return
+    inner = frame[~frame["whole"].astype(bool) & frame["ratio"].notna()]
     taken = {row["score"]: row for row in readings(table)}
-    lines = []
-    for method, own in _methods(inner) if len(inner) else ():
+    for method, own in _best_first(inner):
         cost = taken.get(method.partition(" + ")[0], {})
-        lines.append(
-            {
-                "method": method,
-                "settings": len(own),
-                "worth": _worth(own),
-                "order": _order(own),
-                "better": int((own["low"] > 0).sum()),
-                "worse": int((own["high"] < 0).sum()),
-                "forwards": cost.get("forwards", "–"),
-                "backwards": cost.get("backwards", "–"),
-            }
-        )
-    yield from sorted(lines, key=lambda line: line["order"])
+        yield {
+            "method": method,
+            "settings": len(own),
+            "worth": _worth(own),
+            "better": int((own["low"] > 0).sum()),
+            "worse": int((own["high"] < 0).sum()),
+            "forwards": cost.get("forwards", "–"),
+            "backwards": cost.get("backwards", "–"),
+        }
 
 
 def section(table: pd.DataFrame, plans: Mapping[str, StoredPlan], windows: pd.DataFrame) -> Section:
@@ -315,6 +317,10 @@ def section(table: pd.DataFrame, plans: Mapping[str, StoredPlan], windows: pd.Da
         "quality": list(quality(frame)) if len(frame) else [],
         "readings": list(readings(table)),
         "which": list(which(frame, table)),
+        "together": [
+            {**line, "quantizer": nickname(line["quantizer"])}
+            for line in interactions.lines(table[table["way"] == TOGETHER], plans)
+        ],
     }
     return Section(claims.verdicts(table, windows, claimed, RULES), tables, figures=shown)
 
