@@ -12,6 +12,8 @@ import pytest
 from markdown_it import MarkdownIt
 
 from lwq.common import markup
+from lwq.common.errors import InputError
+from lwq.report import page
 
 READERS = {
     "python-markdown": lambda text: markdown.markdown(text, extensions=["tables"]),
@@ -99,3 +101,21 @@ def test_a_cell_is_no_formula_and_reads_back(name):
     (read,) = next(csv.reader(file), [""])
     assert not read.startswith(("=", "+", "-", "@", "\t", "\r"))
     assert markup.from_cell(read) == name
+
+
+@pytest.mark.parametrize("place", ["../secret.png", "/etc/hostname", "figures/../secret.png"])
+def test_a_page_embeds_pictures_of_its_own_folder_only(tmp_path, place):
+    (tmp_path / "figures").mkdir()
+    for file in ("secret.png", "figures/own.png"):
+        (tmp_path / file).write_bytes(b"picture")
+    assert "data:image/png;base64,cGljdHVyZQ==" in page._page("![x](figures/own.png)", tmp_path)
+    with pytest.raises(InputError, match="only PNG files of"):
+        page._page(f"![x]({place})", tmp_path)
+
+
+def test_a_picture_that_is_a_link_is_not_embedded(tmp_path):
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "secret.png").write_bytes(b"picture")
+    (tmp_path / "figures/own.png").symlink_to(tmp_path / "secret.png")
+    with pytest.raises(InputError, match="only PNG files of"):
+        page._page("![x](figures/own.png)", tmp_path)

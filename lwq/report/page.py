@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import mimetypes
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lwq.common import paths
+from lwq.common.errors import InputError
 from lwq.common.names import nickname
 from lwq.common.version import VERSION
 from lwq.contracts.section import Picture, Section, Verdict
@@ -22,6 +22,7 @@ from lwq.results import measurements, plans
 from lwq.studies import grid
 
 VERDICTS = "verdicts.csv"
+FIGURES = "figures"  # beside the report; the only place that its pictures come from
 VERDICT = list(Verdict.__dataclass_fields__)
 MARKS = ("<!-- verdicts: written by lwq report -->", "<!-- end of verdicts -->")
 STYLE = """
@@ -59,7 +60,7 @@ def build(results_dir: str | Path, reports_dir: str | Path) -> Path:
             [{**vars(verdict), "ids": " ".join(verdict.ids)} for verdict in found], columns=VERDICT
         )
         frame.to_csv(temporary, index=False, lineterminator="\n")
-    draw = Drawing(target / "figures")
+    draw = Drawing(target / FIGURES)
     context = {
         "lead": overview.lead(table),
         "claims": list(_claims(found)),
@@ -244,7 +245,11 @@ def _page(text: str, folder: Path) -> str:
         'class="table words"',
         body,
     )
-    body = re.sub(r'src="([^"]+)"', lambda found: f'src="{_inline(folder / found.group(1))}"', body)
+    body = re.sub(
+        r'(<img [^>]*?src=)"([^"]+)"',
+        lambda found: f'{found[1]}"{_inline(folder / FIGURES, folder / found[2])}"',
+        body,
+    )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
         'content="width=device-width">'
@@ -252,9 +257,15 @@ def _page(text: str, folder: Path) -> str:
     )
 
 
-def _inline(path: Path) -> str:
-    kind = mimetypes.guess_type(path.name)[0]
-    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+def _inline(figures: Path, path: Path) -> str:
+    """A picture as a data URI. Raises InputError for anything but a PNG that lies in `figures`."""
+    own = path.resolve().parent == figures.resolve() and not path.is_symlink()
+    if not own or path.suffix != ".png" or not path.is_file():
+        raise InputError(
+            f"the page would embed {path}, which is no picture of its own: only PNG files of "
+            f"{figures} are embedded; look for it in the templates and in the table's names"
+        )
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def _hash(path: Path) -> str:
