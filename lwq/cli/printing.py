@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from lwq.common import strips
 from lwq.common.sizes import readable
 
 if TYPE_CHECKING:
@@ -66,11 +67,8 @@ def show_scores(title: str, scores: Any) -> None:
 
 def show_plan(plan: "Plan", packer: "Quantizer") -> None:
     """The strip of a plan, how many units have which option, and its size beside uniform bits."""
-    from collections import Counter
-
     print(strip(plan, packer))
-    counts = Counter(map(str, plan.bits.values()))
-    show("plan", ["bits", "units"], [[option, counts[option]] for option in sorted(counts)])
+    print(f"units: {strips.counted(plan.bits.values())}")
     show_size(plan, packer)
 
 
@@ -124,17 +122,11 @@ def strip(plan: "Plan", packer: "Quantizer") -> str:
         weights[layout.block_of(unit)] += layout.weights(unit)
         bits[layout.block_of(unit)] += nominal_bits(option, packer) * layout.weights(unit)
     places = [place for place in bits if place not in layout.outside]
-    digits = "".join(_digit(bits[place] / max(weights[place], 1)) for place in places)
-    tens = [digits[first : first + 10] for first in range(0, len(digits), 10)]
-    rows = [" ".join(tens[first : first + 5]) for first in range(0, len(tens), 5)]
+    rows = strips.digits(bits[place] / max(weights[place], 1) for place in places)
     beyond = [f"{unit.rpartition('.')[2]}: {plan.bits[unit]} bits" for unit in layout.outside]
     first = "blocks, first to last: "
     indent = "\n" + " " * len(first)
     return "\n".join([first + indent.join(rows), *beyond])
-
-
-def _digit(bits: float) -> str:
-    return "." if bits == 0 else "#" if bits > 9 else f"{bits:.0f}"
 
 
 def show_size(plan: "Plan", packer: "Quantizer") -> None:

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lwq.common import strips
 from lwq.common.errors import InputError
+from lwq.contracts.estimate import Estimate
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,22 @@ class Losses:
             None if one is None else one[:count] for one in (self.kl, self.top1, self.documents)
         )
         return Losses(self.nll[:count], kl, top1, self.tokens, documents)
+
+    def __repr__(self) -> str:
+        found = ", ".join(f"{name} {value:.4g}" for name, value in self.summary().items())
+        return f"Losses on {len(self.nll)} x {self.tokens} tokens: {found}"
+
+    def _repr_html_(self) -> str:
+        """Each measure with its standard error over windows."""
+        names = {"nll": "loss (nats/token)", "kl": "KL (nats/token)", "top1": "top-1 agreement"}
+        rows = [
+            [names[name], f"{values.mean():.4g}", f"{Estimate.of(values).stderr or 0:.2g}"]
+            for name, values in self.arrays().items()
+        ]
+        return strips.table(
+            [f"{len(self.nll)} x {self.tokens} tokens", "mean", "standard error"],
+            [["perplexity", f"{self.perplexity:.4g}", ""], *rows],
+        )
 
     def summary(self) -> dict[str, float]:
         """Metric -> value, as the results table has them; KL and agreement only where there was a
