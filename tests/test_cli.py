@@ -125,6 +125,12 @@ def test_study_and_report(tmp_path):
     )
     assert "executed copy" in output
     assert "report.html" in call("report", "--size", "smoke")
+    latex = call("report", "--size", "smoke", "--table", "orderings.worth", "--format", "latex")
+    assert latex.startswith("\\begin{tabular}") and "toy" in latex and "LIM" in latex
+    with pytest.raises(lwq.InputError, match="unknown table 'orderings.wort' .did you mean 'order"):
+        call("report", "--size", "smoke", "--table", "orderings.wort")
+    with pytest.raises(lwq.InputError, match="unknown table 'worth'; choose one of"):
+        call("report", "--size", "smoke", "--table", "worth")
 
 
 def shell(*arguments):

@@ -61,7 +61,7 @@ def folder(tmp_path_factory):
     table = pd.DataFrame([row for rows, _, _ in parts for row in rows])
     table.to_csv(made / measurements.TABLE, index=False)
     windows = pd.concat([pd.DataFrame(losses) for _, losses, _ in parts], ignore_index=True)
-    windows = windows.assign(top1=0.9, correct=np.nan, score=np.nan)
+    windows = windows.assign(top1=0.9, correct=np.nan, score=np.nan, document=windows["window"])
     windows.to_parquet(made / measurements.WINDOWS)
     (made / "plans.jsonl").write_text("".join(json.dumps(plan) + "\n" for _, _, plan in parts))
     (made / "secret.txt").write_text("a secret")

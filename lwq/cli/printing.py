@@ -2,11 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
+from lwq.common import strips
 from lwq.common.sizes import readable
 
 if TYPE_CHECKING:
     from lwq.contracts import Plan
     from lwq.contracts.methods import Quantizer
+    from lwq.inputs.texts import Drawn
     from lwq.recipes.compressed import Compressed
 
 
@@ -65,11 +67,8 @@ def show_scores(title: str, scores: Any) -> None:
 
 def show_plan(plan: "Plan", packer: "Quantizer") -> None:
     """The strip of a plan, how many units have which option, and its size beside uniform bits."""
-    from collections import Counter
-
     print(strip(plan, packer))
-    counts = Counter(map(str, plan.bits.values()))
-    show("plan", ["bits", "units"], [[option, counts[option]] for option in sorted(counts)])
+    print(f"units: {strips.counted(plan.bits.values())}")
     show_size(plan, packer)
 
 
@@ -123,17 +122,11 @@ def strip(plan: "Plan", packer: "Quantizer") -> str:
         weights[layout.block_of(unit)] += layout.weights(unit)
         bits[layout.block_of(unit)] += nominal_bits(option, packer) * layout.weights(unit)
     places = [place for place in bits if place not in layout.outside]
-    digits = "".join(_digit(bits[place] / max(weights[place], 1)) for place in places)
-    tens = [digits[first : first + 10] for first in range(0, len(digits), 10)]
-    rows = [" ".join(tens[first : first + 5]) for first in range(0, len(tens), 5)]
+    rows = strips.digits(bits[place] / max(weights[place], 1) for place in places)
     beyond = [f"{unit.rpartition('.')[2]}: {plan.bits[unit]} bits" for unit in layout.outside]
     first = "blocks, first to last: "
     indent = "\n" + " " * len(first)
     return "\n".join([first + indent.join(rows), *beyond])
-
-
-def _digit(bits: float) -> str:
-    return "." if bits == 0 else "#" if bits > 9 else f"{bits:.0f}"
 
 
 def show_size(plan: "Plan", packer: "Quantizer") -> None:
@@ -163,25 +156,27 @@ def show_size(plan: "Plan", packer: "Quantizer") -> None:
 
 def show_answers(title: str, found: Any) -> None:
     """Accuracy on each task, with its interval over items."""
-    from lwq.report import intervals
+    from lwq.report import bootstrap
 
-    rows = [[name, *intervals.mean(score.correct), score.chance] for name, score in found.items()]
+    rows = [[name, *bootstrap.mean(score.correct), score.chance] for name, score in found.items()]
     show(title, ["task", "accuracy", "low", "high", "chance"], rows)
 
 
-def show_losses(title: str, model: Any, judging: Any, truth: Any) -> None:
+def show_losses(title: str, model: Any, judging: "Drawn", truth: Any) -> None:
     """Evaluate `model` and show what it loses, beside the reference `truth` where there is one,
-    with intervals over windows.
+    with intervals over documents.
     """
-    import numpy as np
-
     from lwq.engine.evaluate import evaluate
-    from lwq.report import intervals
+    from lwq.report import bootstrap
 
-    losses = evaluate(model, judging, truth)
-    rows = [["perplexity", *intervals.paired(lambda v, axis: np.exp(v.mean(axis)), losses.nll)]]
-    if truth is not None and losses.kl is not None and losses.top1 is not None:
-        rows.append(["retained quality", *intervals.retained(truth.losses.nll, losses.nll)])
-        rows.append(["KL (nats/token)", *intervals.mean(losses.kl)])
-        rows.append(["top-1 agreement", *intervals.mean(losses.top1)])
+    losses = evaluate(model, judging.windows, truth, documents=judging.documents)
+    found = bootstrap.samples(losses)
+    rows = [["perplexity", *bootstrap.perplexity(found["nll"])]]
+    if truth is not None:
+        before = bootstrap.samples(truth.losses)["nll"]
+        rows.append(["retained quality", *bootstrap.retained(before, found["nll"])])
+        rows.append(["KL (nats/token)", *bootstrap.mean(found["kl"])])
+        rows.append(["top-1 agreement", *bootstrap.mean(found["top1"])])
     show(title, ["metric", "value", "low", "high"], rows)
+    if said := bootstrap.remark(losses.documents):
+        print(said)

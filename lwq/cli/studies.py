@@ -128,13 +128,27 @@ def report(
     size: Annotated[
         str, typer.Option(help="whose results: smoke, quick, laptop or paper")
     ] = "laptop",
+    table: Annotated[
+        str | None,
+        typer.Option(
+            help="print one table instead: verdicts, claims, models, uniform, or STUDY.NAME",
+            rich_help_panel="One table",
+        ),
+    ] = None,
+    format: Annotated[
+        str, typer.Option(help="markdown, latex or csv", rich_help_panel="One table")
+    ] = "markdown",
 ) -> None:
     """Build report.md, report.html and the figures from the results tables; needs no model."""
     from lwq.common import paths
     from lwq.report import page as builder
+    from lwq.report import tables
     from lwq.studies import grid
 
     results, reports = grid.folders(size)
+    if table is not None:
+        print(tables.text(results, table, format), end="")
+        return
     print(f"report: {builder.build(results, reports)}")
     if results == paths.RESULTS:
         builder.put_into_readme(paths.WORK / "README.md", reports)

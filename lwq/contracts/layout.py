@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, TypeAlias
 
+from lwq.common import strips
 from lwq.common.errors import InputError
+from lwq.common.sizes import readable
 
 Shape: TypeAlias = tuple[int, int]
 Option: TypeAlias = int | float | str
@@ -173,6 +175,19 @@ class Size:
             plan_bytes=plan_bytes,
             total_bytes=plan_bytes + rest,
         )
+
+    def _repr_html_(self) -> str:
+        """Bits a weight under each convention, then bytes."""
+        bits = {
+            "nominal bits, mean of units": self.layer_bits,
+            "nominal bits": self.avg_bits,
+            "true bits (scales and zeros counted)": self.true_bits,
+            "bits of the whole model": self.model_bits,
+        }
+        sizes = {"what the plan reaches": self.plan_bytes, "whole model": self.total_bytes}
+        rows = [[name, f"{value:.3f}"] for name, value in bits.items()]
+        rows += [[name, readable(value)] for name, value in sizes.items()]
+        return strips.table(["size", ""], rows)
 
 
 def nominal_bits(option: Option, quantizer: Sizer) -> float:

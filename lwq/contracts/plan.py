@@ -9,9 +9,11 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+from lwq.common import strips
 from lwq.common.errors import InputError
 from lwq.common.hashing import digest
 from lwq.common.sizes import readable
+from lwq.contracts import shown
 from lwq.contracts.files import read_as, write
 from lwq.contracts.layout import (
     DROPPED,
@@ -271,6 +273,37 @@ class Plan:
 
     def size(self, quantizer: Sizer) -> Size:
         return Size.of(self.layout, self.bits, quantizer)
+
+    def __repr__(self) -> str:
+        return (
+            f"Plan of {self.layout.model}: {strips.counted(self.bits.values())} "
+            f"({self.quantizer}; id {self.id})"
+        )
+
+    def _repr_html_(self) -> str:
+        """A strip of its units, darker with more bits, and what each option weighs by name."""
+        looks = {unit: (str(o), strips.shade(shown.bits(o))) for unit, o in self.bits.items()}
+        rows = [
+            [
+                str(option),
+                f"{len(units):,}",
+                f"{sum(map(self.layout.weights, units)):,}",
+                readable(int(sum(map(self.layout.weights, units)) * shown.bits(option) / 8)),
+            ]
+            for option, units in self._by_option().items()
+        ]
+        return (
+            strips.line(f"{self.layout.model}, {self.quantizer}, plan {self.id}")
+            + shown.units(self.layout, looks, "bits")
+            + strips.table(["bits", "units", "weights", "nominal size"], rows)
+        )
+
+    def _by_option(self) -> dict[Option, list[str]]:
+        """Option -> its units, the most bits first."""
+        found: dict[Option, list[str]] = {}
+        for unit, option in self.bits.items():
+            found.setdefault(option, []).append(unit)
+        return dict(sorted(found.items(), key=lambda entry: -shown.bits(entry[0])))
 
     def save(self, path: str | Path) -> None:
         write(path, {"lwq": "plan", **asdict(self)})

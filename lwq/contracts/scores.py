@@ -5,9 +5,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from lwq.common import strips
 from lwq.common.errors import InputError
+from lwq.contracts import shown
 from lwq.contracts.files import read, read_as, write
-from lwq.contracts.layout import Layout, Width
+from lwq.contracts.layout import Layout, Option
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,27 @@ class Scores(Mapping[str, float]):
         """Units from the least to the most important; ties keep the order of the forward pass."""
         return sorted(self.importance, key=self.importance.__getitem__)
 
+    def __repr__(self) -> str:
+        first, last = self.order()[:3], self.order()[-3:]
+        return (
+            f"Scores of {self.layout.model} by {self.scorer}: {len(self)} units, "
+            f"moved first {first}, last {last}"
+        )
+
+    def _repr_html_(self) -> str:
+        """Where each unit stands in the order of moves, and the ends of the order."""
+        order = self.order()
+        ends = [*order[:3], *order[3:][-3:]]
+        rows = [
+            [unit, f"{self[unit]:.4g}", f"{self.stderr[unit]:.2g}" if unit in self.stderr else ""]
+            for unit in ends
+        ]
+        return (
+            strips.line(f"{self.layout.model}, {self.scorer}; 1 moves first, dark keeps its bits")
+            + shown.ranks(self.layout, order)
+            + strips.table(["first and last", "importance", "standard error"], rows)
+        )
+
     def save(self, path: str | Path) -> None:
         write(path, {"lwq": "scores", **asdict(self)})
 
@@ -66,7 +89,7 @@ class Scores(Mapping[str, float]):
 
 
 @dataclass(frozen=True)
-class Costs(Mapping[str, Mapping[Width, float]]):
+class Costs(Mapping[str, Mapping[Option, float]]):
     """Expected harm of each unit at each option: finite, **never increasing in bits** (levels with
     a name aside), and added up over units.
 
@@ -84,13 +107,13 @@ class Costs(Mapping[str, Mapping[Width, float]]):
         stderr: unit -> bits -> standard error over windows, where the harm is sampled.
     """
 
-    harm: Mapping[str, Mapping[Width, float]]
+    harm: Mapping[str, Mapping[Option, float]]
     layout: Layout
     scorer: str
     data: str = ""
     cost: Mapping[str, float] = field(default_factory=dict)
     pairs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    stderr: Mapping[str, Mapping[Width, float]] = field(default_factory=dict)
+    stderr: Mapping[str, Mapping[Option, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if wrong := sorted(self.harm.keys() ^ self.layout.units.keys()):
@@ -125,7 +148,7 @@ class Costs(Mapping[str, Mapping[Width, float]]):
         if len(seen) != len(found):
             raise InputError(f"{self.scorer}: a pair stands twice in pairs; keep one of the two")
 
-    def __getitem__(self, unit: str) -> Mapping[Width, float]:
+    def __getitem__(self, unit: str) -> Mapping[Option, float]:
         return self.harm[unit]
 
     def __iter__(self) -> Iterator[str]:
@@ -141,6 +164,25 @@ class Costs(Mapping[str, Mapping[Width, float]]):
         return sorted(
             self.harm,
             key=lambda unit: max(self.harm[unit].values()) - min(self.harm[unit].values()),
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"Costs of {self.layout.model} by {self.scorer}: {len(self)} units at "
+            f"{list(next(iter(self.harm.values())))}"
+        )
+
+    def _repr_html_(self) -> str:
+        """Where each unit stands in the order of moves, and the sum of harm at each option."""
+        sums: dict[Option, float] = {}
+        for harm in self.harm.values():
+            for option, value in harm.items():
+                sums[option] = sums.get(option, 0.0) + value
+        rows = [[str(option), f"{value:.4g}"] for option, value in sums.items()]
+        return (
+            strips.line(f"{self.layout.model}, {self.scorer}; 1 moves first, dark keeps its bits")
+            + shown.ranks(self.layout, self.order())
+            + strips.table(["bits everywhere", "sum of harm"], rows)
         )
 
     def save(self, path: str | Path) -> None:

@@ -83,7 +83,12 @@ def head(model: nn.Module, windows: Tensor, hidden: Sequence[Tensor]) -> Iterato
 
 
 @torch.inference_mode()
-def reference(model: nn.Module, windows: Tensor, memory: int = MEMORY) -> Reference:
+def reference(
+    model: nn.Module,
+    windows: Tensor,
+    memory: int = MEMORY,
+    documents: np.ndarray | None = None,
+) -> Reference:
     """Measure `model` as the reference; take it before `quantize_`.
 
     Args:
@@ -91,6 +96,7 @@ def reference(model: nn.Module, windows: Tensor, memory: int = MEMORY) -> Refere
         memory: bytes of answers to keep (n · (length − 1) · vocabulary · 4, or · 2 for a model with
             16 bits). Where that is not enough the last hidden states are kept, and each evaluation
             runs the head once more.
+        documents: where each window comes from (n,), for intervals; see `Losses`.
     """
     require_windows_fit(model, windows)
     n, length = windows.shape
@@ -116,7 +122,7 @@ def reference(model: nn.Module, windows: Tensor, memory: int = MEMORY) -> Refere
     finally:
         if hook is not None:
             hook.remove()
-    losses = Losses(np.array(nll), np.zeros(n), np.ones(n), length - 1)
+    losses = Losses(np.array(nll), np.zeros(n), np.ones(n), length - 1, documents)
     return Reference(
         windows, losses, log_probs, answers, hidden, 0 if fits else _head_checksum(model)
     )
@@ -124,7 +130,11 @@ def reference(model: nn.Module, windows: Tensor, memory: int = MEMORY) -> Refere
 
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module, windows: Tensor, reference: Reference | None = None, label: str = "evaluate"
+    model: nn.Module,
+    windows: Tensor,
+    reference: Reference | None = None,
+    label: str = "evaluate",
+    documents: np.ndarray | None = None,
 ) -> Losses:
     """Measure `model` on `windows`.
 
@@ -133,6 +143,7 @@ def evaluate(
         reference: from `lwq.reference` on the same windows; without it KL and agreement are not
             measured.
         label: of the progress bar.
+        documents: where each window comes from (n,), for intervals; None: what the reference says.
 
     Returns:
         Losses: per window, mean over its length − 1 scored tokens, in nats per token.
@@ -143,9 +154,9 @@ def evaluate(
             head than a reference that kept hidden states.
     """
     require_windows_fit(model, windows, reference)
-    return measured(
-        model, windows, track(logits(model, windows), label, len(windows), leave=False), reference
-    )
+    answers = track(logits(model, windows), label, len(windows), leave=False)
+    found = measured(model, windows, answers, reference)
+    return found if documents is None else replace(found, documents=documents)
 
 
 def measured(
@@ -173,6 +184,7 @@ def measured(
         np.array(kl) if truth else None,
         np.array(top1) if truth else None,
         windows.shape[1] - 1,
+        reference.losses.documents if reference else None,
     )
 
 

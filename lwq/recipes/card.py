@@ -1,8 +1,8 @@
 """The card of a compressed model: what it is, what was lost, how to load it."""
 
-from collections import Counter
 from collections.abc import Mapping
 
+from lwq.common import strips
 from lwq.common.version import VERSION
 from lwq.recipes.compressed import Compressed
 
@@ -23,7 +23,6 @@ def card(made: Compressed, asked: Mapping[str, str], model: str, target: str) ->
     rows = [line.cells() for line in made.lines]
     head = list(rows[0])
     table = [head, ["---"] * len(head), *(list(row.values()) for row in rows)]
-    counts = Counter(map(str, made.plan.bits.values()))
     guard = made.plan.provenance.get("guard", {})
     said = [f"- {key}: `{value}`" for key, value in asked.items()]
     return "\n".join(
@@ -31,12 +30,12 @@ def card(made: Compressed, asked: Mapping[str, str], model: str, target: str) ->
             f"# {model}, compressed by lwq {VERSION}",
             "",
             f"Bits of {len(made.plan.bits)} units: "
-            + ", ".join(f"{count} at {option}" for option, count in sorted(counts.items()))
+            + strips.counted(made.plan.bits.values())
             + ". `plan.json` has them one by one.",
             "",
             *(f"| {' | '.join(row)} |" for row in table),
             "",
-            f"Judged on {made.judge}, beside the untouched model; 95 % intervals over windows. "
+            f"Judged on {made.judge}, beside the untouched model; 95 % intervals over documents. "
             f"{made.advice}",
             "",
             "## How it was made",

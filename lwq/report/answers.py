@@ -5,8 +5,9 @@ from typing import Any
 
 from lwq.report import overview
 from lwq.report.beside import UNIFORM, Arena, Method
+from lwq.report.bootstrap import Interval
 from lwq.report.figures import style
-from lwq.report.intervals import RANDOM, Interval
+from lwq.report.intervals import RANDOM
 from lwq.studies import grid
 
 WIDTHS = (3, 4, 5, 2, 6)  # what readers ask for first

@@ -2,16 +2,17 @@
 picture are made from.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from lwq.common.names import nickname
-from lwq.report import intervals, overview
+from lwq.report import bootstrap, intervals, overview
+from lwq.report.bootstrap import Interval, Sample
 from lwq.report.figures import style
-from lwq.report.intervals import RANDOM, Interval
+from lwq.report.intervals import RANDOM
 
 SAME = ["model", "fingerprint", "quantizer", "calibration", "judge", "dtype"]
 UNIFORM = "uniform"
@@ -110,7 +111,7 @@ def arenas(table: pd.DataFrame, windows: pd.DataFrame) -> list[Arena]:
     return sorted((one for one in found if one is not None), key=rank)
 
 
-def _measured(table: pd.DataFrame, kl: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def _measured(table: pd.DataFrame, kl: Mapping[str, Sample]) -> pd.DataFrame:
     """One line a plan of whole widths, its metrics beside each other."""
     rows = table[table["metric"].isin(intervals.METRICS) & (table["family"] == "grid")]
     rows = rows[(rows["low"] > 0) | (rows["ordering"] == UNIFORM)]
@@ -120,7 +121,7 @@ def _measured(table: pd.DataFrame, kl: Mapping[str, np.ndarray]) -> pd.DataFrame
     return rows[(rows["high"] < 16) | (rows["ordering"] == UNIFORM)]
 
 
-def _arena(rows: pd.DataFrame, kl: Mapping[str, np.ndarray]) -> Arena | None:
+def _arena(rows: pd.DataFrame, kl: Mapping[str, Sample]) -> Arena | None:
     rest = rows["total_bytes"] - rows["plan_bytes"]
     rows = rows.assign(whole=rest < rest.max())
     even = (rows["ordering"] == UNIFORM) & rows["avg_bits"].between(1, 15) & (rows["kl"] > 0)
@@ -130,15 +131,15 @@ def _arena(rows: pd.DataFrame, kl: Mapping[str, np.ndarray]) -> Arena | None:
     if mixed.empty or len(uniform) < 2:
         return None
     lines = {bool(whole): _line(part) for whole, part in uniform.groupby("whole")}
-    weights = drawn(len(kl[mixed["id"].iloc[0]]))
     mixed = mixed.assign(method=_methods(mixed))
-    logs = {key: np.log(weights @ kl[key]) for key in {*mixed["id"], *uniform["id"]}}
-    found = {row["id"]: _gap(row, lines, logs) for row in mixed.to_dict("records")}
-    gaps = {key: gap for key, gap in found.items() if gap is not None}
-    if not gaps:
+    found = {row["id"]: _place(row, lines) for row in mixed.to_dict("records")}
+    places = {key: place for key, place in found.items() if place is not None}
+    if not places:
         return None
-    mixed = _with_ends(_with_ends(mixed, logs, "kl"), gaps, "ratio")
-    return Arena(mixed, _with_ends(uniform, logs, "kl"), lines, tuple(_worth(mixed, gaps)))
+    beside = {key: _over([place], kl) for key, place in places.items()}
+    own = {key: bootstrap.mean(kl[key]) for key in {*mixed["id"], *uniform["id"]}}
+    mixed = _with_ends(_with_ends(mixed, own, "kl"), beside, "ratio")
+    return Arena(mixed, _with_ends(uniform, own, "kl"), lines, tuple(_worth(mixed, places, kl)))
 
 
 def ratios(arenas: Iterable[Arena]) -> dict[str, Interval]:
@@ -148,26 +149,10 @@ def ratios(arenas: Iterable[Arena]) -> dict[str, Interval]:
     return {plan: Interval(*ends) for frame in frames for plan, *ends in frame.to_numpy().tolist()}
 
 
-def drawn(windows: int) -> np.ndarray:
-    """How much each window weighs in each bootstrap draw (1 + draws, windows); the first row is
-    the sample itself.
-    """
-    rng = np.random.default_rng(intervals.SEED)
-    share = np.full(windows, 1 / windows)
-    counts = rng.multinomial(windows, share, size=intervals.RESAMPLES)
-    return np.vstack([share, counts / windows])
-
-
-def _ends(draws: np.ndarray) -> Interval:
-    """Of logarithms in draws, the first being the value: the value itself and its interval."""
-    low, high = np.quantile(draws[1:], [0.025, 0.975])
-    return Interval(*(float(np.exp(end)) for end in (draws[0], low, high)))
-
-
-def _with_ends(rows: pd.DataFrame, draws: Mapping[str, np.ndarray], name: str) -> pd.DataFrame:
-    """`rows` with a value and its interval, from logarithms in draws; NaN where there are none."""
+def _with_ends(rows: pd.DataFrame, found: Mapping[str, Interval], name: str) -> pd.DataFrame:
+    """`rows` with a value and its interval; NaN where there is none."""
     none = Interval(np.nan, np.nan, np.nan)
-    ends = [_ends(draws[key]) if key in draws else none for key in rows["id"]]
+    ends = [found.get(key, none) for key in rows["id"]]
     columns = (name, f"low_{name}", f"high_{name}")
     cells = {column: [end[place] for end in ends] for place, column in enumerate(columns)}
     return rows.assign(**cells)
@@ -194,15 +179,33 @@ def _turns_up(first: tuple[Any, ...], middle: tuple[Any, ...], last: tuple[Any, 
     return bool(middle[1] >= (1 - share) * first[1] + share * last[1])
 
 
-def _gap(
-    row: Mapping[Any, Any], lines: Mapping[bool, Line], logs: Mapping[str, np.ndarray]
-) -> np.ndarray | None:
-    """Log of KL over that of uniform bits at the same bytes, in draws; None beyond their sizes."""
+class Place(NamedTuple):
+    """A plan between two corners of a line: ids, and the share of the right corner."""
+
+    plan: str
+    left: str
+    right: str
+    share: float
+
+
+def _place(row: Mapping[Any, Any], lines: Mapping[bool, Line]) -> Place | None:
+    """None beyond the sizes of uniform bits."""
     line = lines.get(row["whole"])
-    if line is None or (place := line.place(row["total_bytes"])) is None:
+    if line is None or (found := line.place(row["total_bytes"])) is None:
         return None
-    left, right, share = place
-    return logs[row["id"]] - (1 - share) * logs[line.ids[left]] - share * logs[line.ids[right]]
+    left, right, share = found
+    return Place(row["id"], line.ids[left], line.ids[right], share)
+
+
+def _over(places: Sequence[Place], kl: Mapping[str, Sample]) -> Interval:
+    """Geometric mean, over plans, of KL over that of uniform bits at the same bytes."""
+    keys = list(dict.fromkeys(key for place in places for key in place[:3]))
+    weights = np.zeros(len(keys))
+    for plan, left, right, share in places:
+        for key, weight in ((plan, 1.0), (left, share - 1), (right, -share)):
+            weights[keys.index(key)] += weight / len(places)
+    samples = [kl[key] for key in keys]
+    return bootstrap.paired(lambda means: np.exp(weights @ np.log(means)), *samples)
 
 
 def _methods(mixed: pd.DataFrame) -> list[str]:
@@ -218,11 +221,12 @@ def _method(row: Mapping[Any, Any], whole: bool) -> str:
     return f"{name} ({EMBEDDINGS})" if whole else name
 
 
-def _worth(mixed: pd.DataFrame, gaps: Mapping[str, np.ndarray]) -> Iterator[Method]:
-    beside = mixed[mixed["id"].isin(gaps)]
+def _worth(
+    mixed: pd.DataFrame, places: Mapping[str, Place], kl: Mapping[str, Sample]
+) -> list[Method]:
     found = []
-    for label, own in beside.groupby("method", sort=False):
-        worth = _ends(np.mean([gaps[key] for key in own["id"]], axis=0))
+    for label, own in mixed[mixed["id"].isin(places)].groupby("method", sort=False):
+        worth = _over([places[key] for key in own["id"]], kl)
         better, worse = (own["high_ratio"] < 1).sum(), (own["low_ratio"] > 1).sum()
         found.append(Method(str(label), worth, int(better), int(worse), len(own)))
-    yield from sorted(found, key=lambda method: method.worth.value)
+    return sorted(found, key=lambda method: method.worth.value)

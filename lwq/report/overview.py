@@ -11,7 +11,7 @@ import pandas as pd
 from lwq.common.errors import InputError
 from lwq.common.names import nickname
 from lwq.inputs import catalogue
-from lwq.report import intervals
+from lwq.report import bootstrap, intervals
 
 LADDER = "trained by lwq.ladder in float32; the same width, tokens and recipe for all rungs"
 
@@ -69,6 +69,17 @@ def models(table: pd.DataFrame) -> Iterator[dict[Any, Any]]:
             "judge": judge,
             "perplexity": part.iloc[0]["value"],
         }
+
+
+def few_documents(table: pd.DataFrame, windows: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """One line a judging text whose windows come from few documents: the models that were judged on
+    it, and what that says of their intervals.
+    """
+    documents = {key: sample.documents for key, sample in intervals.nll_by_id(windows).items()}
+    rows = table[table["metric"] == "perplexity"]
+    for judge, part in rows.groupby("judge", sort=False):
+        if remark := bootstrap.remark(documents[part["id"].iloc[0]]):
+            yield {"judge": judge, "models": sorted(part["model"].unique()), "remark": remark}
 
 
 def uniform(table: pd.DataFrame) -> dict[str, Any]:

@@ -14,11 +14,11 @@ from lwq.common import markup, paths
 from lwq.common.names import nickname
 from lwq.common.version import VERSION
 from lwq.contracts.section import Picture, Section, Verdict
-from lwq.report import answers, beside, claims, html, intervals, llama, overview, play
+from lwq.report import answers, beside, bootstrap, claims, html, llama, overview, play
 from lwq.report.drawing import Drawing
 from lwq.report.figures.frontier import frontier
 from lwq.report.sections import SECTIONS
-from lwq.results import measurements, plans
+from lwq.results import cells, measurements, plans
 from lwq.studies import grid
 
 VERDICTS = "verdicts.csv"
@@ -47,7 +47,7 @@ def build(results_dir: str | Path, reports_dir: str | Path) -> Path:
     arenas, mixes = beside.arenas(table, windows), llama.read(results_dir)
     draw = Drawing(target / FIGURES)
     context = {
-        **_overview(table),
+        **_overview(table, windows),
         "answers": _answers(arenas, mixes, draw),
         "claims": list(_claims(found)),
         "missing": [name for name in _claiming() if not made[name]],
@@ -74,11 +74,12 @@ def build(results_dir: str | Path, reports_dir: str | Path) -> Path:
     return target / "report.html"
 
 
-def _overview(table: pd.DataFrame) -> dict[str, Any]:
+def _overview(table: pd.DataFrame, windows: pd.DataFrame) -> dict[str, Any]:
     """What the frame of the page says of all rows together."""
     texts = table.loc[table["metric"] == "perplexity", ["calibration", "judge"]]
     return {
         **overview.lead(table),
+        "few_documents": list(overview.few_documents(table, windows)),
         "texts": texts.drop_duplicates().to_dict("records"),
         "quantizers": sorted(table["quantizer"].unique()),
         "dtypes": sorted(table["dtype"].unique()),
@@ -86,8 +87,8 @@ def _overview(table: pd.DataFrame) -> dict[str, Any]:
         "uniform": overview.uniform(table),
         "deviations": list(overview.deviations(table)),
         "environments": list(table["environment"].unique()),
-        "resamples": intervals.RESAMPLES,
-        "seed": intervals.SEED,
+        "resamples": bootstrap.RESAMPLES,
+        "seed": bootstrap.SEED,
         "version": VERSION,
     }
 
@@ -127,9 +128,8 @@ def _size(results_dir: str | Path) -> str:
 def _write_verdicts(found: list[Verdict], path: Path) -> None:
     """Every verdict with the ids of its rows, as cells that a spreadsheet takes for text."""
     lines = [{**vars(verdict), "ids": " ".join(verdict.ids)} for verdict in found]
-    frame = pd.DataFrame(lines, columns=VERDICT).map(lambda value: markup.cell(str(value)))
     with paths.replacing(path) as temporary:
-        frame.to_csv(temporary, index=False, lineterminator="\n")
+        cells.write(pd.DataFrame(lines, columns=VERDICT), temporary)
 
 
 def put_into_readme(readme: Path, reports_dir: str | Path) -> None:
@@ -148,20 +148,18 @@ def put_into_readme(readme: Path, reports_dir: str | Path) -> None:
 
 def verdict_table(reports_dir: str | Path) -> str:
     """The claims against the models, as Markdown, from a report's verdicts.csv."""
-    rows = pd.read_csv(Path(reports_dir) / VERDICTS, dtype=str, keep_default_na=False)
+    rows = cells.read(Path(reports_dir) / VERDICTS, VERDICT)[VERDICT].itertuples(index=False)
     found = claims.by_model(
         Verdict(claim, model, setting, word, number, tuple(ids.split()))
-        for claim, model, setting, word, number, ids in rows[VERDICT]
-        .map(markup.from_cell)
-        .itertuples(index=False)
+        for claim, model, setting, word, number, ids in rows
     )
     models = list(dict.fromkeys(found["model"]))
-    cells = {
+    shown = {
         (row.claim, row.model): f"**{row.verdict}**: {row.settings}" for row in found.itertuples()
     }
     made = [["claim", *map(markup.markdown, models)], ["---"] * (len(models) + 1)]
     for key, claim in grid.claims().items():
-        own = [cells.get((key, model), "") for model in models]
+        own = [shown.get((key, model), "") for model in models]
         made.append(
             [f"({key}) {claim['short']}", *(own if any(own) else ["not measured yet"] * len(own))]
         )

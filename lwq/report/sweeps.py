@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from lwq.report import intervals, overview
+from lwq.report import bootstrap, intervals, overview
+from lwq.report.bootstrap import Interval
 from lwq.report.figures import style
-from lwq.report.intervals import RANDOM, Interval
+from lwq.report.intervals import RANDOM
 
 TEXTS = ["calibration", "judge", "dtype"]
 
@@ -43,7 +44,7 @@ def areas(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
         ):
             share, losses = (
                 (points["moved"] / points["units"]).to_numpy(),
-                np.stack([nll[key] for key in points["id"]]),
+                [nll[key] for key in points["id"]],
             )
             area = intervals.area(share, losses, truth)
             if points["seed"].notna().all():
@@ -171,7 +172,7 @@ def limit_lines(limits: pd.DataFrame) -> list[dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for row in limits[limits["seed"].isna()].to_dict("records"):
         cell = intervals.span(
-            intervals.Interval(row["value"], row["low"], row["high"]), row["step"], "[{}, {}]"
+            Interval(row["value"], row["low"], row["high"]), row["step"], "[{}, {}]"
         )
         found.setdefault(row["ordering"], {"label": style.label(row["ordering"])})[
             f"t{row['threshold'] * 100:.0f}"
@@ -217,7 +218,7 @@ def _point(
         **numbers,
         "label": style.label(row["ordering"]),
         "perplexity": f"{row['perplexity']:.4g}",
-        "retained": "{:.3f} [{:.3f}, {:.3f}]".format(*intervals.retained(truth, nll[row["id"]])),
+        "retained": "{:.3f} [{:.3f}, {:.3f}]".format(*bootstrap.retained(truth, nll[row["id"]])),
         "gain": "{:.2f} [{:.2f}, {:.2f}]".format(*ratios[row["plan"]])
         if row["plan"] in ratios
         else "",

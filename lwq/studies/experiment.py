@@ -3,7 +3,6 @@ remember.
 """
 
 import copy
-import hashlib
 import importlib.metadata
 import platform
 import time
@@ -20,20 +19,33 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
+from lwq import allocators as allocating
 from lwq import models
 from lwq.common import paths
 from lwq.common.errors import InputError
 from lwq.common.hashing import code_digest, digest
 from lwq.common.names import build, pick, spec, split
 from lwq.common.version import VERSION
-from lwq.contracts import KEPT, Costs, Layout, Plan, Row, Scores, Size, load_scores
+from lwq.contracts import (
+    KEPT,
+    Budget,
+    Costs,
+    Layout,
+    Option,
+    Plan,
+    Row,
+    Scores,
+    Size,
+    load_scores,
+)
 from lwq.engine import costs as measuring
 from lwq.engine.bank import Bank, restore_
 from lwq.engine.evaluate import Reference, reference
+from lwq.engine.objective import Objective
 from lwq.engine.store import Store
 from lwq.engine.sweep import Sweep
 from lwq.inputs import catalogue
-from lwq.inputs.texts import WindowSpec
+from lwq.inputs.texts import Drawn, WindowSpec, token_digest
 from lwq.quantizers import QUANTIZERS
 from lwq.results.measurements import Results
 from lwq.scorers import SCORERS, score_all
@@ -44,6 +56,7 @@ from lwq.studies.candidates import Candidate
 
 # the carried models were dequantized from groups of 32, which such a grid would reproduce exactly
 FORBIDDEN_GROUP = 32
+PASSES = ("forwards", "backwards")  # of what a score says that it took
 
 
 @dataclass(frozen=True)
@@ -53,13 +66,15 @@ class Ranking:
     Attributes:
         score: importance of each unit, in the order of the forward pass.
         spearman: rank correlation with the default, from −1 to 1.
+        passes: what the score took: "forwards" and "backwards" of the calibration windows.
     """
 
     score: np.ndarray
     spearman: float
+    passes: Mapping[str, float] = field(default_factory=dict)
 
     def summary(self) -> dict[str, float]:
-        return {"spearman": self.spearman}
+        return {"spearman": self.spearman, **self.passes}
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {"score": self.score}
@@ -174,11 +189,16 @@ class Experiment:
 
     @cached_property
     def calibration(self) -> Tensor:
-        return self.calibrate.draw(self.loaded[1])
+        return self.calibrate.draw(self.loaded[1]).windows
 
     @_shared
-    def judging(self) -> Tensor:
+    def judged_on(self) -> Drawn:
+        """The judging windows, and their documents."""
         return self.judge.draw(self.loaded[1])
+
+    @property
+    def judging(self) -> Tensor:
+        return self.judged_on.windows
 
     @cached_property
     def bank(self) -> Bank:
@@ -188,7 +208,8 @@ class Experiment:
     def reference(self) -> Reference:
         """The untouched model on the judging windows."""
         restore_(self.judged)
-        return reference(self.judged, self.judging, models.free_memory(self.judged) // 2)
+        free = models.free_memory(self.judged) // 2
+        return reference(self.judged, self.judging, free, self.judged_on.documents)
 
     @cached_property
     def engine(self) -> Sweep:
@@ -235,6 +256,37 @@ class Experiment:
                 found.save(temporary)
         return Costs.load(path)
 
+    def search(self, scores: Scores | Costs, budget: Budget, allocator: str, passes: float) -> Plan:
+        """The plan of an allocator that measures plans, kept beside the scores.
+
+        It measures on windows of the calibration text's tune split, as many and as long as those
+        that plans are judged on.
+
+        Args:
+            passes: forward passes over those windows that it may spend.
+        """
+        tune = self.judge.on(text=self.calibrate.text, split="tune")
+        named = [
+            *(scores.scorer, scores.data, self.fingerprint, self.arithmetic, self.bank.source),
+            *(allocator, repr(passes), str(tune), code_digest(allocating)),
+            *(
+                budget.limit,
+                budget.amount,
+                list(map(str, budget.widths)),
+                scores.layout.granularity,
+            ),
+        ]
+        path = self._scores_folder() / f"plan-{digest(named)}.json"
+        if not path.is_file():
+            restore_(self.judged)
+            windows = tune.draw(self.loaded[1])
+            sweep = Sweep(self.judged, windows, self.bank, reference(self.judged, windows))
+            objective = Objective(sweep, passes, scores.layout.granularity)
+            found = allocating.within(scores, budget, allocator, objective)
+            with paths.replacing(path) as temporary:
+                found.save(temporary)
+        return Plan.load(path)
+
     def release(self) -> None:
         """Let go of the model and of all that holds it, so that another one has room; what is
         needed again is made again.
@@ -244,14 +296,22 @@ class Experiment:
         for name in ("bank", "engine"):
             self.__dict__.pop(name, None)
 
-    def orderings(self, names: str | Sequence[str], seeds: int = 0) -> dict[str, Scores | Costs]:
+    def units(self, granularity: str = "block", outside: bool = False) -> Layout:
+        """The model's units; `outside`: embeddings and head too."""
+        restore_(self.loaded[0])
+        return models.layout(self.loaded[0], granularity, outside)
+
+    def orderings(
+        self, names: str | Sequence[str] | Mapping[str, str], seeds: int = 0
+    ) -> dict[str, Scores | Costs]:
         """Label -> Scores (or Costs, of a scorer that says what each option costs), in one pass.
 
         Args:
             names: scorers as text, a list or one string with commas; `random` stands for `seeds`
-                random orders. One of your own is `my_scorers.py:Mine`, see `lwq.common.user_code`.
+                random orders; or label -> scorer. One of your own is `my_scorers.py:Mine`, see
+                `lwq.common.user_code`.
         """
-        built = {label: build(SCORERS, "scorer", label) for label in labels_of(names, seeds)}
+        built = built_of(names, seeds)
         self._require_same_code(built)
         restore_(self.loaded[0])
         source = [
@@ -395,10 +455,16 @@ class Experiment:
         for task, score in found.items():
             self.results.keep(rows[task], score, (time.monotonic() - start) / len(rows))
 
-    def rankings(self, variants: Sequence[str], default: Scores) -> None:
+    def rankings(
+        self,
+        variants: Sequence[str] | Mapping[str, str],
+        default: Scores | Costs,
+        option: Option = KEPT,
+    ) -> None:
         """Rank correlation of each variant of a score with the `default`, on these calibration
-        windows.
+        windows; what says the harm of options counts by its harm at `option`.
         """
+        truth = values_at(default, option)
         for label, scores in self.orderings(variants).items():
             untouched = Plan(dict.fromkeys(scores, KEPT), scores.layout, "")
             beside = f"{default.scorer} on {default.data}"
@@ -408,14 +474,15 @@ class Experiment:
                 judge=beside,
             )
             if not self.results.known(row):
-                values = np.array(list(scores.values()))
-                if not np.ptp(values) or not np.ptp(list(default.values())):
+                values = values_at(scores, option)
+                if not np.ptp(values) or not np.ptp(truth):
                     raise InputError(
                         f"{label} or {beside}: all scores are equal, and a rank "
                         f"correlation needs some that differ"
                     )
-                agreement = spearmanr(values, list(default.values())).statistic
-                self.results.keep(row, Ranking(values, float(agreement)), 0.0)
+                agreement = float(spearmanr(values, truth).statistic)
+                passes = {key: scores.cost[key] for key in PASSES if key in scores.cost}
+                self.results.keep(row, Ranking(values, agreement, passes), 0.0)
 
     def table(self, **where: Any) -> pd.DataFrame:
         """Write what is measured, and return this experiment's rows with those columns."""
@@ -478,6 +545,19 @@ def questions(task: str, items: int, seed: int, hub: bool) -> str:
     return f"{task} {items} items seed {seed}{' hub' * hub}"
 
 
+def values_at(found: Scores | Costs, option: Option) -> np.ndarray:
+    """Importance of each unit (units,), or its harm at `option`."""
+    if isinstance(found, Costs):
+        return np.array([harm[option] for harm in found.values()])
+    return np.array(list(found.values()))
+
+
+def built_of(names: str | Sequence[str] | Mapping[str, str], seeds: int = 0) -> dict[str, Any]:
+    """Label -> scorer; the arguments are those of `Experiment.orderings`."""
+    texts = names if isinstance(names, Mapping) else {n: n for n in labels_of(names, seeds)}
+    return {label: build(SCORERS, "scorer", text) for label, text in texts.items()}
+
+
 def labels_of(names: str | Sequence[str], seeds: int) -> list[str]:
     """The orderings that `names` stand for: `random` is one for each seed."""
     seeded = [f"random(seed={seed})" for seed in range(seeds)]
@@ -501,13 +581,6 @@ def environment() -> str:
         processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     python, transformers = platform.python_version(), importlib.metadata.version("transformers")
     return f"Python {python}, torch {torch.__version__}, transformers {transformers}, {processor}"
-
-
-def token_digest(windows: Tensor) -> str:
-    """8 hex digits of the tokens themselves, so that a text that changed under its name is another
-    text.
-    """
-    return hashlib.sha256(windows.numpy().tobytes()).hexdigest()[:8]
 
 
 def texts(

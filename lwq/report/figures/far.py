@@ -42,7 +42,7 @@ def far(
     Left: the largest share of blocks moved that keeps the quality, with the paper's two ranges (25
         to 50 % with its ordering, 5
     to 10 % with none) shaded. Right: the mean retained quality while all blocks are moved. Bars are
-    95 % intervals over windows; for random orders the range.
+    95 % intervals over documents; for random orders the range.
 
     Args:
         limits: columns sweep, ordering, value, low, high, step: `intervals.limits` of several

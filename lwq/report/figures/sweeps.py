@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from lwq.report import intervals
+from lwq.report import bootstrap, intervals
 from lwq.report.figures.style import (
     OTHERS,
     RANDOM,
@@ -112,7 +112,7 @@ def retained_curve(
     table: pd.DataFrame, windows: pd.DataFrame, given: Looks | None = None
 ) -> Figure:
     """Retained quality (reference perplexity / plan perplexity) against blocks moved, with 95 %
-    intervals over windows.
+    intervals over documents.
 
     The axis is logarithmic where most of the curve lies near 0.
 
@@ -132,7 +132,7 @@ def retained_curve(
     lines = named(quality)
     for position, (name, line) in enumerate(lines):
         color, style, marker = seen.get(name, OTHERS)
-        ends = pd.DataFrame([intervals.retained(truth, nll[key]) for key in line["id"]])
+        ends = pd.DataFrame([bootstrap.retained(truth, nll[key]) for key in line["id"]])
         # there, intervals must not hide each other
         between = (line["fraction"] > 0) & (line["fraction"] < 1)
         x = line["fraction"] + 0.004 * (position - (len(lines) - 1) / 2) * between

@@ -11,11 +11,12 @@ from matplotlib.ticker import MaxNLocator
 
 from lwq.common.names import nickname
 from lwq.contracts.section import Picture, Section, Verdict
-from lwq.report import claims, intervals
+from lwq.report import bootstrap, claims, intervals
+from lwq.report.bootstrap import Interval
 from lwq.report.claims import HOLDS, UNDECIDED, Found, decide
 from lwq.report.figures import style
 from lwq.report.figures.style import label
-from lwq.report.intervals import RANDOM, Interval
+from lwq.report.intervals import RANDOM
 from lwq.results.plans import StoredPlan
 from lwq.studies import grid
 
@@ -49,7 +50,7 @@ def gained(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
             if plain.empty or (way == ONE_MORE and row["id"] not in between):
                 continue
             truth = plain.iloc[0]["id"]
-            gain = intervals.mean(nll[truth] - nll[row["id"]])
+            gain = bootstrap.mean(nll[truth] - nll[row["id"]])
             if way == ONE_MORE:
                 gain, k = between[row["id"]], row["units"] - row["moved"]
             who = (row["ordering"], row["seed"])

@@ -9,10 +9,11 @@ from matplotlib.figure import Figure
 
 from lwq.common.names import nickname
 from lwq.contracts.section import Picture, Section
-from lwq.report import beside, claims, figures, intervals, overview, sweeps
+from lwq.report import beside, bootstrap, claims, figures, intervals, overview, sweeps
+from lwq.report.bootstrap import Interval
 from lwq.report.claims import FAILS, HOLDS, UNDECIDED, Found, decide
 from lwq.report.figures import style
-from lwq.report.intervals import RANDOM, Interval
+from lwq.report.intervals import RANDOM
 from lwq.results.plans import StoredPlan
 from lwq.studies import grid
 
@@ -74,7 +75,7 @@ def headline(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, A
             if near.empty:
                 continue
             best = near.sort_values("avg_bits").iloc[-1]
-            kept = intervals.retained(nll[original], nll[best["id"]])
+            kept = bootstrap.retained(nll[original], nll[best["id"]])
             size = f"{best['avg_bits']:.2f} ({best['true_bits']:.2f} true) bits"
             text = f"{kept.value:.1%} [{kept.low:.1%}, {kept.high:.1%}] at {size}"
             setting = f"{intervals.setting(best)}, {ordering}"
@@ -175,11 +176,11 @@ def tasks(table: pd.DataFrame, windows: pd.DataFrame) -> dict[str, Any]:
         if ALL_HIGH not in plans:
             continue
         answers = {
-            plan: np.concatenate([correct[part["id"][name]] for name in names])
+            plan: np.concatenate([correct[part["id"][name]].values for name in names])
             for plan, part in plans.items()
         }
         for plan, part in plans.items():
-            lost = intervals.mean(answers[ALL_HIGH] - answers[plan])
+            lost = bootstrap.mean(answers[ALL_HIGH] - answers[plan])
             found.append(
                 {
                     "model": part["model"].iloc[0],
@@ -218,7 +219,6 @@ def section(table: pd.DataFrame, plans: Mapping[str, StoredPlan], windows: pd.Da
     counts = {
         "far": reach(swept, claimed["a"]["numbers"]),
         "headline": across(table, claimed["headline"]["numbers"]),
-        "dependence": intervals.dependence(table, windows),
     }
     old = overview.superseded(table["quantizer"])
     today = [sweep for sweep in swept if sweep.rows["quantizer"].iloc[0] not in old]
@@ -293,8 +293,7 @@ def _sweep(
         "quantizer_name": nickname(first["quantizer"]),
         "high": first["high"],
         "low": first["low"],
-        "windows": first["n"],
-        "few_windows": first["n"] < 32,
+        "remark": bootstrap.remark(intervals.nll_by_id(windows)[first["id"]].documents),
         "seeds": perplexity.loc[style.is_random(perplexity), "ordering"].nunique(),
         "first": min(count for count in moved if count) / first["units"],
         "step": max(b - a for a, b in zip(moved, moved[1:], strict=False)) / first["units"],

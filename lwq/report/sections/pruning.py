@@ -10,11 +10,12 @@ from matplotlib.figure import Figure
 
 from lwq.common.names import nickname
 from lwq.contracts.section import Picture, Section
-from lwq.report import claims, intervals
+from lwq.report import bootstrap, claims, intervals
+from lwq.report.bootstrap import Interval, Sample
 from lwq.report.claims import FAILS, HOLDS, UNDECIDED, Found, decide
 from lwq.report.figures import style
 from lwq.report.figures.style import Look, label
-from lwq.report.intervals import BEST, Interval
+from lwq.report.intervals import BEST
 from lwq.results.plans import StoredPlan
 from lwq.studies import grid
 
@@ -69,7 +70,7 @@ def gaps(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _against(
-    pruned: Mapping[Any, Any], ranked: pd.DataFrame, nll: Mapping[str, np.ndarray]
+    pruned: Mapping[Any, Any], ranked: pd.DataFrame, nll: Mapping[str, Sample]
 ) -> Iterator[tuple[Any, ...]]:
     """(bits, true_bits, gap, low, high, ids) of a pruned plan against the first of `ranked` that is
     as large, one a low width.
@@ -82,7 +83,7 @@ def _against(
     ]
     for bits, plans in alike.groupby("low"):
         plan = plans.iloc[0]
-        gap = intervals.mean(nll[pruned["id"]] - nll[plan["id"]])
+        gap = bootstrap.mean(nll[pruned["id"]] - nll[plan["id"]])
         yield bits, pruned["true_bits"], *gap, pruned["id"], plan["id"]
 
 
