@@ -9,7 +9,7 @@ import pytest
 
 from lwq.contracts import Row
 from lwq.contracts.section import Verdict
-from lwq.report import beside, bootstrap, claims, figures, intervals, overview, sweeps
+from lwq.report import beside, claims, figures, intervals, overview, sweeps
 from lwq.report.figures import style
 from lwq.report.intervals import Interval
 from lwq.report.sections import dynamic_methods, model_scale, orderings, pruning
@@ -332,7 +332,7 @@ def test_dropping_against_quantizing():
     assert gaps.groupby(["bits", "dropped"])["value"].first().round(6).to_dict() == {
         (2, 4): -6, (2, 8): -6, (4, 4): 4.4, (4, 8): 8.4,
     }  # fmt: skip
-    pruning.pruning_gaps(gaps).canvas.draw()
+    figures.pruning_gaps(gaps).canvas.draw()
 
 
 def test_the_best_order_of_either_side():

@@ -13,32 +13,12 @@ from lwq.report import bootstrap, intervals, overview
 from lwq.report.bootstrap import Interval, Sample
 from lwq.report.figures import style
 from lwq.report.intervals import RANDOM
+from lwq.report.line import Line, hull
 
 SAME = ["model", "fingerprint", "quantizer", "calibration", "judge", "dtype"]
 UNIFORM = "uniform"
 BLOCKS = "topk"  # the allocator of rankings; any other is named beside its score
 EMBEDDINGS = "embeddings too"
-
-
-class Line(NamedTuple):
-    """Uniform bits as a line: straight in log KL over bytes, between sizes that were measured.
-
-    Attributes:
-        sizes: bytes of the whole file, ascending (points,).
-        ids: of the rows at the corners.
-    """
-
-    sizes: np.ndarray
-    ids: tuple[str, ...]
-
-    def place(self, size: float) -> tuple[int, int, float] | None:
-        """(left corner, right corner, share of the right one) at `size`; None beyond both ends."""
-        if not len(self.sizes) or not self.sizes[0] <= size <= self.sizes[-1]:
-            return None
-        right = max(int(np.searchsorted(self.sizes, size)), min(1, len(self.sizes) - 1))
-        left = max(right - 1, 0)
-        width = self.sizes[right] - self.sizes[left]
-        return left, right, float((size - self.sizes[left]) / width) if width else 0.0
 
 
 class Method(NamedTuple):
@@ -159,24 +139,10 @@ def _with_ends(rows: pd.DataFrame, found: Mapping[str, Interval], name: str) -> 
 
 
 def _line(uniform: pd.DataFrame) -> Line:
-    """The corners of the lower convex hull of log KL over bytes: no mean of two others is better
-    than one of them.
-    """
-    kept: list[tuple[float, float, str]] = []
-    for row in uniform.sort_values(["total_bytes", "kl"]).to_dict("records"):
-        corner = (float(row["total_bytes"]), float(np.log(row["kl"])), row["id"])
-        if kept and kept[-1][0] == corner[0]:
-            continue
-        while len(kept) > 1 and _turns_up(kept[-2], kept[-1], corner):
-            kept.pop()
-        kept.append(corner)
-    return Line(np.array([size for size, _, _ in kept]), tuple(key for _, _, key in kept))
-
-
-def _turns_up(first: tuple[Any, ...], middle: tuple[Any, ...], last: tuple[Any, ...]) -> bool:
-    """Whether `middle` lies on or above the straight line between the two others."""
-    share = (middle[0] - first[0]) / (last[0] - first[0])
-    return bool(middle[1] >= (1 - share) * first[1] + share * last[1])
+    """Through the corners of the lower convex hull: no mean of two sizes is better than a third."""
+    rows = uniform.sort_values(["total_bytes", "kl"], ignore_index=True)
+    corners = rows.loc[hull(rows["total_bytes"], rows["kl"])]
+    return Line(corners["total_bytes"].to_numpy(dtype=float), tuple(corners["id"]))
 
 
 class Place(NamedTuple):
