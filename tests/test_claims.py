@@ -9,7 +9,7 @@ import pytest
 
 from lwq.contracts import Row
 from lwq.contracts.section import Verdict
-from lwq.report import beside, bootstrap, claims, figures, intervals, overview, sweeps
+from lwq.report import beside, claims, figures, intervals, overview, sweeps
 from lwq.report.figures import style
 from lwq.report.intervals import Interval
 from lwq.report.sections import dynamic_methods, model_scale, orderings, pruning
