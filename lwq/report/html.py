@@ -5,6 +5,7 @@ only. Without JavaScript the page is whole: pictures, tables, folds and links ar
 """
 
 import base64
+import gzip
 import hashlib
 import html
 import re
@@ -17,6 +18,7 @@ from lwq.common.errors import InputError
 from lwq.report import play
 
 HERE = Path(__file__).parent
+LONG = 20_000  # bytes from which the rows of a picture are packed in the page
 WIDE = 1000  # pixels from which a phone shows a picture in a box that scrolls
 ROW = re.compile(r"<td( [^>]*)?>([0-9a-f]{12})</td>")
 WORDS = re.compile(r'class="table"(?=><table>\s*<thead>\s*<tr>\s*<th>(claim|model|question)</th>)')
@@ -44,10 +46,7 @@ def page(text: str, folder: Path, figures: str, data: Mapping[str, Any]) -> str:
     )
     body = re.sub(
         r'<a href="([^":#]+\.csv)">',
-        lambda found: (
-            f'<a download="{Path(found[1]).name}" '
-            f'href="{_inline(folder / figures, folder / found[1], "csv")}">'
-        ),
+        lambda found: _data(folder / figures, folder / found[1]),
         body,
     )
     body = ROW.sub(r'<td\1><a class="row" href="#repeat-it">\2</a></td>', body)
@@ -98,6 +97,15 @@ def _picture(found: re.Match[str], folder: Path, figures: str) -> str:
     look = ' class="wide"' if width > WIDE else ""
     image = f'{found[1]}"{uri}" width="{width}" height="{height}"{look}{found[3]}'
     return f'<p class="picture"><span class="scroll">{image}</span>'
+
+
+def _data(figures: Path, path: Path) -> str:
+    """The start of a link that saves the rows of a picture; long ones are packed."""
+    uri, name = _inline(figures, path, "csv"), path.name
+    if path.stat().st_size > LONG:
+        packed = base64.b64encode(gzip.compress(path.read_bytes(), mtime=0)).decode()
+        uri, name = f"data:application/gzip;base64,{packed}", f"{name}.gz"
+    return f'<a download="{name}" href="{uri}">'
 
 
 def _inline(figures: Path, path: Path, kind: str) -> str:
