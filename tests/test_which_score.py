@@ -38,7 +38,11 @@ class Tables:
             {**base, "metric": metric, "value": value}
             for metric, value in (("kl", float(values.mean())), ("perplexity", 9.0), ("top1", 0.5))
         ]
-        self.windows.append(pd.DataFrame({"id": key, "window": range(WINDOWS), "kl": values}))
+        self.windows.append(
+            pd.DataFrame(
+                {"id": key, "window": range(WINDOWS), "document": range(WINDOWS), "kl": values}
+            )
+        )
         return self
 
     def done(self):

@@ -293,7 +293,7 @@ class Experiment:
         path = self._scores_folder() / f"plan-{digest(named)}.json"
         if not path.is_file():
             restore_(self.judged)
-            windows = tune.draw(self.loaded[1])
+            windows = tune.draw(self.loaded[1]).windows
             sweep = Sweep(self.judged, windows, self.bank, reference(self.judged, windows))
             objective = Objective(sweep, passes, scores.layout.granularity)
             found = allocating.within(scores, budget, allocator, objective)

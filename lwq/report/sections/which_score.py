@@ -9,9 +9,9 @@ import pandas as pd
 from lwq.common.names import nickname
 from lwq.contracts.section import Picture, Section
 from lwq.report import claims, figures, interactions, intervals
+from lwq.report.bootstrap import Interval, Sample, mean
 from lwq.report.claims import FAILS, HOLDS, Found, decide
 from lwq.report.figures import budgets, style
-from lwq.report.intervals import Interval
 from lwq.results.plans import StoredPlan
 from lwq.studies import grid
 from lwq.studies.interactions import TOGETHER
@@ -25,6 +25,7 @@ MEASURED = "at_option"  # the score that is measured, unit by unit
 # what plans must share to be compared
 SAME = ["model", "fingerprint", "quantizer", "calibration", "judge", "dtype"]
 METHOD = ["ordering", "way"]
+PANEL = ["model", "quantizer", "judge", "whole"]  # what a table and a figure show together
 
 
 def plans_of(table: pd.DataFrame) -> pd.DataFrame:
@@ -60,8 +61,8 @@ def _below(first: Mapping[Any, Any], middle: Mapping[Any, Any], last: tuple[floa
 
 
 def uniform_at(
-    uniform: pd.DataFrame, total: int, kl: Mapping[str, np.ndarray]
-) -> tuple[np.ndarray, tuple[str, ...]] | None:
+    uniform: pd.DataFrame, total: int, kl: Mapping[str, Sample]
+) -> tuple[Sample, tuple[str, ...]] | None:
     """KL of uniform bits at `total` bytes on each window, and the rows behind it.
 
     Between two sizes it is a straight line in log KL, which passes below a straight line in KL: the
@@ -76,8 +77,9 @@ def uniform_at(
         return kl[right], (right,)
     left = uniform.iloc[above - 1]["id"]
     share = (total - sizes[above - 1]) / (sizes[above] - sizes[above - 1])
-    mixed = np.exp((1 - share) * np.log(kl[left]) + share * np.log(kl[right]))
-    return mixed, (left, right)
+    below, beyond = kl[left], kl[right]
+    mixed = np.exp((1 - share) * np.log(below.values) + share * np.log(beyond.values))
+    return Sample(mixed, below.documents), (left, right)
 
 
 def compared(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
@@ -103,9 +105,7 @@ def compared(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def _gain(
-    row: Mapping[Any, Any], flat: pd.DataFrame, kl: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
+def _gain(row: Mapping[Any, Any], flat: pd.DataFrame, kl: Mapping[str, Sample]) -> dict[str, Any]:
     beside = uniform_at(flat, row["total_bytes"], kl) if len(flat) else None
     if beside is None:
         nothing = float("nan")
@@ -114,8 +114,8 @@ def _gain(
             "beside": (),
         }
     truth, ids = beside
-    gain = intervals.mean(truth - kl[row["id"]])
-    ratio = float(kl[row["id"]].mean() / truth.mean())
+    gain = mean(truth - kl[row["id"]])
+    ratio = kl[row["id"]].mean() / truth.mean()
     return {"gain": gain.value, "low": gain.low, "high": gain.high, "ratio": ratio, "beside": ids}
 
 
@@ -144,7 +144,7 @@ def beats(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, Any]
         other = others.get(tuple(row[column] for column in (*SAME, "budget")))
         if other is None or row["whole"]:
             continue
-        gain = intervals.mean(kl[other["id"]] - kl[row["id"]])
+        gain = mean(kl[other["id"]] - kl[row["id"]])
         text = f"KL {row['kl']:.4f}, beside {other['kl']:.4f}, gain {_signed(gain)}"
         yield row["model"], _setting(row), decide(gain), text, (other["id"], row["id"])
 
@@ -172,14 +172,15 @@ def quality(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """One table a model and quantizer: KL of each method at each size, best first.
 
     Returns:
-        model, quantizer, whole, sizes (text) and lines of method, cells (text, bold where the
-        interval says better than uniform bits), worth (mean ratio to uniform bits, text).
+        model, quantizer, judge, whole, sizes (text) and lines of method, cells (text, bold where
+        the interval says better than uniform bits), worth (mean ratio to uniform bits, text).
     """
-    for (model, quantizer, whole), part in frame.groupby(["model", "quantizer", "whole"]):
+    for (model, quantizer, judge, whole), part in frame.groupby(PANEL):
         sizes = sorted(part["asked"].dropna().unique())
         yield {
             "model": model,
             "quantizer": nickname(str(quantizer)),
+            "judge": _windows(judge),
             "whole": bool(whole),
             "sizes": [_size(part, size, bool(whole)) for size in sizes],
             "lines": [
@@ -191,6 +192,11 @@ def quality(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
                 for method, own in _best_first(part)
             ],
         }
+
+
+def _windows(text: object) -> str:
+    """Judging windows, without the hash of their tokens."""
+    return str(text).partition(" #")[0]
 
 
 def _best_first(part: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -276,7 +282,9 @@ def agreement(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
     scores = intervals.by_id(windows, "score")
     rows = table[table["metric"] == "spearman"].drop_duplicates("ordering")
     rows = rows.sort_values("value", ascending=False)
-    columns = {style.label(row["ordering"]): scores[row["id"]] for row in rows.to_dict("records")}
+    columns = {
+        style.label(row["ordering"]): scores[row["id"]].values for row in rows.to_dict("records")
+    }
     return pd.DataFrame(columns).corr(method="spearman")
 
 
@@ -329,17 +337,18 @@ def _curves(frame: pd.DataFrame, table: pd.DataFrame) -> Iterator[Picture]:
     if frame.empty:
         return
     flat = plans_of(table[table["ordering"] == "uniform"])
-    for (model, quantizer, whole), part in frame.groupby(["model", "quantizer", "whole"]):
-        own = flat[(flat["model"] == model) & (flat["quantizer"] == quantizer)]
-        own = frontier(own[own["way"].str.startswith(WHOLE) == whole])
+    flat = flat.assign(whole=flat["way"].str.startswith(WHOLE))
+    for place, part in frame.groupby(PANEL):
+        model, quantizer, judge, whole = place
+        own = frontier(flat[(flat[PANEL] == list(place)).all(axis=1)])
         what = "whole file" if whole else "blocks"
-        name = f"{model} {nickname(str(quantizer))} {what}"
+        name = f"{model}, {nickname(str(quantizer))}, {what}, {_windows(judge)}"
         yield Picture(
             figures.size_curves,
-            (part, own, f"{model}, {nickname(str(quantizer))}"),
+            (part, own, name),
             name,
             f"KL to the untouched model against stored size, one line a method: {name}.",
-            f"study {NAME}, model {model}, quantizer {quantizer}",
+            f"study {NAME}, model {model}, quantizer {quantizer}, judge {judge}",
         )
 
 
@@ -362,12 +371,12 @@ def _best_plans(frame: pd.DataFrame, plans: Mapping[str, StoredPlan]) -> Iterato
     if frame.empty:
         return
     fine = frame[frame["plan"].map(lambda key: _is_fine(plans.get(key)))]
-    for (model, quantizer, _), part in fine.groupby(["model", "quantizer", "whole"]):
+    for (model, *_), part in fine.groupby(PANEL):
         sizes = sorted(part["asked"].dropna().unique())
         if not sizes:
             continue
         best = part[part["asked"] == sizes[len(sizes) // 2]].sort_values("kl").iloc[0]
-        name = f"{model} {nickname(str(quantizer))} {_setting(best)}"
+        name = f"{model}, {_setting(best)}, {_windows(best['judge'])}"
         yield Picture(
             figures.plan_map,
             (plans[best["plan"]]["bits"], f"{model}, {_setting(best)}: {best['ordering']}"),
