@@ -18,8 +18,8 @@ def answers(arenas: Sequence[Arena]) -> dict[str, Any] | None:
     """What the template says first; None where no mixed plan stands beside uniform bits.
 
     Returns:
-        model, quantizer, windows, judge (text): of the leading arena; best, chance and shown
-        (methods as `line` says them); verdict ("mixed", "uniform" or "open"); clear (whether the
+        name, model, windows, judge (text), remark: of the leading arena; best and shown (methods as
+        `line` says them); verdict ("mixed", "uniform" or "open"); clear (whether the
         best is told apart from the next); sizes (lines of `_sizes`); others (lines: name, best
         method, verdict) of other models with today's quantizers; tried (allocators).
     """
@@ -32,6 +32,7 @@ def answers(arenas: Sequence[Arena]) -> dict[str, Any] | None:
         "name": lead.name,
         "model": first["model"],
         "windows": int(first["n"]),
+        "remark": lead.remark,
         "judge": str(first["judge"]).partition(" ")[0],
         "verdict": verdict(lead.methods[0].worth),
         "best": line(lead.methods[0]),

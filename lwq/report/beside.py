@@ -47,12 +47,14 @@ class Arena(NamedTuple):
         uniform: the same of uniform plans, by bytes.
         lines: whether embeddings are among the units -> uniform bits as a line.
         methods: the best first.
+        remark: what must be said of intervals over so few documents; "" where there are enough.
     """
 
     plans: pd.DataFrame
     uniform: pd.DataFrame
     lines: Mapping[bool, Line]
     methods: tuple[Method, ...]
+    remark: str
 
     @property
     def first(self) -> pd.Series:
@@ -119,7 +121,9 @@ def _arena(rows: pd.DataFrame, kl: Mapping[str, Sample]) -> Arena | None:
     beside = {key: _over([place], kl) for key, place in places.items()}
     own = {key: bootstrap.mean(kl[key]) for key in {*mixed["id"], *uniform["id"]}}
     mixed = _with_ends(_with_ends(mixed, own, "kl"), beside, "ratio")
-    return Arena(mixed, _with_ends(uniform, own, "kl"), lines, tuple(_worth(mixed, places, kl)))
+    methods = tuple(_worth(mixed, places, kl))
+    remark = bootstrap.remark(kl[mixed["id"].iloc[0]].documents)
+    return Arena(mixed, _with_ends(uniform, own, "kl"), lines, methods, remark)
 
 
 def ratios(arenas: Iterable[Arena]) -> dict[str, Interval]:

@@ -101,11 +101,6 @@ def folders(size: str) -> tuple[Path, Path]:
     return paths.resolve(entry["results"]), paths.resolve(entry["reports"])
 
 
-def sizes() -> list[str]:
-    """The sizes that results are kept of."""
-    return list(_read(paths.STUDIES / f"{COMMON}.yaml")["sizes"])
-
-
 def points(study: str, size: str = "smoke", overrides: dict[str, Any] | None = None) -> list[Point]:
     """The runs of a study at a size, with `overrides` in each; checked, nothing started.
 
