@@ -416,6 +416,7 @@ class Experiment:
                     )
                 agreement = spearmanr(values, list(default.values())).statistic
                 self.results.keep(row, Ranking(values, float(agreement)), 0.0)
+        self.results.write()
 
     def table(self, **where: Any) -> pd.DataFrame:
         """Write what is measured, and return this experiment's rows with those columns."""
