@@ -48,9 +48,9 @@ if TYPE_CHECKING:
     from lwq.recipes.compress import compress as compress
     from lwq.recipes.explain import explain as explain
     from lwq.recipes.recommend import Recipe as Recipe
-    from lwq.report.intervals import Interval as Interval
+    from lwq.report.bootstrap import Interval as Interval
+    from lwq.report.bootstrap import retained as retained
     from lwq.report.intervals import largest_fraction as largest_fraction
-    from lwq.report.intervals import retained as retained
     from lwq.results.measurements import Results as Results
     from lwq.scorers import SCORERS as SCORERS
     from lwq.scorers import Estimate as Estimate

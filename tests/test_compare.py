@@ -1,40 +1,11 @@
-"""Intervals against theory and limits; how far an ordering goes, by hand."""
+"""How far an ordering goes, what it gains and what is left on tasks, by hand."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from lwq.common.errors import InputError
 from lwq.report import intervals
-
-
-def test_retained_quality_limits():
-    nll = np.random.default_rng(0).normal(3, 0.5, 40)
-    assert intervals.retained(nll, nll) == (1, 1, 1)
-    worse = intervals.retained(nll, nll + np.log(2))
-    assert worse == pytest.approx((0.5, 0.5, 0.5))  # a constant shift has no paired spread
-
-
-def test_the_mean_s_interval_is_that_of_theory():
-    values = np.random.default_rng(1).normal(0, 1, 400)
-    found = intervals.mean(values)
-    half = 1.96 * values.std(ddof=1) / 20
-    assert found.value == pytest.approx(values.mean())
-    assert found.high - found.value == pytest.approx(half, rel=0.08)
-    assert found.value - found.low == pytest.approx(half, rel=0.08)
-
-
-def test_equal_models_are_not_told_apart():
-    """A/A: two noisy measurements of one thing; the 95 % interval of their ratio covers 1 nearly
-    always.
-    """
-    covered = 0
-    for seed in range(60):
-        draw = np.random.default_rng(seed)
-        base = draw.normal(3, 0.5, 64)
-        found = intervals.retained(base + draw.normal(0, 0.1, 64), base + draw.normal(0, 0.1, 64))
-        covered += found.low <= 1 <= found.high
-    assert covered >= 52
+from lwq.report.bootstrap import Interval, Sample
 
 
 def test_largest_fraction_by_hand():
@@ -47,13 +18,6 @@ def test_largest_fraction_by_hand():
     assert intervals.largest_fraction(fractions, nll, reference, 0.90) == (0.75, 0.75, 0.75)
     assert intervals.largest_fraction(fractions[::-1], nll[::-1], reference, 0.90).value == 0.75
     assert intervals.largest_fraction(fractions, nll + 5, reference, 0.90).value == 0
-
-
-def test_unpaired_values_are_refused():
-    with pytest.raises(InputError, match="paired values are needed"):
-        intervals.retained(np.zeros(3), np.zeros(4))
-    with pytest.raises(InputError, match="two windows or more"):
-        intervals.mean(np.zeros(1))
 
 
 def test_limits_pool_the_random_orders():
@@ -76,7 +40,8 @@ def test_limits_pool_the_random_orders():
                     "units": 4,
                 }
             )
-            arrays.append(pd.DataFrame({"id": key, "window": range(6), "nll": 2 + fall * moved}))
+            losses = {"id": key, "window": range(6), "document": range(6), "nll": 2 + fall * moved}
+            arrays.append(pd.DataFrame(losses))
     found = intervals.limits(pd.DataFrame(rows), pd.concat(arrays)).set_index(
         ["ordering", "threshold"]
     )["value"]
@@ -90,18 +55,23 @@ def test_limits_pool_the_random_orders():
 
 def test_the_arrays_behind_a_row_keep_their_order():
     windows = pd.DataFrame(
-        {"id": list("babab"), "nll": [1.0, 2.0, 3.0, np.nan, 5.0], "correct": [np.nan] * 5}
+        {
+            "id": list("babab"),
+            "nll": [1.0, 2.0, 3.0, np.nan, 5.0],
+            "correct": [np.nan, 1.0, np.nan, 0.0, np.nan],
+            "document": [7, np.nan, 8, np.nan, 7],
+        }
     )
-    assert {key: found.tolist() for key, found in intervals.by_id(windows, "nll").items()} == {
-        "b": [1, 3, 5],
-        "a": [2],
-    }
-    assert intervals.by_id(windows, "correct") == {}
+    found = intervals.by_id(windows, "nll")
+    assert {key: own.values.tolist() for key, own in found.items()} == {"b": [1, 3, 5], "a": [2]}
+    assert found["b"].documents.tolist() == [7, 8, 7] and found["a"].documents is None
+    assert intervals.by_id(windows, "correct")["a"].values.tolist() == [1, 0]
+    assert intervals.by_id(windows.assign(kl=np.nan), "kl") == {}
 
 
 def test_a_share_of_blocks_in_words():
-    assert intervals.span(intervals.Interval(0, 0, 0), 0.1, "[{}, {}]") == "< 10%"
-    assert intervals.span(intervals.Interval(0.2, 0, 0.3), 0.1, "[{}, {}]") == "20% [< 10%, 30%]"
+    assert intervals.span(Interval(0, 0, 0), 0.1, "[{}, {}]") == "< 10%"
+    assert intervals.span(Interval(0.2, 0, 0.3), 0.1, "[{}, {}]") == "20% [< 10%, 30%]"
 
 
 def sweep_of(off, **columns):
@@ -127,20 +97,10 @@ def sweep_of(off, **columns):
         for name, moved, _ in plans
     ]
     windows = [
-        pd.DataFrame({"id": f"{name}{moved}", "nll": 2 + loss}) for name, moved, loss in plans
+        pd.DataFrame({"id": f"{name}{moved}", "nll": 2 + loss, "document": range(len(loss))})
+        for name, moved, loss in plans
     ]
     return pd.DataFrame(rows), pd.concat(windows, ignore_index=True)
-
-
-def test_windows_that_hang_together_make_intervals_too_narrow():
-    noise = np.random.default_rng(0).normal(0, 1, 4000)
-    chain = np.convolve(noise, 0.8 ** np.arange(30))[:4000]
-    lonely, alike = (intervals.dependence(*sweep_of(off)) for off in (noise, chain))
-    assert lonely.correlation == pytest.approx(0, abs=0.06) and lonely.wider == pytest.approx(
-        1, abs=0.06
-    )
-    assert alike.correlation == pytest.approx(0.8, abs=0.05) and alike.wider > 1.5
-    assert intervals.dependence(*sweep_of(noise[:8])) is None
 
 
 def test_other_weights_under_one_name_are_another_sweep():
@@ -168,7 +128,7 @@ def test_nothing_is_retained_of_a_guess():
     ]
     table = pd.DataFrame(rows)
     windows = pd.concat(
-        pd.DataFrame({"id": f"{task}{moved}", "correct": own})
+        pd.DataFrame({"id": f"{task}{moved}", "correct": own, "document": np.nan})
         for (task, moved), own in correct.items()
     )
     found = intervals.tasks(table, windows)
@@ -181,8 +141,6 @@ def test_nothing_is_retained_of_a_guess():
     assert both["value"].eq(1).all() and len(both) == 3, (
         "each calibration text has an all-high plan of its own"
     )
-    with np.errstate(all="ignore"), pytest.raises(InputError, match="cannot be estimated"):
-        intervals.paired(lambda values, axis: values.mean(axis) + np.inf, guess)
 
 
 def test_gain_over_uniform_bits_of_the_same_size():
@@ -200,7 +158,7 @@ def test_gain_over_uniform_bits_of_the_same_size():
     # what the windows share drops out of the difference
     level = np.random.default_rng(0).normal(0, 1, 40)
     nll = {
-        key: level + loss
+        key: Sample(level + loss, np.arange(40) // 2)
         for key, loss in {"h": 3.0, "m": 4.0, "l": 8.0, "a": 3.5, "b": 4.5, "c": 1.0}.items()
     }
     found = intervals.against_uniform(rows, nll)

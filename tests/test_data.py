@@ -22,7 +22,7 @@ def test_shape_and_repetition(tokenizer):
     assert not first.equal(windows("toy", tokenizer, n=5, length=40, seed=1))
     assert not first.equal(windows("toy", tokenizer, n=5, length=40, split="tune"))
     assert first[:3].equal(windows("toy", tokenizer, n=3, length=40))
-    assert WindowSpec("toy", "calibrate", 5, 40, 0).draw(tokenizer).equal(first)
+    assert WindowSpec("toy", "calibrate", 5, 40, 0).draw(tokenizer).windows.equal(first)
 
 
 def test_splits_share_no_document_and_cover_all():

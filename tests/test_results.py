@@ -1,14 +1,16 @@
 """A results folder survives a kill between its files, and names what is damaged."""
 
+import csv
 import json
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 
 import lwq
 from lwq.contracts import Plan
-from lwq.results import measurements, plans
+from lwq.results import cells, measurements, plans
 from lwq.studies import experiment
 
 TEXTS = experiment.texts("toy", "toy", 2, 32, 3, 32)
@@ -232,3 +234,28 @@ def test_a_kill_while_plans_are_written_leaves_the_old_file(done, tmp_path, monk
 
 def _interrupt(*arguments, **options):
     raise KeyboardInterrupt
+
+
+CELLS = ("=1+1", "+1", "-x", "@sum", "\tx", "\rx", "'=1", "''=1", "'x", "a,b", 'a"b', "a\nb", "ü")
+
+
+def test_no_cell_is_a_formula_and_all_read_back(tmp_path):
+    frame = pd.DataFrame({"name": CELLS, "value": np.arange(len(CELLS)) - 1.5})
+    cells.write(frame, tmp_path / "t.csv")
+    with (tmp_path / "t.csv").open(newline="", encoding="utf-8") as file:
+        shown = [line["name"] for line in csv.DictReader(file)]
+    assert not [name for name in shown if name.startswith(("=", "+", "-", "@", "\t", "\r"))]
+    read = cells.read(tmp_path / "t.csv", ["name", "another"])
+    assert read["name"].tolist() == list(CELLS) and read["value"].tolist() == list(frame["value"])
+
+
+@pytest.mark.parametrize("name", ["=HYPERLINK(1)", "-m", "'=m", "@m"])
+def test_a_model_s_name_is_no_formula_in_the_table(name, done, tmp_path):
+    folder = tmp_path / "r"
+    shutil.copytree(done, folder)
+    table, _ = measurements.load(folder)
+    cells.write(table.assign(model=name), folder / measurements.TABLE)
+    shutil.rmtree(folder / "runs")
+    lwq.Results(folder).write()
+    assert f",{name}," not in (folder / measurements.TABLE).read_text()
+    assert set(measurements.load(folder)[0]["model"]) == {name}

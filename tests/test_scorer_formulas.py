@@ -1,5 +1,7 @@
 """Every published score against its formula, computed another way; and on planted blocks."""
 
+import itertools
+
 import architectures
 import numpy as np
 import pytest
@@ -29,6 +31,7 @@ def plant(model):
 # at block granularity: what is looked at is what a block does, or what its rounding does
 SEES_BLOCKS = (
     *("lim", "norm_ratio", "lsaq", "leave_one_low", "leave_one_high"),
+    *("attention_drop", "mlp_drop", "oracle"),
     *("prune_sensitivity", "shapley", "fisher_kl(granularity='block')"),
     *("output_fisher(granularity='block')", "at_option", "linearity", "shaped_noise"),
     *("delta_loss(granularity='block')", "taylor(granularity='block')"),
@@ -37,7 +40,7 @@ SEES_BLOCKS = (
 # blocks, matrices one by one, what passes by a block, a loss that may fall without one
 OTHERS = (
     *("zd", "kurtosis", "entropy", "rank", "weight_error", "lamp", "owl", "dlp", "lieq"),
-    "activation_variance",
+    *("activation_variance", "nsds"),
     *("gram_error", "fisher", "hutchinson", "relevance", "cca", "angular", "streamline"),
     *("block_drop", "random", "first_to_last", "last_to_first", "deepest", "edges", "reversed"),
 )
@@ -142,6 +145,84 @@ def test_cca_of_principal_directions(toy, windows):
         assert found[key] == pytest.approx(1 - mean, abs=1e-4)
     with pytest.raises(lwq.InputError, match="more windows than twice the directions"):
         lwq.score(toy[0], "cca(keep=3)", windows)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma3", "mixtral", "opt"])
+def test_halves_of_a_block_turn_the_stream(kind):
+    """By hooks on what is added: x, x + attention, x + attention + mlp."""
+    model, x = architectures.make(kind), architectures.tokens(3)
+    between = {}
+    for key, block in models.blocks(model).items():
+        norm = next(
+            part
+            for name, part in block.named_children()
+            if name in ("post_attention_layernorm", "ln_2", "final_layer_norm")
+            and kind != "gemma3"
+            or name == "pre_feedforward_layernorm"
+        )
+        norm.register_forward_pre_hook(lambda m, args, key=key: between.update({key: args[0]}))
+    seen = hidden(model, x)
+    first, second = (lwq.score(model, name, x) for name in ("attention_drop", "mlp_drop"))
+    for key, (entered, left) in seen.items():
+        between[key] = between[key].reshape(entered.shape)
+        for found, pair in ((first, (entered, between[key])), (second, (between[key], left))):
+            cosines = torch.cosine_similarity(*(one.double() for one in pair), dim=-1)
+            assert found[key] == pytest.approx(float((1 - cosines).mean()), rel=1e-4, abs=1e-9)
+
+
+def test_the_oracle_knows_the_best_sets(toy, windows):
+    model = toy[0]
+    found = lwq.score(model, "oracle(low=2, windows=2)", windows)
+    few, units = windows[:2], list(lwq.units(model))
+    truth = lwq.reference(model, few)
+    rounded = changes(model, "rtn", 2)
+
+    def harm(lowered):
+        for unit in lowered:
+            for name in lwq.units(model)[unit]:
+                models.matrices(model)[name].view().add_(rounded[name])
+        kl = lwq.evaluate(model, few, truth).mean_kl
+        for unit in lowered:
+            for name in lwq.units(model)[unit]:
+                models.matrices(model)[name].view().sub_(rounded[name])
+        return kl
+
+    best = [min(itertools.combinations(units, count), key=harm) for count in range(1, len(units))]
+    assert dict(found) == {u: sum(u not in lowered for lowered in best) for u in units}
+    with pytest.raises(lwq.InputError, match="12 blocks have 2.12 sets"):
+        lwq.score(lwq.load("toy-12")[0], "oracle", windows)
+
+
+def test_nsds_by_numpy(toy):
+    model, blocks = toy[0], [f"model.layers.{i}" for i in range(4)]
+    head = model.lm_head.weight.double().numpy()
+    values, vectors = np.linalg.eigh(head.T @ head)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    basis = vectors[:, : int(np.searchsorted(np.cumsum(values) / values.sum(), 0.9)) + 1]
+    table = models.matrices(model)
+    logs = {block: [] for block in blocks}
+    for kind in [name.removeprefix(f"{blocks[0]}.") for name in table if blocks[0] in name]:
+        numbers = []
+        for block in blocks:
+            w = table[f"{block}.{kind}"].view().double().numpy()
+            u, s, v = np.linalg.svd(w, full_matrices=False)
+            keep = int(np.searchsorted(np.cumsum(s**2) / (s**2).sum(), 0.9)) + 1
+            if kind.endswith(("o_proj", "down_proj")):
+                beta = np.linalg.norm(basis.T @ u[:, :keep], axis=0)
+            else:
+                beta = np.log1p(np.maximum(scipy.stats.kurtosis(v[:keep], axis=1), 0))
+            p = s[:keep] * beta
+            spectrum = p.sum() / np.exp(scipy.stats.entropy(p))
+            numbers.append((scipy.stats.kurtosis(w, axis=None), spectrum))
+        numbers = np.array(numbers)
+        # torch's median is the lower of the two in the middle
+        middle = np.sort(numbers, axis=0)[1]
+        spread = np.sort(np.abs(numbers - middle), axis=0)[1]
+        for block, row in zip(blocks, numbers, strict=True):
+            logs[block].append(np.log(1 - scipy.special.expit((row - middle) / spread)))
+    found = lwq.score(model, "nsds")
+    for block in blocks:
+        assert found[block] == pytest.approx(1 - np.exp(np.mean(logs[block])), rel=1e-4)
 
 
 def weights(model, unit):

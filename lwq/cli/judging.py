@@ -61,7 +61,7 @@ def eval(
     trust_remote_code: Remote = False,
 ) -> None:
     """Perplexity on the judging split of a text, or accuracy on tasks, with 95 % intervals over
-    windows or items.
+    documents or items.
     """
     from functools import partial
 
@@ -87,7 +87,7 @@ def eval(
     drawn = {name: multiple_choice.questions(name, items, seed, hub) for name in names}
     load = partial(opened.load, dtype=dtype, trust_remote_code=trust_remote_code, stream=stream)
     loaded, tokenizer = load(model)
-    judging = None if drawn else texts.windows(text, tokenizer, windows, length, "judge", seed)
+    judging = None if drawn else texts.draw(text, tokenizer, windows, length, "judge", seed)
     truth = _truth(load(reference), judging, (loaded, tokenizer)) if reference else None
     if made is not None:
         apply.quantize_(
@@ -119,4 +119,4 @@ def _truth(other: tuple[Any, Any], judging: Any, judged: tuple[Any, Any]) -> Any
             f"{models.name(judged[0])!r}; KL compares models with the same one, such as the model "
             f"that this one was made from"
         )
-    return reference(other[0], judging)
+    return reference(other[0], judging.windows, documents=judging.documents)

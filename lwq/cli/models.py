@@ -63,7 +63,7 @@ def score(
         model, dtype, trust_remote_code=trust_remote_code, stream=stream
     )
     spec = WindowSpec(text, "calibrate", nsamples, seqlen, seed)
-    windows = spec.draw(tokenizer) if strategy.needs else None
+    windows = spec.draw(tokenizer).windows if strategy.needs else None
     scores = scorers.score(loaded, strategy, windows, data=str(spec) if windows is not None else "")
     scores.save(target)
     show_scores(f"{scores.scorer} on {model}", scores)

@@ -8,6 +8,7 @@ from lwq.common.sizes import readable
 if TYPE_CHECKING:
     from lwq.contracts import Plan
     from lwq.contracts.methods import Quantizer
+    from lwq.inputs.texts import Drawn
     from lwq.recipes.compressed import Compressed
 
 
@@ -155,25 +156,27 @@ def show_size(plan: "Plan", packer: "Quantizer") -> None:
 
 def show_answers(title: str, found: Any) -> None:
     """Accuracy on each task, with its interval over items."""
-    from lwq.report import intervals
+    from lwq.report import bootstrap
 
-    rows = [[name, *intervals.mean(score.correct), score.chance] for name, score in found.items()]
+    rows = [[name, *bootstrap.mean(score.correct), score.chance] for name, score in found.items()]
     show(title, ["task", "accuracy", "low", "high", "chance"], rows)
 
 
-def show_losses(title: str, model: Any, judging: Any, truth: Any) -> None:
+def show_losses(title: str, model: Any, judging: "Drawn", truth: Any) -> None:
     """Evaluate `model` and show what it loses, beside the reference `truth` where there is one,
-    with intervals over windows.
+    with intervals over documents.
     """
-    import numpy as np
-
     from lwq.engine.evaluate import evaluate
-    from lwq.report import intervals
+    from lwq.report import bootstrap
 
-    losses = evaluate(model, judging, truth)
-    rows = [["perplexity", *intervals.paired(lambda v, axis: np.exp(v.mean(axis)), losses.nll)]]
-    if truth is not None and losses.kl is not None and losses.top1 is not None:
-        rows.append(["retained quality", *intervals.retained(truth.losses.nll, losses.nll)])
-        rows.append(["KL (nats/token)", *intervals.mean(losses.kl)])
-        rows.append(["top-1 agreement", *intervals.mean(losses.top1)])
+    losses = evaluate(model, judging.windows, truth, documents=judging.documents)
+    found = bootstrap.samples(losses)
+    rows = [["perplexity", *bootstrap.perplexity(found["nll"])]]
+    if truth is not None:
+        before = bootstrap.samples(truth.losses)["nll"]
+        rows.append(["retained quality", *bootstrap.retained(before, found["nll"])])
+        rows.append(["KL (nats/token)", *bootstrap.mean(found["kl"])])
+        rows.append(["top-1 agreement", *bootstrap.mean(found["top1"])])
     show(title, ["metric", "value", "low", "high"], rows)
+    if said := bootstrap.remark(losses.documents):
+        print(said)

@@ -19,12 +19,15 @@ class Losses:
         top1: share of positions where the model and the reference rank the same token first; None
             without a reference.
         tokens: scored tokens a window; the first token of a window is not scored.
+        documents: where each window comes from (`lwq.inputs.texts.Drawn`); None where that is not
+            known, and each window is taken for one of its own.
     """
 
     nll: np.ndarray
     kl: np.ndarray | None
     top1: np.ndarray | None
     tokens: int
+    documents: np.ndarray | None = None
 
     @property
     def perplexity(self) -> float:
@@ -45,8 +48,10 @@ class Losses:
 
     def first(self, count: int) -> "Losses":
         """On the first `count` windows."""
-        kl, top1 = (None if one is None else one[:count] for one in (self.kl, self.top1))
-        return Losses(self.nll[:count], kl, top1, self.tokens)
+        kl, top1, documents = (
+            None if one is None else one[:count] for one in (self.kl, self.top1, self.documents)
+        )
+        return Losses(self.nll[:count], kl, top1, self.tokens, documents)
 
     def __repr__(self) -> str:
         found = ", ".join(f"{name} {value:.4g}" for name, value in self.summary().items())
@@ -72,8 +77,9 @@ class Losses:
         return values if self.kl is None else {**values, "kl": self.mean_kl, "top1": self.agreement}
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What was measured on each window."""
-        found = {"nll": self.nll, "kl": self.kl, "top1": self.top1}
+        """What was measured on each window, and its document."""
+        own = np.arange(len(self.nll)) if self.documents is None else self.documents
+        found = {"nll": self.nll, "kl": self.kl, "top1": self.top1, "document": own}
         return {name: values for name, values in found.items() if values is not None}
 
     @staticmethod

@@ -15,7 +15,7 @@ from lwq.common.errors import InputError
 from lwq.common.progress import track
 from lwq.contracts import Losses
 from lwq.engine.store import checksum
-from lwq.statistics.forward import logits_after
+from lwq.statistics.calls import logits_after
 
 TOKENS = 1024  # tokens a forward pass; part of the arithmetic, so it is fixed
 # logits that are turned into losses at once: a few arrays of them stay in a processor's cache
@@ -68,8 +68,13 @@ def batches(windows: Tensor) -> Iterator[Tensor]:
 def logits(model: nn.Module, windows: Tensor) -> Iterator[Tensor]:
     """Logits of the next token, one window after the other: (length − 1, vocabulary)."""
     for batch in batches(windows):
-        answer = models.call(model, batch.to(models.device(model)), use_cache=False)
-        for window in answer.logits:
+        answer = models.call(model, batch.to(models.device(model)), use_cache=False).logits
+        if answer.shape[:2] != batch.shape:
+            raise InputError(
+                f"{models.name(model)!r} answers {tuple(answer.shape)} to tokens of "
+                f"{tuple(batch.shape)}: one answer a token is needed"
+            )
+        for window in answer:
             yield window[:-1]
 
 
@@ -83,7 +88,12 @@ def head(model: nn.Module, windows: Tensor, hidden: Sequence[Tensor]) -> Iterato
 
 
 @torch.inference_mode()
-def reference(model: nn.Module, windows: Tensor, memory: int = MEMORY) -> Reference:
+def reference(
+    model: nn.Module,
+    windows: Tensor,
+    memory: int = MEMORY,
+    documents: np.ndarray | None = None,
+) -> Reference:
     """Measure `model` as the reference; take it before `quantize_`.
 
     Args:
@@ -91,6 +101,7 @@ def reference(model: nn.Module, windows: Tensor, memory: int = MEMORY) -> Refere
         memory: bytes of answers to keep (n · (length − 1) · vocabulary · 4, or · 2 for a model with
             16 bits). Where that is not enough the last hidden states are kept, and each evaluation
             runs the head once more.
+        documents: where each window comes from (n,), for intervals; see `Losses`.
     """
     require_windows_fit(model, windows)
     n, length = windows.shape
@@ -101,7 +112,9 @@ def reference(model: nn.Module, windows: Tensor, memory: int = MEMORY) -> Refere
     hook = (
         None
         if fits
-        else last.register_forward_hook(lambda module, args, out: hidden.append(_states(out)))
+        else last.register_forward_hook(
+            lambda module, args, out: hidden.append(models.hidden_of(out))
+        )
     )
     try:
         for window, found in zip(
@@ -116,7 +129,7 @@ def reference(model: nn.Module, windows: Tensor, memory: int = MEMORY) -> Refere
     finally:
         if hook is not None:
             hook.remove()
-    losses = Losses(np.array(nll), np.zeros(n), np.ones(n), length - 1)
+    losses = Losses(np.array(nll), np.zeros(n), np.ones(n), length - 1, documents)
     return Reference(
         windows, losses, log_probs, answers, hidden, 0 if fits else _head_checksum(model)
     )
@@ -124,7 +137,11 @@ def reference(model: nn.Module, windows: Tensor, memory: int = MEMORY) -> Refere
 
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module, windows: Tensor, reference: Reference | None = None, label: str = "evaluate"
+    model: nn.Module,
+    windows: Tensor,
+    reference: Reference | None = None,
+    label: str = "evaluate",
+    documents: np.ndarray | None = None,
 ) -> Losses:
     """Measure `model` on `windows`.
 
@@ -133,6 +150,7 @@ def evaluate(
         reference: from `lwq.reference` on the same windows; without it KL and agreement are not
             measured.
         label: of the progress bar.
+        documents: where each window comes from (n,), for intervals; None: what the reference says.
 
     Returns:
         Losses: per window, mean over its length − 1 scored tokens, in nats per token.
@@ -143,9 +161,9 @@ def evaluate(
             head than a reference that kept hidden states.
     """
     require_windows_fit(model, windows, reference)
-    return measured(
-        model, windows, track(logits(model, windows), label, len(windows), leave=False), reference
-    )
+    answers = track(logits(model, windows), label, len(windows), leave=False)
+    found = measured(model, windows, answers, reference)
+    return found if documents is None else replace(found, documents=documents)
 
 
 def measured(
@@ -173,6 +191,7 @@ def measured(
         np.array(kl) if truth else None,
         np.array(top1) if truth else None,
         windows.shape[1] - 1,
+        reference.losses.documents if reference else None,
     )
 
 
@@ -204,10 +223,6 @@ def _against(
 
 def _nll(log_probs: Tensor, window: Tensor) -> float:
     return -float(log_probs.gather(-1, window[1:, None].to(log_probs.device)).double().mean())
-
-
-def _states(output: Tensor | tuple[Tensor, ...]) -> Tensor:
-    return output[0] if isinstance(output, tuple) else output
 
 
 def _answers(model: nn.Module, reference: Reference) -> Iterable[Tensor]:

@@ -4,12 +4,14 @@ one.
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from scipy.cluster.hierarchy import DisjointSet
 from torch import Tensor
 
 from lwq.common.errors import InputError
@@ -35,6 +37,26 @@ PIECE = 2000  # characters of a document where a text marks none
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """Token windows, and where they come from.
+
+    Attributes:
+        windows: LongTensor (n, length).
+        documents: one number a window (n,), int64: of a document in its split, in the order of the
+            text. Windows with one number share text of one document, or of documents that a window
+            joins; windows with different numbers share none.
+    """
+
+    windows: Tensor
+    documents: np.ndarray
+
+    def apart(self) -> Tensor:
+        """The first window of each document: windows that share no text."""
+        firsts = np.unique(self.documents, return_index=True)[1]
+        return self.windows[torch.from_numpy(np.sort(firsts))]
+
+
+@dataclass(frozen=True)
 class WindowSpec:
     """How windows were drawn: enough to draw them again. `str` of it stands in the results row."""
 
@@ -45,14 +67,14 @@ class WindowSpec:
     seed: int
 
     def __str__(self) -> str:
-        return f"{self.text}/{self.split} {self.n}x{self.length} seed {self.seed}"
+        return f"{self.text}/{self.split} {self.n}x{self.length} by document seed {self.seed}"
 
     def on(self, **changes: Any) -> "WindowSpec":
         """The same with another text, or another number of windows."""
         return replace(self, **changes)
 
-    def draw(self, tokenizer: "PreTrainedTokenizerBase") -> Tensor:
-        return windows(self.text, tokenizer, self.n, self.length, self.split, self.seed)
+    def draw(self, tokenizer: "PreTrainedTokenizerBase") -> Drawn:
+        return draw(self.text, tokenizer, self.n, self.length, self.split, self.seed)
 
 
 def windows(
@@ -78,11 +100,31 @@ def windows(
         seed: of the generator that orders the documents.
 
     Returns:
-        LongTensor (n, length).
+        LongTensor (n, length): from as many documents as there are, see `draw`.
 
     Raises:
         InputError: for an unknown name or split, an empty or non-UTF-8 file, windows longer than
             the model's context, or a split with fewer tokens than asked for.
+    """
+    return draw(text, tokenizer, n, length, split, seed).windows
+
+
+def draw(
+    text: str,
+    tokenizer: "PreTrainedTokenizerBase",
+    n: int,
+    length: int,
+    split: str,
+    seed: int,
+) -> Drawn:
+    """`windows`, with the document of each.
+
+    The documents stand in a seeded order, and each gives one window, its beginning; one that is
+    shorter than a window is joined with the next. Only where the documents do not last are there
+    further rounds, in which each gives the window that follows its last one. So the first windows
+    share no text, and all tokens of a split can be had.
+
+    The arguments and errors are those of `windows`.
     """
     pick(SPLITS, "split", split)
     limit = int(getattr(tokenizer, "model_max_length", 0) or 0)
@@ -93,24 +135,91 @@ def windows(
             f"length={length} is longer than the model's context of {limit} tokens; "
             f"ask for {limit} or fewer"
         )
-    chosen = split_documents(text, split)
-    order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed)).tolist()
+    first = prefix(tokenizer)
+    body = length - len(first)
+    cut = _cut(_tokenized(text, tokenizer, split, seed), body, n)
+    if len(cut) < n:
+        raise InputError(
+            f"asked {n} windows of {length} tokens, the {split} split of {text!r} gives "
+            f"{len(cut)}; {_way_out(text)}"
+        )
+    bodies = torch.tensor([tokens for _, tokens in cut])
+    found = torch.cat([torch.tensor(first, dtype=torch.long).expand(n, -1), bodies], dim=1)
+    return Drawn(found, _kin([documents for documents, _ in cut]))
+
+
+def consecutive(
+    text: str, tokenizer: "PreTrainedTokenizerBase", n: int, length: int, split: str, seed: int
+) -> Drawn:
+    """How windows were drawn before documents were kept apart, for rows that were measured so:
+    consecutive cuts of the documents in the order of the seed, named `TEXT/SPLIT NxLENGTH seed S`.
+
+    A window may end in one document and begin in another; its document is the one that most of its
+    tokens come from.
+    """
     first = prefix(tokenizer)
     body = length - len(first)
     tokens: list[int] = []
-    for index in order:
-        tokens += tokenizer(
-            chosen[index] + "\n\n", add_special_tokens=False, verbose=False
-        ).input_ids
+    owners: list[int] = []
+    for documents, more in _tokenized(text, tokenizer, split, seed):
+        tokens, owners = tokens + more, owners + documents * len(more)
         if len(tokens) >= n * body:
             break
-    if len(tokens) < n * body:
-        raise InputError(
-            f"asked {n} windows of {length} tokens, the {split} split of {text!r} gives "
-            f"{len(tokens) // body}; {_way_out(text)}"
-        )
-    cut = torch.tensor(tokens[: n * body]).reshape(n, body)
-    return torch.cat([torch.tensor(first, dtype=torch.long).expand(n, -1), cut], dim=1)
+    n = min(n, len(tokens) // body)
+    cut, places = (
+        torch.tensor(numbers[: n * body]).reshape(n, body) for numbers in (tokens, owners)
+    )
+    starts = torch.tensor(first, dtype=torch.long).expand(n, -1)
+    most = [int(torch.bincount(row).argmax()) for row in places]
+    return Drawn(torch.cat([starts, cut], dim=1), np.array(most, dtype=np.int64))
+
+
+# the documents that tokens come from, and the tokens
+Piece = tuple[list[int], list[int]]
+
+
+def _tokenized(
+    text: str, tokenizer: "PreTrainedTokenizerBase", split: str, seed: int
+) -> Iterator[Piece]:
+    """Each document of a split and its tokens, in the order of the seed."""
+    chosen = split_documents(text, split)
+    order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed)).tolist()
+    for index in order:
+        ids = tokenizer(chosen[index] + "\n\n", add_special_tokens=False, verbose=False).input_ids
+        yield [index], ids
+
+
+def _cut(pieces: Iterable[Piece], body: int, n: int) -> list[Piece]:
+    """The first `n` windows of `body` tokens, or all there are."""
+    cut: list[Piece] = []
+    while len(cut) < n:
+        before, left = len(cut), []
+        owners: list[int] = []
+        tokens: list[int] = []
+        for documents, more in pieces:
+            owners, tokens = owners + documents, tokens + more
+            if len(tokens) < body:
+                continue
+            cut.append((owners, tokens[:body]))
+            if len(cut) == n:
+                return cut
+            left.append((documents, tokens[body:]))
+            owners, tokens = [], []
+        if len(cut) == before:
+            return cut
+        pieces = [*left, (owners, tokens)]
+    return cut
+
+
+def _kin(owners: list[list[int]]) -> np.ndarray:
+    """One number a window, the same where windows share a document, also by way of others; the
+    first of these documents.
+    """
+    groups = DisjointSet(document for own in owners for document in own)
+    for own in owners:
+        for document in own[1:]:
+            groups.merge(own[0], document)
+    return np.array([min(groups.subset(own[0])) for own in owners], dtype=np.int64)
 
 
 def _way_out(text: str) -> str:
@@ -137,6 +246,13 @@ def prefix(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     whole = tokenizer("a").input_ids
     starts = [at for at in range(len(whole)) if whole[at : at + len(bare)] == bare]
     return whole[: starts[0]] if starts else []
+
+
+def token_digest(windows: Tensor) -> str:
+    """8 hex digits of the tokens themselves, so that a text that changed under its name is another
+    text.
+    """
+    return hashlib.sha256(windows.numpy().tobytes()).hexdigest()[:8]
 
 
 def is_own(text: str) -> bool:

@@ -35,7 +35,7 @@ def card(made: Compressed, asked: Mapping[str, str], model: str, target: str) ->
             "",
             *(f"| {' | '.join(row)} |" for row in table),
             "",
-            f"Judged on {made.judge}, beside the untouched model; 95 % intervals over windows. "
+            f"Judged on {made.judge}, beside the untouched model; 95 % intervals over documents. "
             f"{made.advice}",
             "",
             "## How it was made",

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from torch import Tensor, nn
 
 from lwq import models
@@ -29,7 +28,7 @@ from lwq.quantizers import QUANTIZERS
 from lwq.recipes.card import card
 from lwq.recipes.compressed import Compressed, Judged
 from lwq.recipes.recommend import Recipe
-from lwq.report import intervals
+from lwq.report import bootstrap
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -83,14 +82,15 @@ def compress(
     layout = models.layout(loaded, "matrix", limit == "max_bytes")
     beyond = named(runtime.format).beyond(layout) if limit == "max_bytes" else 0
     budget = target_budget(target, layout, packer, limit, amount - beyond, bits)
-    asked = _asked(loaded, budget, packer, target, recipe)
+    windows, calibrated = recipe.drawn(loaded, "calibrate", None)
+    asked = _asked(loaded, budget, packer, target, recipe, calibrated)
     if (found := _finished(folder, asked)) is not None:
         return found
     require_exportable(_all_high(budget, packer), folder, runtime.format)
-    windows, _ = recipe.drawn(loaded, "calibrate", None)
     plan = _planned(loaded, recipe, budget, packer, windows, asked)
-    lines, judged = _lines(loaded, tokenizer, plan, budget, packer, windows, judge, beyond)
-    made = Compressed(folder, plan, tuple(lines), judged, _advice(lines))
+    lines, judged, remark = _lines(loaded, tokenizer, plan, budget, packer, windows, judge, beyond)
+    said = f"{_advice(lines)} {remark}".strip()
+    made = Compressed(folder, plan, tuple(lines), judged, said)
     export(loaded, plan, folder, tokenizer, windows, runtime.format)
     _describe(made, asked, model, target)
     return made
@@ -108,7 +108,12 @@ def _limit(
 
 
 def _asked(
-    model: nn.Module, budget: Budget, packer: Quantizer, target: str, recipe: Recipe
+    model: nn.Module,
+    budget: Budget,
+    packer: Quantizer,
+    target: str,
+    recipe: Recipe,
+    calibrated: str,
 ) -> dict[str, str]:
     """What decides the result, in words; equal words, equal folder."""
     return {
@@ -117,6 +122,7 @@ def _asked(
         "quantizer": spec(QUANTIZERS, packer),
         "target": target,
         "recipe": repr(recipe),
+        "calibrated on": calibrated,
     }
 
 
@@ -152,13 +158,14 @@ def _lines(
     windows: Tensor,
     judge: WindowSpec | None,
     beyond: int,
-) -> tuple[list[Judged], str]:
+) -> tuple[list[Judged], str, str]:
     toy = models.name(model).partition("-")[0] == "toy"
     judge = judge or WindowSpec("toy" if toy else "wiki", "judge", 16, 256, 0)
     judging = judge.draw(tokenizer)
     bank = Bank(model, packer, windows, Store())
-    truth = reference(model, judging, models.free_memory(model) // 2)
-    sweep = Sweep(model, judging, bank, truth)
+    free = models.free_memory(model) // 2
+    truth = reference(model, judging.windows, free, judging.documents)
+    sweep = Sweep(model, judging.windows, bank, truth)
     named_plans = {**_uniform_around(plan, budget), "plan": plan}
     distinct = {made.id: made for made in named_plans.values()}
     found = {made.id: losses for made, losses in sweep.measure(distinct.values(), "judge")}
@@ -169,7 +176,7 @@ def _lines(
         lines.append(
             _line(name, weight, found[made.id], None if name == "plan" else found[plan.id])
         )
-    return lines, str(judge)
+    return lines, str(judge), bootstrap.remark(judging.documents)
 
 
 def _uniform_around(plan: Plan, budget: Budget) -> dict[str, Plan]:
@@ -192,12 +199,10 @@ def _uniform_around(plan: Plan, budget: Budget) -> dict[str, Plan]:
 
 
 def _line(name: str, weight: int, losses: Losses, plan: Losses | None) -> Judged:
-    assert losses.kl is not None and losses.top1 is not None
-    beyond = None
-    if plan is not None and plan.kl is not None:
-        beyond = intervals.mean(losses.kl - plan.kl)
-    perplexity = intervals.paired(lambda values, axis: np.exp(values.mean(axis)), losses.nll)
-    kl, top1 = intervals.mean(losses.kl), intervals.mean(losses.top1)
+    found = bootstrap.samples(losses)
+    beyond = None if plan is None else bootstrap.mean(found["kl"] - bootstrap.samples(plan)["kl"])
+    perplexity = bootstrap.perplexity(found["nll"])
+    kl, top1 = bootstrap.mean(found["kl"]), bootstrap.mean(found["top1"])
     return Judged(name, weight / 1e6, perplexity, kl, top1, beyond)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from lwq.contracts import Plan
-from lwq.report.intervals import Interval
+from lwq.report.bootstrap import Interval
 
 
 def text(value: Interval, form: str = ".4g") -> str:
@@ -19,7 +19,7 @@ def text(value: Interval, form: str = ".4g") -> str:
 
 @dataclass(frozen=True)
 class Judged:
-    """One line of the table: a plan, its bytes and its quality, with 95 % intervals over windows.
+    """One line of the table: a plan, its bytes and its quality, with 95 % intervals over documents.
 
     Attributes:
         name: "untouched", "all 4 bits", "plan".

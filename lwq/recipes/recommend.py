@@ -113,8 +113,10 @@ class Recipe:
         )
         tokenizer = models.tokenizer(model)
         length = min(length, int(tokenizer.model_max_length))
-        drawn = WindowSpec(text, split, n, length, self.seed)
-        return drawn.draw(tokenizer), str(drawn)
+        asked = WindowSpec(text, split, n, length, self.seed)
+        drawn = asked.draw(tokenizer)
+        # the guard's evidence adds up over windows that share nothing
+        return (drawn.apart() if split == "tune" else drawn.windows), str(asked)
 
 
 def whole_widths(quantizer: Quantizer) -> tuple[Option, ...]:

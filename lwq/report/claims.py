@@ -7,7 +7,7 @@ import pandas as pd
 
 from lwq.common.names import pick
 from lwq.contracts.section import Verdict
-from lwq.report.intervals import Interval
+from lwq.report.bootstrap import Interval
 from lwq.studies import grid
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"

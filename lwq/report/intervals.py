@@ -1,21 +1,16 @@
-"""Differences with intervals: paired bootstrap over windows, retained quality, how far an ordering
-goes.
+"""Sweeps with intervals: how far an ordering goes, the area under its curve, what it gains over
+uniform bits, what is left of accuracy on tasks.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from lwq.common.errors import InputError
 from lwq.common.names import nickname
+from lwq.report.bootstrap import Interval, Sample, Values, mean, paired
 
-RESAMPLES = 9999
-CONFIDENCE = 0.95
-SEED = 0
-RUN = 4  # neighbouring windows that are taken together where their dependence is measured
 SWEEP = [
     "study",
     "model",
@@ -37,77 +32,16 @@ METRICS = ("perplexity", "kl", "top1")
 PLACE = ("ordering", "seed", "moved", "units")  # of a plan in a sweep
 
 
-class Interval(NamedTuple):
-    """A value and the ends of its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-def paired(statistic: Callable[..., np.ndarray], *arrays: np.ndarray) -> Interval:
-    """`statistic(*arrays, axis)` and its percentile bootstrap interval; windows are drawn together
-    across arrays.
-
-    Args:
-        statistic: takes arrays with windows along `axis` and reduces that axis.
-        arrays: one value a window each (windows,), in the same order of windows.
-
-    Raises:
-        InputError: for arrays of different lengths, or fewer than two windows.
-    """
-    lengths = {len(array) for array in arrays}
-    if len(lengths) != 1 or lengths.pop() < 2:
-        raise InputError(
-            f"paired values are needed, two windows or more: lengths "
-            f"{[len(array) for array in arrays]}"
-        )
-    value = float(statistic(*arrays, axis=-1))
-    result = stats.bootstrap(
-        arrays,
-        statistic,
-        paired=True,
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(SEED),
-    )
-    ends = result.confidence_interval
-    if not np.isfinite([value, ends.low, ends.high]).all():
-        raise InputError(
-            f"a statistic of {value:g} [{ends.low:g}, {ends.high:g}] cannot be estimated from "
-            f"{len(arrays[0])} values"
-        )
-    return Interval(value, float(ends.low), float(ends.high))
-
-
-def retained(reference_nll: np.ndarray, nll: np.ndarray) -> Interval:
-    """Retained quality: reference perplexity / perplexity, so that 0.95 means 5 % worse; 1 for
-    equal losses.
-
-    Both arguments hold one mean NLL (nats per token) a window, on the same windows.
-    """
-    return paired(
-        lambda ref, new, axis: np.exp(ref.mean(axis) - new.mean(axis)), reference_nll, nll
-    )
-
-
-def mean(values: np.ndarray) -> Interval:
-    """The mean over windows."""
-    return paired(lambda v, axis: v.mean(axis), values)
-
-
 def largest_fraction(
-    fractions: np.ndarray, nll: np.ndarray, reference_nll: np.ndarray, threshold: float
+    fractions: np.ndarray, nll: Sequence[Values], reference_nll: Values, threshold: float
 ) -> Interval:
     """The largest measured fraction moved up to which retained quality never falls below
     `threshold`.
 
     Args:
         fractions: of units moved, ascending (points,).
-        nll: mean NLL of each point on each window (points, windows).
-        reference_nll: of the sweep's reference, the all-high plan (windows,).
+        nll: mean NLL of each window, one sample a point.
+        reference_nll: of the sweep's reference, the all-high plan.
         threshold: of retained quality, such as 0.95.
 
     Returns:
@@ -115,18 +49,14 @@ def largest_fraction(
         be finer than the steps. 0 where the first point moved already falls below.
     """
     order = np.argsort(fractions)
-    fractions, nll = np.asarray(fractions)[order], np.asarray(nll)[order]
+    fractions = np.asarray(fractions)[order]
 
-    def statistic(index: np.ndarray, axis: int) -> np.ndarray:
-        chosen = index.astype(int)
-        quality = np.exp(
-            reference_nll[chosen].mean(axis)
-            - nll[:, chosen].mean(axis=axis if axis < 0 else axis + 1)
-        )
+    def statistic(means: np.ndarray) -> np.ndarray:
+        quality = np.exp(means[0] - means[1:][order])
         kept = np.cumprod(quality >= threshold, axis=0).sum(axis=0)
         return np.where(kept > 0, fractions[np.maximum(kept - 1, 0)], 0.0)
 
-    return paired(statistic, np.arange(len(reference_nll)))
+    return paired(statistic, reference_nll, *nll)
 
 
 def sweeps(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
@@ -149,27 +79,22 @@ def setting(row: Any) -> str:
     return f"{nickname(row['quantizer'])}, {row['high']} to {row['low']} bits"
 
 
-def area(fractions: np.ndarray, nll: np.ndarray, reference_nll: np.ndarray) -> Interval:
+def area(fractions: np.ndarray, nll: Sequence[Values], reference_nll: Values) -> Interval:
     """Mean retained quality while units are moved: the area under the retained curve, by the
     trapezoid rule.
 
     The arguments are those of `largest_fraction`; 1 where nothing is lost.
     """
     order = np.argsort(fractions)
-    fractions, nll = np.asarray(fractions)[order], np.asarray(nll)[order]
 
-    def statistic(index: np.ndarray, axis: int) -> np.ndarray:
-        chosen = index.astype(int)
-        quality = np.exp(
-            reference_nll[chosen].mean(axis)
-            - nll[:, chosen].mean(axis=axis if axis < 0 else axis + 1)
-        )
-        return np.trapezoid(quality, fractions, axis=0)
+    def statistic(means: np.ndarray) -> np.ndarray:
+        quality = np.exp(means[0] - means[1:][order])
+        return np.trapezoid(quality, np.asarray(fractions)[order], axis=0)
 
-    return paired(statistic, np.arange(len(reference_nll)))
+    return paired(statistic, reference_nll, *nll)
 
 
-def against_uniform(rows: pd.DataFrame, nll: Mapping[str, np.ndarray]) -> dict[str, Interval]:
+def against_uniform(rows: pd.DataFrame, nll: Mapping[str, Sample]) -> dict[str, Interval]:
     """By how many nats per token each plan beats uniform bits of the same true size; below 0 it
     loses.
 
@@ -187,33 +112,36 @@ def against_uniform(rows: pd.DataFrame, nll: Mapping[str, np.ndarray]) -> dict[s
     uniform = rows[rows["ordering"] == "uniform"].sort_values("true_bits")
     if len(uniform) < 2:
         return {}
-    sizes, losses = uniform["true_bits"].to_numpy(), np.stack([nll[key] for key in uniform["id"]])
+    sizes, losses = uniform["true_bits"].to_numpy(), [nll[key].values for key in uniform["id"]]
     found = {}
     for row in rows[~rows["ordering"].isin(ENDS)].to_dict("records"):
         above = int(np.searchsorted(sizes, row["true_bits"]))
         if 0 < above < len(sizes):
             share = (row["true_bits"] - sizes[above - 1]) / (sizes[above] - sizes[above - 1])
-            found[row["id"]] = mean(
-                (1 - share) * losses[above - 1] + share * losses[above] - nll[row["id"]]
-            )
+            own = nll[row["id"]]
+            line = (1 - share) * losses[above - 1] + share * losses[above]
+            found[row["id"]] = mean(Sample(line, own.documents) - own)
     return found
 
 
-def by_id(windows: pd.DataFrame, column: str) -> dict[str, np.ndarray]:
-    """id -> that column of windows.parquet in the order of its rows, without the rows that lack
-    it.
+def by_id(windows: pd.DataFrame, column: str) -> dict[str, Sample]:
+    """id -> that column of windows.parquet in the order of its rows, without the rows that lack it,
+    and their documents.
     """
     kept = windows[windows[column].notna()]
     codes, ids = pd.factorize(kept["id"])
-    values = kept[column].to_numpy()[np.argsort(codes, kind="stable")]
-    return (
-        dict(zip(map(str, ids), np.split(values, np.cumsum(np.bincount(codes))[:-1]), strict=True))
-        if len(ids)
-        else {}
+    order = np.argsort(codes, kind="stable")
+    cuts = np.cumsum(np.bincount(codes))[:-1]
+    values, documents = (
+        np.split(kept[name].to_numpy(np.float64)[order], cuts) for name in (column, "document")
     )
+    return {
+        str(key): Sample(own, None if np.isnan(places).any() else places)
+        for key, own, places in zip(ids, values, documents, strict=False)
+    }
 
 
-def nll_by_id(windows: pd.DataFrame) -> dict[str, np.ndarray]:
+def nll_by_id(windows: pd.DataFrame) -> dict[str, Sample]:
     """id -> mean NLL of each window, from windows.parquet."""
     return by_id(windows, "nll")
 
@@ -243,7 +171,7 @@ def limits(
         "ordering", sort=False
     ):
         fractions = (points["moved"] / points["units"]).to_numpy()
-        losses = np.stack([nll[key] for key in points["id"]])
+        losses = [nll[key] for key in points["id"]]
         for threshold in thresholds:
             kept = largest_fraction(fractions, losses, truth, threshold)
             step = fractions[fractions > 0].min()
@@ -304,7 +232,7 @@ def tasks(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
         if all_high.empty:  # not measured yet
             continue
         truth, guess = correct[all_high.iloc[0]], float(chance[all_high.iloc[0]])
-        above = mean(truth - guess)
+        above = mean(truth.values - guess)
         # some four standard errors: of less, a share means nothing
         if above.value <= 2 * (above.value - above.low):
             continue
@@ -318,46 +246,7 @@ def tasks(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _retained_accuracy(reference: np.ndarray, correct: np.ndarray, chance: float) -> Interval:
+def _retained_accuracy(reference: Sample, correct: Sample, chance: float) -> Interval:
     # a rare draw in which the reference only guesses
     with np.errstate(divide="ignore", invalid="ignore"):
-        return paired(
-            lambda ref, new, axis: (new.mean(axis) - chance) / (ref.mean(axis) - chance),
-            reference,
-            correct,
-        )
-
-
-class Dependence(NamedTuple):
-    """How far neighbouring windows are from independent.
-
-    Attributes:
-        correlation: of the differences of neighbouring windows, mean over plans.
-        wider: standard error from runs of `RUN` windows over that from single ones, median over
-            plans.
-    """
-
-    correlation: float
-    wider: float
-
-
-def dependence(table: pd.DataFrame, windows: pd.DataFrame) -> Dependence | None:
-    """What a bootstrap over single windows leaves out, from the differences between the plans of
-    sweeps and their all-high plan.
-
-    None where there are too few windows to tell.
-    """
-    nll, correlations, ratios = nll_by_id(windows), [], []
-    for sweep in sweeps(table):
-        rows = sweep[sweep["metric"] == "perplexity"]
-        truth = nll[rows[(rows["ordering"] == "uniform") & (rows["moved"] == 0)].iloc[0]["id"]]
-        if len(truth) < 4 * RUN:
-            continue
-        for key in rows.loc[~rows["ordering"].isin(ENDS) & (rows["moved"] > 0), "id"]:
-            off = nll[key] - truth
-            runs = off[: len(off) // RUN * RUN].reshape(-1, RUN).mean(axis=1)
-            correlations.append(np.corrcoef(off[:-1], off[1:])[0, 1])
-            ratios.append(stats.sem(runs) / stats.sem(off))
-    return (
-        Dependence(float(np.nanmean(correlations)), float(np.nanmedian(ratios))) if ratios else None
-    )
+        return paired(lambda means: (means[1] - chance) / (means[0] - chance), reference, correct)

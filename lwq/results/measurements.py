@@ -16,7 +16,7 @@ from lwq.common import paths
 from lwq.common.errors import InputError
 from lwq.common.hashing import digest
 from lwq.contracts import Plan, Row
-from lwq.results import plans
+from lwq.results import cells, plans
 from lwq.results.plans import StoredPlan
 
 TABLE, WINDOWS, TIMINGS = "table.csv", "windows.parquet", "timings.csv"
@@ -29,7 +29,7 @@ REHEARSAL: ContextVar[bool] = ContextVar("rehearsal", default=False)
 REPAIR = "delete both, and run the study again: what runs/ holds is not measured anew"
 COLUMNS = set(Row.__dataclass_fields__)
 TEXT = [name for name, hint in get_type_hints(Row).items() if hint is str]
-ARRAYS = ("nll", "kl", "top1", "correct", "score")
+ARRAYS = ("nll", "kl", "top1", "correct", "score", "document")
 
 
 class Measured(Protocol):
@@ -125,7 +125,7 @@ class Results:
         )
 
     def windows(self) -> pd.DataFrame:
-        """The arrays behind the rows: id, window, tokens, nll, kl, top1."""
+        """The arrays behind the rows: id, window, tokens, what was measured, and the document."""
         parts = [
             pd.DataFrame(
                 {
@@ -159,7 +159,7 @@ class Results:
             with paths.replacing(self.folder / WINDOWS) as temporary:
                 self.windows().to_parquet(temporary, index=False)
             with paths.replacing(table) as temporary:
-                self.table().to_csv(temporary, index=False, lineterminator="\n")
+                cells.write(self.table(), temporary)
             seconds = [
                 (key, record["seconds"])
                 for key, record in sorted(self.found.items())
@@ -192,7 +192,8 @@ class Results:
         if not (self.folder / TABLE).is_file():
             return []
         with FileLock(self.folder / LOCK):
-            table, windows = _read_tables(self.folder)
+            table, windows = read_tables(self.folder)
+        _require_documents(self.folder, windows)
         # a process was killed between the two files: runs/ has what is missing
         torn = set(table["id"]) ^ set(windows["id"])
         if torn - {path.stem for path in self.runs.glob("[!.]*.json")}:
@@ -234,21 +235,34 @@ def load(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
             f"no {TABLE} and {WINDOWS} in {folder}; run a study first (`lwq list studies` names "
             f"them)"
         )
-    table, windows = _read_tables(folder)
+    table, windows = read_tables(folder)
     if torn := set(table["id"]) ^ set(windows["id"]):
         raise InputError(_apart(folder, torn))
+    _require_documents(folder, windows)
     return table, windows
 
 
-def _read_tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def lacking(windows: pd.DataFrame) -> set[str]:
+    """The ids of losses on windows of which nobody knows the document."""
+    return set(windows.loc[windows["nll"].notna() & windows["document"].isna(), "id"])
+
+
+def _require_documents(folder: Path, windows: pd.DataFrame) -> None:
+    if ids := lacking(windows):
+        raise InputError(
+            f"{folder / WINDOWS} does not say which documents the windows of {len(ids)} "
+            "measurements come from, as another version of lwq wrote it; intervals are over "
+            f"documents: find them with `python -m lwq.results.documents {folder}`, or delete the "
+            "folder and run the study again"
+        )
+
+
+def read_tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Both tables as they are; raises InputError for what is no table, or one of other columns."""
     try:
-        table = pd.read_csv(
-            folder / TABLE,
-            keep_default_na=False,
-            dtype=dict.fromkeys(TEXT, str),
-        )
+        table = cells.read(folder / TABLE, TEXT)
         windows = pd.read_parquet(folder / WINDOWS)
+        windows = windows.reindex(columns=[*dict.fromkeys([*windows, *ARRAYS])])
         if not all(map(pd.api.types.is_numeric_dtype, (table["value"], table["n"]))):
             raise ValueError("a value is not a number")
         table = _typed(table) if "seed" in table else table
@@ -311,6 +325,8 @@ def _read(path: Path) -> dict[str, Any]:
             raise ValueError("its id is another")
         if lacking := {"metrics", "arrays", "seconds", "tokens", "plan"} - set(record):
             raise ValueError(f"it lacks {sorted(lacking)}")
+        if "nll" in record["arrays"] and "document" not in record["arrays"]:
+            raise ValueError("another version of lwq, which kept no documents, wrote it")
         if odd := COLUMNS ^ set(record["row"]):
             raise ValueError(f"columns of another version of lwq: {sorted(odd)}")
         return record

@@ -38,10 +38,13 @@ from lwq.scorers.measured import (
     ShapedNoise,
     Shapley,
 )
+from lwq.scorers.nsds import NSDS
+from lwq.scorers.oracle import Oracle
 from lwq.scorers.outliers import DLP, LAMP, OWL
 from lwq.scorers.shared.declared import Declared, Found
 from lwq.scorers.shared.listening import Source, listen
 from lwq.scorers.shared.result import result
+from lwq.scorers.sublayers import AttentionDrop, MLPDrop
 from lwq.scorers.weights import ZD, Entropy, Kurtosis, Rank, WeightError
 from lwq.statistics.forward import GRADIENTS, Stats, collect
 from lwq.statistics.passes import Passes, counted
@@ -54,9 +57,12 @@ SCORERS: dict[str, type] = {
     "streamline": Streamline,
     "lsaq": LSAQ,
     "cca": CCA,
+    "attention_drop": AttentionDrop,
+    "mlp_drop": MLPDrop,
     "kurtosis": Kurtosis,
     "entropy": Entropy,
     "rank": Rank,
+    "nsds": NSDS,
     "weight_error": WeightError,
     "gram_error": GramError,
     "lieq": LieQ,
@@ -84,6 +90,7 @@ SCORERS: dict[str, type] = {
     "last_to_first": LastToFirst,
     "deepest": Deepest,
     "edges": Edges,
+    "oracle": Oracle,
     "reversed": Reversed,
 }
 

@@ -12,7 +12,7 @@ from typing import Any
 from lwq.common import user_code
 from lwq.common.errors import InputError
 from lwq.common.names import build, pick
-from lwq.contracts import DROPPED, KEPT
+from lwq.contracts import DROPPED, GRANULARITIES, KEPT
 
 KINDS = {
     bool: "true or false",
@@ -78,7 +78,7 @@ def _require_widths(values: Mapping[str, Any]) -> None:
     if "quantizer" not in values:
         return
     packer = _packer(values["quantizer"], values.get("group_size", 0))
-    for name in ("high", "low", "widths"):
+    for name in ("high", "low", "widths", "options", "beyond", "harm_at", "together"):
         asked = values.get(name, [])
         for width in asked if isinstance(asked, list) else [asked]:
             if width not in (DROPPED, KEPT, *packer.levels):
@@ -93,7 +93,8 @@ def _require_widths(values: Mapping[str, Any]) -> None:
     from lwq import models
 
     for model in values.get("models") or [values.get("model", "toy")]:
-        for shape in sorted(models.matrix_shapes(model, user_code.folder())):
+        known = models.outline(model, user_code.folder())
+        for shape in sorted(known.shapes if known else ()):
             try:
                 packer.nbytes(shape, packer.levels[0])
             except InputError as error:
@@ -106,6 +107,7 @@ def _require_widths(values: Mapping[str, Any]) -> None:
 def _checks(values: Mapping[str, Any]) -> dict[str, Callable[[Any], Any]]:
     """Parameter -> what raises InputError for a value that it cannot have."""
     from lwq import models
+    from lwq.allocators import ALLOCATORS
     from lwq.engine import tasks
     from lwq.quantizers import QUANTIZERS
     from lwq.scorers import SCORERS
@@ -113,8 +115,11 @@ def _checks(values: Mapping[str, Any]) -> dict[str, Callable[[Any], Any]]:
 
     return {
         **dict.fromkeys(
-            ("orderings", "drop_orders", "move_orders"), partial(build, SCORERS, "scorer")
+            ("orderings", "drop_orders", "move_orders", "rankers", "prices", "flat", "compared"),
+            partial(build, SCORERS, "scorer"),
         ),
+        **dict.fromkeys(("allocators", "searches"), partial(build, ALLOCATORS, "allocator")),
+        "coarser": partial(pick, dict.fromkeys(GRANULARITIES), "granularity"),
         **dict.fromkeys(("methods", "masks"), partial(build, QUANTIZERS, "quantizer")),
         "quantizer": partial(_require_quantizer, values.get("group_size", 0)),
         "budgets": candidates.without_outliers,

@@ -3,7 +3,7 @@ remember.
 """
 
 import copy
-import hashlib
+import gc
 import importlib.metadata
 import platform
 import time
@@ -20,30 +20,44 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
+from lwq import allocators as allocating
 from lwq import models
 from lwq.common import paths
 from lwq.common.errors import InputError
 from lwq.common.hashing import code_digest, digest
 from lwq.common.names import build, pick, spec, split
 from lwq.common.version import VERSION
-from lwq.contracts import KEPT, Costs, Layout, Plan, Row, Scores, Size, load_scores
+from lwq.contracts import (
+    KEPT,
+    Budget,
+    Costs,
+    Layout,
+    Option,
+    Plan,
+    Row,
+    Scores,
+    Size,
+    load_scores,
+)
 from lwq.engine import costs as measuring
 from lwq.engine.bank import Bank, restore_
 from lwq.engine.evaluate import Reference, reference
+from lwq.engine.objective import Objective
 from lwq.engine.store import Store
 from lwq.engine.sweep import Sweep
 from lwq.inputs import catalogue
-from lwq.inputs.texts import WindowSpec
+from lwq.inputs.texts import Drawn, WindowSpec, token_digest
 from lwq.quantizers import QUANTIZERS
 from lwq.results.measurements import Results
 from lwq.scorers import SCORERS, score_all
 from lwq.scorers.shared.code import scorer_codes
 from lwq.scorers.shared.declared import Declared
-from lwq.studies import candidates
+from lwq.studies import candidates, memory, sizes
 from lwq.studies.candidates import Candidate
 
 # the carried models were dequantized from groups of 32, which such a grid would reproduce exactly
 FORBIDDEN_GROUP = 32
+PASSES = ("forwards", "backwards")  # of what a score says that it took
 
 
 @dataclass(frozen=True)
@@ -53,13 +67,15 @@ class Ranking:
     Attributes:
         score: importance of each unit, in the order of the forward pass.
         spearman: rank correlation with the default, from −1 to 1.
+        passes: what the score took: "forwards" and "backwards" of the calibration windows.
     """
 
     score: np.ndarray
     spearman: float
+    passes: Mapping[str, float] = field(default_factory=dict)
 
     def summary(self) -> dict[str, float]:
-        return {"spearman": self.spearman}
+        return {"spearman": self.spearman, **self.passes}
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {"score": self.score}
@@ -97,6 +113,8 @@ class Experiment:
         dtype: of the weights that are scored and quantized, and of that arithmetic.
         judge_dtype: of the weights and the arithmetic that plans are judged with; "" is `dtype`.
             Where it is narrower than float32 the ends of a sweep are judged in float32 too.
+        stream: keep the weights on disk, as `lwq.load` does: the same numbers, slower, in less
+            memory.
         held: what experiments that come from this one by `using` share with it.
     """
 
@@ -108,6 +126,7 @@ class Experiment:
     results: Results
     dtype: str = "float32"
     judge_dtype: str = ""
+    stream: bool = False
     held: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __new__(cls, *arguments: Any, **settings: Any) -> "Experiment":
@@ -141,9 +160,11 @@ class Experiment:
 
     @_shared
     def loaded(self) -> tuple[nn.Module, Any]:
-        return models.load(
-            self.model, self.dtype, device_map="auto" if torch.cuda.is_available() else None
-        )
+        return self._load(self.dtype)
+
+    def _load(self, dtype: str) -> tuple[nn.Module, Any]:
+        place = ("cuda" if self.stream else "auto") if torch.cuda.is_available() else None
+        return models.load(self.model, dtype, device_map=place, stream=self.stream)
 
     @_shared
     def layout(self) -> Layout:
@@ -154,7 +175,12 @@ class Experiment:
     def judged(self) -> nn.Module:
         """The model that holds the plans: `loaded` itself, or a copy in `judge_dtype`."""
         model = self.loaded[0]
-        return model if self.judge_dtype == self.dtype else models.cast(model, self.judge_dtype)
+        if self.judge_dtype == self.dtype:
+            return model
+        restore_(model)
+        return (
+            self._load(self.judge_dtype)[0] if self.stream else models.cast(model, self.judge_dtype)
+        )
 
     @_shared
     def fingerprint(self) -> str:
@@ -174,21 +200,30 @@ class Experiment:
 
     @cached_property
     def calibration(self) -> Tensor:
-        return self.calibrate.draw(self.loaded[1])
+        return self.calibrate.draw(self.loaded[1]).windows
 
     @_shared
-    def judging(self) -> Tensor:
+    def judged_on(self) -> Drawn:
+        """The judging windows, and their documents."""
         return self.judge.draw(self.loaded[1])
+
+    @property
+    def judging(self) -> Tensor:
+        return self.judged_on.windows
 
     @cached_property
     def bank(self) -> Bank:
-        return Bank(self.judged, self.quantizer, self.calibration, Store(), exact=self.loaded[0])
+        room = memory.of_bank(models.nbytes(self.judged), self.stream)
+        return Bank(
+            self.judged, self.quantizer, self.calibration, Store(), room, exact=self.loaded[0]
+        )
 
     @_shared
     def reference(self) -> Reference:
         """The untouched model on the judging windows."""
         restore_(self.judged)
-        return reference(self.judged, self.judging, models.free_memory(self.judged) // 2)
+        room = memory.of_reference(models.free_memory(self.judged), self.stream)
+        return reference(self.judged, self.judging, room, self.judged_on.documents)
 
     @cached_property
     def engine(self) -> Sweep:
@@ -235,23 +270,66 @@ class Experiment:
                 found.save(temporary)
         return Costs.load(path)
 
+    def search(self, scores: Scores | Costs, budget: Budget, allocator: str, passes: float) -> Plan:
+        """The plan of an allocator that measures plans, kept beside the scores.
+
+        It measures on windows of the calibration text's tune split, as many and as long as those
+        that plans are judged on.
+
+        Args:
+            passes: forward passes over those windows that it may spend.
+        """
+        tune = self.judge.on(text=self.calibrate.text, split="tune")
+        named = [
+            *(scores.scorer, scores.data, self.fingerprint, self.arithmetic, self.bank.source),
+            *(allocator, repr(passes), str(tune), code_digest(allocating)),
+            *(
+                budget.limit,
+                budget.amount,
+                list(map(str, budget.widths)),
+                scores.layout.granularity,
+            ),
+        ]
+        path = self._scores_folder() / f"plan-{digest(named)}.json"
+        if not path.is_file():
+            restore_(self.judged)
+            windows = tune.draw(self.loaded[1]).windows
+            sweep = Sweep(self.judged, windows, self.bank, reference(self.judged, windows))
+            objective = Objective(sweep, passes, scores.layout.granularity)
+            found = allocating.within(scores, budget, allocator, objective)
+            with paths.replacing(path) as temporary:
+                found.save(temporary)
+        return Plan.load(path)
+
     def release(self) -> None:
         """Let go of the model and of all that holds it, so that another one has room; what is
         needed again is made again.
         """
+        if "bank" in self.__dict__:
+            self.bank.release()  # the model holds it, too
         for name in ("loaded", "judged", "reference"):
             self.held.pop(name, None)
         for name in ("bank", "engine"):
             self.__dict__.pop(name, None)
+        gc.collect()  # hooks hold models in circles
+        models.give_back()
 
-    def orderings(self, names: str | Sequence[str], seeds: int = 0) -> dict[str, Scores | Costs]:
+    def units(self, granularity: str = "block", outside: bool = False) -> Layout:
+        """The model's units; `outside`: embeddings and head too."""
+        restore_(self.loaded[0])
+        return models.layout(self.loaded[0], granularity, outside)
+
+    def orderings(
+        self, names: str | Sequence[str] | Mapping[str, str], seeds: int = 0
+    ) -> dict[str, Scores | Costs]:
         """Label -> Scores (or Costs, of a scorer that says what each option costs), in one pass.
 
         Args:
             names: scorers as text, a list or one string with commas; `random` stands for `seeds`
-                random orders. One of your own is `my_scorers.py:Mine`, see `lwq.common.user_code`.
+                random orders; or label -> scorer. One of your own is `my_scorers.py:Mine`, see
+                `lwq.common.user_code`.
         """
-        built = {label: build(SCORERS, "scorer", label) for label in labels_of(names, seeds)}
+        built = built_of(names, seeds)
         self._require_same_code(built)
         restore_(self.loaded[0])
         source = [
@@ -395,10 +473,16 @@ class Experiment:
         for task, score in found.items():
             self.results.keep(rows[task], score, (time.monotonic() - start) / len(rows))
 
-    def rankings(self, variants: Sequence[str], default: Scores) -> None:
+    def rankings(
+        self,
+        variants: Sequence[str] | Mapping[str, str],
+        default: Scores | Costs,
+        option: Option = KEPT,
+    ) -> None:
         """Rank correlation of each variant of a score with the `default`, on these calibration
-        windows.
+        windows; what says the harm of options counts by its harm at `option`.
         """
+        truth = values_at(default, option)
         for label, scores in self.orderings(variants).items():
             untouched = Plan(dict.fromkeys(scores, KEPT), scores.layout, "")
             beside = f"{default.scorer} on {default.data}"
@@ -408,14 +492,15 @@ class Experiment:
                 judge=beside,
             )
             if not self.results.known(row):
-                values = np.array(list(scores.values()))
-                if not np.ptp(values) or not np.ptp(list(default.values())):
+                values = values_at(scores, option)
+                if not np.ptp(values) or not np.ptp(truth):
                     raise InputError(
                         f"{label} or {beside}: all scores are equal, and a rank "
                         f"correlation needs some that differ"
                     )
-                agreement = spearmanr(values, list(default.values())).statistic
-                self.results.keep(row, Ranking(values, float(agreement)), 0.0)
+                agreement = float(spearmanr(values, truth).statistic)
+                passes = {key: scores.cost[key] for key in PASSES if key in scores.cost}
+                self.results.keep(row, Ranking(values, agreement, passes), 0.0)
         self.results.write()
 
     def table(self, **where: Any) -> pd.DataFrame:
@@ -425,11 +510,20 @@ class Experiment:
         return self.results.table(**{**shared, **where})
 
     def _measure_deviation(self, high: int, low: int) -> None:
-        """The ends of the sweep, judged once more in float32: how far off is `judge_dtype`?"""
-        other = replace(self, dtype="float32", judge_dtype="float32")
-        if self.dtype == "float32":
+        """The ends of the sweep, judged once more in float32: how far off is `judge_dtype`?
+
+        Never are there two models of different dtypes and two references in memory: what this
+        experiment holds is made again after.
+        """
+        if self.dtype != "float32":
+            streams = self.stream or memory.streams(sizes.of(self.model).parameters)
+            self.release()
+            other = replace(self, dtype="float32", judge_dtype="float32", stream=streams)
+        else:
+            other = replace(self, judge_dtype="float32")
             other.held["loaded"] = self.loaded
         other.measure(candidates.ends(other.layout, other.quantizer, high, low))
+        other.release()
 
     def _row(self, candidate: Candidate) -> Row:
         plan = candidate.plan
@@ -479,6 +573,19 @@ def questions(task: str, items: int, seed: int, hub: bool) -> str:
     return f"{task} {items} items seed {seed}{' hub' * hub}"
 
 
+def values_at(found: Scores | Costs, option: Option) -> np.ndarray:
+    """Importance of each unit (units,), or its harm at `option`."""
+    if isinstance(found, Costs):
+        return np.array([harm[option] for harm in found.values()])
+    return np.array(list(found.values()))
+
+
+def built_of(names: str | Sequence[str] | Mapping[str, str], seeds: int = 0) -> dict[str, Any]:
+    """Label -> scorer; the arguments are those of `Experiment.orderings`."""
+    texts = names if isinstance(names, Mapping) else {n: n for n in labels_of(names, seeds)}
+    return {label: build(SCORERS, "scorer", text) for label, text in texts.items()}
+
+
 def labels_of(names: str | Sequence[str], seeds: int) -> list[str]:
     """The orderings that `names` stand for: `random` is one for each seed."""
     seeded = [f"random(seed={seed})" for seed in range(seeds)]
@@ -502,13 +609,6 @@ def environment() -> str:
         processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     python, transformers = platform.python_version(), importlib.metadata.version("transformers")
     return f"Python {python}, torch {torch.__version__}, transformers {transformers}, {processor}"
-
-
-def token_digest(windows: Tensor) -> str:
-    """8 hex digits of the tokens themselves, so that a text that changed under its name is another
-    text.
-    """
-    return hashlib.sha256(windows.numpy().tobytes()).hexdigest()[:8]
 
 
 def texts(

@@ -85,25 +85,20 @@ def claimed() -> list[str]:
     return list(dict.fromkeys(name for names in named for name in names))
 
 
-def known_models() -> dict[str, dict[str, float]]:
-    """Model -> its blocks and parameters, for those that an estimate knows without loading them."""
-    return _read(paths.STUDIES / f"{COMMON}.yaml")["models"]
-
-
 def names() -> dict[str, str]:
     """Study -> what it asks."""
     return {name: study["about"] for name, study in catalogue().items()}
-
-
-def sizes() -> list[str]:
-    """The sizes that studies may have."""
-    return list(_read(paths.STUDIES / f"{COMMON}.yaml")["sizes"])
 
 
 def folders(size: str) -> tuple[Path, Path]:
     """(results, reports) of a size."""
     entry = pick(_read(paths.STUDIES / f"{COMMON}.yaml")["sizes"], "size", size)
     return paths.resolve(entry["results"]), paths.resolve(entry["reports"])
+
+
+def sizes() -> list[str]:
+    """The sizes that results are kept of."""
+    return list(_read(paths.STUDIES / f"{COMMON}.yaml")["sizes"])
 
 
 def points(study: str, size: str = "smoke", overrides: dict[str, Any] | None = None) -> list[Point]:

@@ -17,22 +17,22 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from lwq.allocators import within
 from lwq.common.errors import InputError
-from lwq.common.names import build, spec
-from lwq.contracts import DROPPED, KEPT, Costs, Layout, Plan, Row, Scores, Width
+from lwq.common.names import spec
+from lwq.contracts import DROPPED, KEPT, Budget, Costs, Layout, Option, Plan, Row, Scores, Width
 from lwq.engine.costs import costs_name
 from lwq.quantizers import QUANTIZERS
 from lwq.results.measurements import REHEARSAL
 from lwq.scorers import SCORERS
 from lwq.scorers.baselines import Reversed
 from lwq.scorers.shared.declared import Declared
-from lwq.studies import grid
+from lwq.studies import sizes
 from lwq.studies.candidates import Candidate
-from lwq.studies.experiment import KIND, Experiment, labels_of, questions
+from lwq.studies.experiment import KIND, Experiment, built_of, questions
 
 SHOWING = {"look", "check"}  # tags of cells that measure nothing
 ROUND = 128  # stand-in matrices have a multiple of so many columns, which any group size divides
-UNKNOWN = {"blocks": 32, "parameters": 7e9}  # of a model that nobody wrote down
 _noted: ContextVar[list["Rehearsal"]] = ContextVar("noted")
 
 
@@ -93,13 +93,22 @@ class Rehearsal(Experiment):
         chosen = {width for _, plan in self.noted.values() for width in plan.bits.values()}
         return chosen - {DROPPED, KEPT}
 
-    def orderings(self, names: str | Sequence[str], seeds: int = 0) -> dict[str, Scores | Costs]:
+    def units(self, granularity: str = "block", outside: bool = False) -> Layout:
+        """Blocks, whatever is asked for; `outside`: and a head."""
+        return stand_in(self.model, outside)
+
+    def orderings(
+        self, names: str | Sequence[str] | Mapping[str, str], seeds: int = 0
+    ) -> dict[str, Scores | Costs]:
         """Label -> made-up scores: an order for each label, turned round for a reverse."""
-        built = {label: build(SCORERS, "scorer", label) for label in labels_of(names, seeds)}
+        built = built_of(names, seeds)
         self.scored |= any(Declared.of(scorer).needs for scorer in built.values())
-        layout = self.layout
+        layouts = {
+            label: self.units(outside=Declared.of(scorer).outside)
+            for label, scorer in built.items()
+        }
         return {
-            label: Scores(_made_up(scorer, layout), layout, spec(SCORERS, scorer))
+            label: Scores(_made_up(scorer, layouts[label]), layouts[label], spec(SCORERS, scorer))
             for label, scorer in built.items()
         }
 
@@ -112,6 +121,11 @@ class Rehearsal(Experiment):
             for unit, value in weight.items()
         }
         return Costs(harm, self.layout, costs_name(self._common["quantizer"]))
+
+    def search(self, scores: Scores | Costs, budget: Budget, allocator: str, passes: float) -> Plan:
+        """The plan of a knapsack, in place of the one that a search would find."""
+        self.scanned += round(passes)
+        return within(scores, budget, "knapsack")
 
     def measure(self, candidates: Iterable[Candidate]) -> None:
         """Take note of the candidates."""
@@ -134,7 +148,12 @@ class Rehearsal(Experiment):
                 row = replace(self._row(candidate), judge=questions(task, items, seed, hub))
                 self.questions[key_of(row)] = items
 
-    def rankings(self, variants: Sequence[str], default: Scores) -> None:
+    def rankings(
+        self,
+        variants: Sequence[str] | Mapping[str, str],
+        default: Scores | Costs,
+        option: Option = KEPT,
+    ) -> None:
         """Nothing: no plan is measured."""
 
     def table(self, **where: Any) -> pd.DataFrame:
@@ -153,13 +172,16 @@ def key_of(row: Row | Mapping[str, Any]) -> tuple[Any, ...]:
     return (*(values[name] for name in names), *texts, values["budget"] or values["moved"])
 
 
-def stand_in(model: str) -> Layout:
-    """A layout of as many blocks as the model has and about as many weights, a matrix each."""
-    known = grid.known_models().get(model, UNKNOWN)
-    blocks = int(known["blocks"])
-    columns = ROUND * max(1, round(math.sqrt(known["parameters"] / blocks / 12) / ROUND))
-    names = [f"model.layers.{place}" for place in range(blocks)]
+def stand_in(model: str, outside: bool = False) -> Layout:
+    """A layout of as many blocks as the model has and about as many weights, a matrix each;
+    `outside`: and a head of a block's weights.
+    """
+    known = sizes.of(model)
+    columns = ROUND * max(1, round(math.sqrt(known.parameters / known.blocks / 12) / ROUND))
+    names = [f"model.layers.{place}" for place in range(known.blocks)]
     units = {name: {f"{name}.weight": (12 * columns, columns)} for name in names}
+    if outside:
+        units["lm_head"] = {"lm_head": (12 * columns, columns)}
     return Layout(model, "", "block", units, dict.fromkeys(["", *names], 0))
 
 

@@ -90,7 +90,9 @@ class Replay(Rehearsal):
         quantizer = spec(QUANTIZERS, self.quantizer)
         return {**{name: self._the(name) for name in shared}, "quantizer": quantizer}
 
-    def orderings(self, names: str | Sequence[str], seeds: int = 0) -> dict[str, Scores | Costs]:
+    def orderings(
+        self, names: str | Sequence[str] | Mapping[str, str], seeds: int = 0
+    ) -> dict[str, Scores | Costs]:
         """Label -> scores in the order in which its measured plans gave bits.
 
         Plans know an order as finely as they were measured: units that all of them treat alike

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from lwq.report import intervals
+from lwq.report import bootstrap, intervals
 from lwq.report.figures.style import (
     OTHERS,
     RANDOM,
@@ -27,11 +27,12 @@ from lwq.report.figures.style import (
     title,
     whiskers,
 )
+from lwq.report.line import hull
 
 METRICS = {
-    "perplexity": "perplexity / that at {high} bits",
-    "kl": "KL divergence (nats/token)",
-    "top1": "top-1 agreement",
+    "perplexity": "perplexity / that at {high} bits (better ↓)",
+    "kl": "KL divergence (nats/token, better ↓)",
+    "top1": "top-1 agreement (better ↑)",
 }
 PAPER = {
     "paper: its scores 25-50 %": (0.25, 0.50, "///"),
@@ -68,16 +69,7 @@ def curves(table: pd.DataFrame, given: Looks | None = None) -> Figure:
                 lw=1.4,
                 label=label(ordering),
             )
-        uniform = part[part["ordering"] == "uniform"].sort_values("true_bits")
-        axis.plot(
-            uniform["true_bits"],
-            uniform["value"],
-            "x:",
-            color=UNIFORM,
-            ms=7,
-            lw=0.8,
-            label="uniform bits",
-        )
+        _uniform(axis, part, metric)
         axis.set(
             xlabel="true bits (scales and zeros counted)",
             ylabel=name.format(high=table.iloc[0]["high"]),
@@ -90,6 +82,15 @@ def curves(table: pd.DataFrame, given: Looks | None = None) -> Figure:
     figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(title(table))
     return figure
+
+
+def _uniform(axis: Axes, part: pd.DataFrame, metric: str) -> None:
+    """Crosses, and the line between them; that of KL is the one that mixes are compared with."""
+    uniform = part[part["ordering"] == "uniform"].sort_values("true_bits", ignore_index=True)
+    some = uniform.loc[hull(uniform["true_bits"], uniform["value"])] if metric == "kl" else uniform
+    axis.plot(some["true_bits"], some["value"], ":", color=UNIFORM, lw=0.8)
+    label = "uniform bits (the line is straight on these axes)"
+    axis.plot(uniform["true_bits"], uniform["value"], "x", color=UNIFORM, ms=7, label=label)
 
 
 def _shares(axis: Axes, part: pd.DataFrame) -> None:
@@ -112,7 +113,7 @@ def retained_curve(
     table: pd.DataFrame, windows: pd.DataFrame, given: Looks | None = None
 ) -> Figure:
     """Retained quality (reference perplexity / plan perplexity) against blocks moved, with 95 %
-    intervals over windows.
+    intervals over documents.
 
     The axis is logarithmic where most of the curve lies near 0.
 
@@ -132,7 +133,7 @@ def retained_curve(
     lines = named(quality)
     for position, (name, line) in enumerate(lines):
         color, style, marker = seen.get(name, OTHERS)
-        ends = pd.DataFrame([intervals.retained(truth, nll[key]) for key in line["id"]])
+        ends = pd.DataFrame([bootstrap.retained(truth, nll[key]) for key in line["id"]])
         # there, intervals must not hide each other
         between = (line["fraction"] > 0) & (line["fraction"] < 1)
         x = line["fraction"] + 0.004 * (position - (len(lines) - 1) / 2) * between
@@ -157,7 +158,9 @@ def retained_curve(
                 fontsize=7,
                 va="center",
             )
-    axis.set(xlabel="blocks moved to low bits", ylabel="retained quality", title=title(table))
+    axis.set(
+        xlabel="blocks moved to low bits", ylabel="retained quality (better ↑)", title=title(table)
+    )
     axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
     return figure

@@ -10,7 +10,14 @@ from typing import TypeAlias
 import pandas as pd
 
 from lwq.contracts.section import Section
-from lwq.report.sections import dynamic_methods, model_scale, orderings, pruning, template
+from lwq.report.sections import (
+    dynamic_methods,
+    model_scale,
+    orderings,
+    pruning,
+    template,
+    which_score,
+)
 from lwq.results.plans import StoredPlan
 
 Sectioner: TypeAlias = Callable[[pd.DataFrame, Mapping[str, StoredPlan], pd.DataFrame], Section]
@@ -20,5 +27,6 @@ SECTIONS: dict[str, Sectioner] = {
     "model_scale": model_scale.section,
     "pruning": pruning.section,
     "dynamic_methods": dynamic_methods.section,
+    "which_score": which_score.section,
     "template": template.section,
 }

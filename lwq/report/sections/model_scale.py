@@ -13,11 +13,12 @@ from scipy.stats import rankdata, spearmanr
 
 from lwq.common.names import nickname
 from lwq.contracts.section import Picture, Section
-from lwq.report import claims, intervals, overview, sweeps
+from lwq.report import bootstrap, claims, intervals, overview, sweeps
+from lwq.report.bootstrap import Interval
 from lwq.report.claims import UNDECIDED, Found, decide
 from lwq.report.figures import style
 from lwq.report.figures.style import label
-from lwq.report.intervals import RANDOM, Interval
+from lwq.report.intervals import RANDOM
 from lwq.report.sweeps import TEXTS, areas
 from lwq.results.plans import StoredPlan
 from lwq.studies import grid
@@ -75,8 +76,8 @@ def _luck(part: pd.DataFrame) -> tuple[int, int]:
 
 def _trend(part: pd.DataFrame) -> Interval:
     units, sd = rankdata(part["units"]), (part["high"] - part["low"]) / (2 * 1.96)
-    draws = np.random.default_rng(intervals.SEED).normal(
-        part["value"], sd, (intervals.RESAMPLES, len(part))
+    draws = np.random.default_rng(bootstrap.SEED).normal(
+        part["value"], sd, (bootstrap.RESAMPLES, len(part))
     )
     ranks = rankdata(np.vstack([part["value"], draws]), axis=1)
     spearman = _correlation(ranks, units)
@@ -205,7 +206,7 @@ def scale_curves(table: pd.DataFrame, windows: pd.DataFrame) -> Figure:
             xlabel="blocks moved to low bits",
         )
         axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes[0][0].set(ylabel="retained quality")
+    axes[0][0].set(ylabel="retained quality (better ↑)")
     style.quality_scale(axes[0][0], pd.concat(drawn))
     handles, texts = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, texts, loc="outside lower center", ncols=2, frameon=False)
@@ -215,7 +216,7 @@ def scale_curves(table: pd.DataFrame, windows: pd.DataFrame) -> Figure:
 
 def scale_areas(areas: pd.DataFrame) -> Figure:
     """Mean retained quality while blocks are moved, against the number of blocks; bars are 95 %
-    intervals over windows.
+    intervals over documents.
 
     Points are joined on the ladder, whose rungs differ in depth alone. For random orders: median
     and range.
@@ -250,7 +251,7 @@ def scale_areas(areas: pd.DataFrame) -> Figure:
     ]
     axis.set_xticks(models.index, texts)
     axis.minorticks_off()
-    axis.set(xlabel="blocks of the model", ylabel="mean retained quality")
+    axis.set(xlabel="blocks of the model", ylabel="mean retained quality (better ↑)")
     style.quality_scale(axis, pd.concat([areas["low"], areas["high"]]))
     first = areas.iloc[0]
     axis.set_title(f"{nickname(first['quantizer'])}, {first['pair']} bits")

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from lwq.contracts.section import Picture, Section
-from lwq.report import claims, figures, intervals
+from lwq.report import bootstrap, claims, figures, intervals
 from lwq.report.claims import Found, Rule
 from lwq.results.plans import StoredPlan
 from lwq.studies import grid
@@ -20,7 +20,7 @@ def costs(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, Any]
     """
     kl = intervals.by_id(windows, "kl")
     for row in table[(table["metric"] == "kl") & (table["avg_bits"] == 2)].to_dict("records"):
-        value = intervals.mean(kl[row["id"]])
+        value = bootstrap.mean(kl[row["id"]])
         verdict = claims.decide(value, numbers["nats"])
         yield row["model"], row["ordering"], verdict, f"{value.value:.6f} nats", (row["id"],)
 

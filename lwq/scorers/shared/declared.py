@@ -29,21 +29,24 @@ class Joint(dict[str, dict[Option, float]]):
 
 @dataclass(frozen=True)
 class Declared:
-    """What callers read of a scorer. Each of ours declares both; a user's own may leave them out,
-    and this is the one place that fills them in.
+    """What callers read of a scorer. Each of ours declares the first two; a user's own may leave
+    them out, and this is the one place that fills them in.
 
     Attributes:
         needs: statistics that it wants collected, none by default.
         granularity: of the units that it scores, blocks by default.
+        outside: whether embeddings and head are among them, which most scorers leave alone.
     """
 
     needs: frozenset[str]
     granularity: str
+    outside: bool = False
 
     @classmethod
     def of(cls, scorer: Callable[..., Found]) -> "Declared":
         needs: Any = getattr(scorer, "needs", ())
-        return cls(frozenset(needs), getattr(scorer, "granularity", "block"))
+        granularity = getattr(scorer, "granularity", "block")
+        return cls(frozenset(needs), granularity, getattr(scorer, "outside", False))
 
 
 def importance(found: Found) -> dict[str, float]:

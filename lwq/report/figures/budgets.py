@@ -1,0 +1,130 @@
+"""What plans of all sizes lose, how far scores agree, and a plan matrix by matrix."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from lwq.contracts import Option
+from lwq.report.figures import style
+from lwq.report.figures.strips import WIDTHS
+
+PLAIN = ("blocks", "whole file")  # ways that the axis says
+SHOWN = 9  # methods that get a line of their own, best first
+PALETTE = [color for color, _ in style.COLORS]
+
+
+def method(ordering: str, way: str) -> str:
+    """What a score and an allocator are called: "LIM + topk", "fisher kl + knapsack, group
+    sizes".
+    """
+    score, plus, allocator = ordering.partition(" + ")
+    return f"{style.label(score)}{plus}{allocator}" + ("" if way in PLAIN else f", {way}")
+
+
+def size_curves(frame: pd.DataFrame, uniform: pd.DataFrame, title: str) -> Figure:
+    """KL against stored megabytes, on a log scale: uniform bits black, random orders grey, the best
+    methods each with a line.
+
+    Args:
+        frame: plans with `ordering`, `way`, `seed`, `total_bytes`, `kl` and `ratio`.
+        uniform: uniform plans, with `total_bytes` and `kl`.
+    """
+    figure, axes = style.canvas(7.5, 4.2)
+    axis = axes[0][0]
+    chance = style.is_random(frame)
+    methods = sorted(
+        frame[~chance].groupby(["ordering", "way"], sort=False),
+        key=lambda entry: np.log(entry[1]["ratio"]).mean(),
+    )
+    for place, ((ordering, way), own) in enumerate(methods[:SHOWN]):
+        own = own.sort_values("total_bytes")
+        label = method(str(ordering), str(way))
+        look = {"color": PALETTE[place % len(PALETTE)], "marker": style.MARKERS[place]}
+        axis.plot(own["total_bytes"] / 1e6, own["kl"], ms=4, lw=1.3, label=label, **look)
+    axis.plot(
+        frame.loc[chance, "total_bytes"] / 1e6,
+        frame.loc[chance, "kl"],
+        ls="",
+        marker=".",
+        color=style.RANDOM,
+        label="random orders",
+    )
+    if len(uniform):
+        axis.plot(
+            uniform["total_bytes"] / 1e6,
+            uniform["kl"],
+            color=style.UNIFORM,
+            marker="s",
+            ms=4,
+            label="uniform",
+        )
+    style.log_scale(axis)
+    axis.set(xlabel="stored size (MB)", ylabel="KL to the untouched model (nats/token)")
+    axis.set_title(title, fontsize=9)
+    figure.legend(loc="outside right center", frameon=False, fontsize=7.5)
+    return figure
+
+
+def correlations(frame: pd.DataFrame, title: str) -> Figure:
+    """Spearman's rank correlation of each score with each other, as a square of numbers."""
+    side = 1.8 + 0.36 * len(frame)
+    figure, axes = style.canvas(side + 0.8, side)
+    sns.heatmap(
+        frame,
+        ax=axes[0][0],
+        cmap="vlag",
+        vmin=-1,
+        vmax=1,
+        annot=len(frame) <= 25,
+        fmt=".1f",
+        annot_kws={"size": 6},
+        linewidths=0.4,
+        cbar_kws={"label": "rank correlation"},
+    )
+    axes[0][0].tick_params(labelsize=7)
+    axes[0][0].set_title(title, fontsize=9)
+    return figure
+
+
+def plan_map(bits: Mapping[str, Option], title: str) -> Figure:
+    """A plan by block (down) and kind of matrix (across); the number is the option."""
+    table = _by_kind(bits)
+    codes = table.map(lambda option: _code(option))
+    figure, axes = style.canvas(1.8 + 0.75 * table.shape[1], 1.4 + 0.19 * len(table))
+    sns.heatmap(
+        codes,
+        ax=axes[0][0],
+        cmap=sns.color_palette("cividis_r", len(WIDTHS)),
+        vmin=0,
+        vmax=len(WIDTHS) - 1,
+        annot=table.fillna("").astype(str),
+        fmt="",
+        annot_kws={"size": 6.5},
+        linewidths=0.5,
+        cbar=False,
+    )
+    axes[0][0].set(xlabel="", ylabel="block")
+    axes[0][0].tick_params(labelsize=7)
+    axes[0][0].tick_params(axis="y", rotation=0)
+    axes[0][0].set_title(title, fontsize=9)
+    return figure
+
+
+def _by_kind(bits: Mapping[str, Option]) -> pd.DataFrame:
+    """Block or place (rows) x kind of matrix (columns) -> option; None where there is none."""
+    cells: dict[str, dict[str, Option]] = {}
+    for unit, option in bits.items():
+        *_, kind = unit.split(".")
+        number = next((part for part in unit.split(".") if part.isdigit()), "outside")
+        cells.setdefault(number, {})[kind] = option
+    return pd.DataFrame(cells).T.astype(object)
+
+
+def _code(option: Option | float) -> float:
+    """Place between the colours of two whole widths; NaN of none."""
+    if isinstance(option, str):
+        option = float(option.partition("g")[0])
+    return float(np.interp(option, WIDTHS, range(len(WIDTHS)))) if option == option else np.nan

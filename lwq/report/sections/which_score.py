@@ -1,0 +1,393 @@
+"""The study of scores: which one, with which allocator, at which size? Its rules and tables."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lwq.common.names import nickname
+from lwq.contracts.section import Picture, Section
+from lwq.report import claims, figures, interactions, intervals
+from lwq.report.bootstrap import Interval, Sample, mean
+from lwq.report.claims import FAILS, HOLDS, Found, decide
+from lwq.report.figures import budgets, style
+from lwq.results.plans import StoredPlan
+from lwq.studies import grid
+from lwq.studies.interactions import TOGETHER
+
+NAME = "which_score"
+BLOCKS = "blocks"  # embeddings and head stay at 16 bits
+GROUPS = "group sizes"  # options are widths with group sizes
+WHOLE = "whole file"  # embeddings and head among the units
+READING = "reading"  # a score beside the measured harm of single units
+MEASURED = "at_option"  # the score that is measured, unit by unit
+# what plans must share to be compared
+SAME = ["model", "fingerprint", "quantizer", "calibration", "judge", "dtype"]
+METHOD = ["ordering", "way"]
+PANEL = ["model", "quantizer", "judge", "whole"]  # what a table and a figure show together
+
+
+def plans_of(table: pd.DataFrame) -> pd.DataFrame:
+    """One line a measured plan: its row, and its KL as `kl`, its perplexity and top-1 beside."""
+    measured = table[table["metric"].isin(("kl", "perplexity", "top1"))]
+    wide = measured.pivot_table(index="id", columns="metric", values="value")
+    rows = measured.drop_duplicates("id").drop(columns=["metric", "value", "n"])
+    return rows.join(wide, on="id")
+
+
+def budget_of(row: Mapping[Any, Any]) -> float:
+    """Stored bits a weight that a plan was held to; NaN where there was no budget."""
+    return float(str(row["budget"]).partition("=")[2] or "nan")
+
+
+def frontier(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of uniform plans those on the lower convex hull of log KL over bytes, from the smallest."""
+    kept: list[dict[Any, Any]] = []
+    for row in rows.sort_values(["total_bytes", "kl"]).to_dict("records"):
+        point = row["total_bytes"], np.log(row["kl"])
+        if kept and point[0] == kept[-1]["total_bytes"]:
+            continue
+        while len(kept) > 1 and _below(kept[-2], kept[-1], point):
+            kept.pop()
+        kept.append(row)
+    return pd.DataFrame(kept)
+
+
+def _below(first: Mapping[Any, Any], middle: Mapping[Any, Any], last: tuple[float, float]) -> bool:
+    """Whether the line from `first` to `last` passes below `middle`."""
+    (x, y), (u, v) = ((row["total_bytes"], float(np.log(row["kl"]))) for row in (first, middle))
+    return (v - y) * (last[0] - x) >= (last[1] - y) * (u - x)
+
+
+def uniform_at(
+    uniform: pd.DataFrame, total: int, kl: Mapping[str, Sample]
+) -> tuple[Sample, tuple[str, ...]] | None:
+    """KL of uniform bits at `total` bytes on each window, and the rows behind it.
+
+    Between two sizes it is a straight line in log KL, which passes below a straight line in KL: the
+    comparison that is harder to win. None beyond the sizes that were measured.
+    """
+    sizes = uniform["total_bytes"].to_numpy(dtype=float)
+    above = int(np.searchsorted(sizes, total))
+    if above == len(sizes) or (above == 0 and sizes[0] > total):
+        return None
+    right = uniform.iloc[above]["id"]
+    if sizes[above] == total:
+        return kl[right], (right,)
+    left = uniform.iloc[above - 1]["id"]
+    share = (total - sizes[above - 1]) / (sizes[above] - sizes[above - 1])
+    below, beyond = kl[left], kl[right]
+    mixed = np.exp((1 - share) * np.log(below.values) + share * np.log(beyond.values))
+    return Sample(mixed, below.documents), (left, right)
+
+
+def compared(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
+    """Every plan beside uniform bits of its bytes.
+
+    Returns:
+        A line a plan with a budget: the columns of its row, `kl`, `perplexity`, `top1`, `asked`
+        (bits a weight that it was held to), `whole` (embeddings and head among the units), `gain`,
+        `low`, `high` (KL of uniform bits less its own, nats a token; above 0 it is better; NaN
+        where no uniform plans lie on both sides), `ratio` (its KL over that of uniform bits) and
+        `beside` (ids of those).
+    """
+    kl = intervals.by_id(windows, "kl")
+    found = []
+    table = table[~table["way"].isin(("original", TOGETHER))]
+    for _, part in plans_of(table).groupby(SAME, sort=False):
+        whole = part["way"].str.startswith(WHOLE)
+        for beyond, rows in ((False, part[~whole]), (True, part[whole])):
+            flat = frontier(rows[rows["ordering"] == "uniform"])
+            for row in rows[rows["ordering"] != "uniform"].to_dict("records"):
+                line = {**row, "asked": budget_of(row), "whole": beyond}
+                found.append({**line, **_gain(row, flat, kl)})
+    return pd.DataFrame(found)
+
+
+def _gain(row: Mapping[Any, Any], flat: pd.DataFrame, kl: Mapping[str, Sample]) -> dict[str, Any]:
+    beside = uniform_at(flat, row["total_bytes"], kl) if len(flat) else None
+    if beside is None:
+        nothing = float("nan")
+        return {
+            **{"gain": nothing, "low": nothing, "high": nothing, "ratio": nothing},
+            "beside": (),
+        }
+    truth, ids = beside
+    gain = mean(truth - kl[row["id"]])
+    ratio = kl[row["id"]].mean() / truth.mean()
+    return {"gain": gain.value, "low": gain.low, "high": gain.high, "ratio": ratio, "beside": ids}
+
+
+def never_worse(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, Any]) -> Found:
+    """It holds unless the interval of the gain over uniform bits lies below 0."""
+    for row in _of(compared(table, windows), numbers["recipe"]):
+        if np.isnan(row["gain"]):
+            continue
+        gain = Interval(row["gain"], row["low"], row["high"])
+        verdict = FAILS if decide(gain) == FAILS else HOLDS
+        text = f"KL {row['kl']:.4f}, gain over uniform bits of its bytes {_signed(gain)}"
+        yield row["model"], _setting(row), verdict, text, (*row["beside"], row["id"])
+
+
+def beats(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, Any]) -> Found:
+    """The interval of the other's KL less the recipe's, at the same limit of bytes, lies above
+    0.
+    """
+    kl = intervals.by_id(windows, "kl")
+    frame = compared(table, windows)
+    others = {
+        tuple(row[column] for column in (*SAME, "budget")): row
+        for row in _of(frame, numbers["other"])
+    }
+    for row in _of(frame, numbers["recipe"]):
+        other = others.get(tuple(row[column] for column in (*SAME, "budget")))
+        if other is None or row["whole"]:
+            continue
+        gain = mean(kl[other["id"]] - kl[row["id"]])
+        text = f"KL {row['kl']:.4f}, beside {other['kl']:.4f}, gain {_signed(gain)}"
+        yield row["model"], _setting(row), decide(gain), text, (other["id"], row["id"])
+
+
+def _of(frame: pd.DataFrame, method: list[str]) -> list[dict[Any, Any]]:
+    """The lines of a method: an ordering, and the ways that count."""
+    if frame.empty:
+        return []
+    ordering, *ways = method
+    return frame[(frame["ordering"] == ordering) & frame["way"].isin(ways)].to_dict("records")
+
+
+def _setting(row: Mapping[Any, Any]) -> str:
+    what = f"{row['asked']:g} bits"
+    if row["whole"]:
+        what = f"{row['total_bytes'] / 1e6:.1f} MB, embeddings too"
+    return f"{nickname(row['quantizer'])}, {what}"
+
+
+def _signed(gain: Interval) -> str:
+    return f"{gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
+
+
+def quality(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """One table a model and quantizer: KL of each method at each size, best first.
+
+    Returns:
+        model, quantizer, judge, whole, sizes (text) and lines of method, cells (text, bold where
+        the interval says better than uniform bits), worth (mean ratio to uniform bits, text).
+    """
+    for (model, quantizer, judge, whole), part in frame.groupby(PANEL):
+        sizes = sorted(part["asked"].dropna().unique())
+        yield {
+            "model": model,
+            "quantizer": nickname(str(quantizer)),
+            "judge": _windows(judge),
+            "whole": bool(whole),
+            "sizes": [_size(part, size, bool(whole)) for size in sizes],
+            "lines": [
+                {
+                    "method": method,
+                    "cells": [_cell(own[own["asked"] == size]) for size in sizes],
+                    "worth": _worth(own),
+                }
+                for method, own in _best_first(part)
+            ],
+        }
+
+
+def _windows(text: object) -> str:
+    """Judging windows, without the hash of their tokens."""
+    return str(text).partition(" #")[0]
+
+
+def _best_first(part: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """What `_methods` finds, by the ratio to uniform bits."""
+    return sorted(_methods(part), key=lambda entry: _order(entry[1]))
+
+
+def _methods(part: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """(what readers call it, its lines); random orders together."""
+    chance = style.is_random(part)
+    for (ordering, way), own in part[~chance].groupby(METHOD, sort=False):
+        yield budgets.method(str(ordering), str(way)), own
+    kinds = part["ordering"].str.partition(" + ")[2]
+    for (kind, way), own in part[chance].groupby([kinds, "way"], sort=False):
+        yield budgets.method(f"{intervals.RANDOM} + {kind}", str(way)), own
+
+
+def _cell(own: pd.DataFrame) -> str:
+    if own.empty:
+        return "–"
+    text = f"{own['kl'].median():.3f}"
+    if len(own) > 1:
+        return f"{text} ({own['kl'].min():.3f} to {own['kl'].max():.3f})"
+    return f"**{text}**" if own["low"].iloc[0] > 0 else text
+
+
+def _worth(own: pd.DataFrame) -> str:
+    ratio = own["ratio"].dropna()
+    return "–" if ratio.empty else f"{np.exp(np.log(ratio).mean()):.2f}"
+
+
+def _order(own: pd.DataFrame) -> float:
+    ratio = own["ratio"].dropna()
+    return float("inf") if ratio.empty else float(np.log(ratio).mean())
+
+
+def _size(part: pd.DataFrame, size: float, whole: bool) -> str:
+    if not whole:
+        return f"{size:g}"
+    return f"{part.loc[part['asked'] == size, 'total_bytes'].max() / 1e6:.1f} MB"
+
+
+def readings(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """One line a model, quantizer and score: its rank correlation with the measured harm of single
+    units, and what it took.
+
+    Returns:
+        model, quantizer, score, units (how many), spearman, forwards, backwards (text).
+    """
+    rows = table[table["way"] == READING]
+    wide = rows.pivot_table(
+        index=["model", "quantizer", "ordering", "units"], columns="metric", values="value"
+    ).reset_index()
+    if "spearman" not in wide:
+        return
+    wide = wide[wide["ordering"].str.partition("(")[0] != MEASURED]
+    wide = wide.sort_values(["model", "quantizer", "units", "spearman"], ascending=False)
+    for row in wide.to_dict("records"):
+        yield {
+            "model": row["model"],
+            "quantizer": nickname(row["quantizer"]),
+            "score": style.label(row["ordering"]),
+            "units": int(row["units"]),
+            "spearman": f"{row['spearman']:.2f}",
+            **{key: _passes(row.get(key)) for key in ("forwards", "backwards")},
+        }
+
+
+def _passes(value: float | None) -> str:
+    return "–" if value is None or np.isnan(value) else f"{value:.1f}"
+
+
+def agreement(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
+    """Rank correlation of every score with every other, of one model, quantizer and kind of unit.
+
+    Args:
+        table: rows of the way "reading", of equally many units.
+        windows: the arrays behind them.
+
+    Returns:
+        Square, symmetric, the labels of the scores on both sides, the measured harm first.
+    """
+    scores = intervals.by_id(windows, "score")
+    rows = table[table["metric"] == "spearman"].drop_duplicates("ordering")
+    rows = rows.sort_values("value", ascending=False)
+    columns = {
+        style.label(row["ordering"]): scores[row["id"]].values for row in rows.to_dict("records")
+    }
+    return pd.DataFrame(columns).corr(method="spearman")
+
+
+def which(frame: pd.DataFrame, table: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """The closing table: one line a score and allocator, over all models, quantizers and sizes.
+
+    Returns:
+        method, settings (how many), worth (geometric mean of KL over uniform bits' KL), better,
+        worse (in how many settings the interval says so), forwards, backwards (text).
+    """
+    if frame.empty:
+        return
+    inner = frame[~frame["whole"].astype(bool) & frame["ratio"].notna()]
+    taken = {row["score"]: row for row in readings(table)}
+    for method, own in _best_first(inner):
+        cost = taken.get(method.partition(" + ")[0], {})
+        yield {
+            "method": method,
+            "settings": len(own),
+            "worth": _worth(own),
+            "better": int((own["low"] > 0).sum()),
+            "worse": int((own["high"] < 0).sum()),
+            "forwards": cost.get("forwards", "–"),
+            "backwards": cost.get("backwards", "–"),
+        }
+
+
+def section(table: pd.DataFrame, plans: Mapping[str, StoredPlan], windows: pd.DataFrame) -> Section:
+    """All that the report says of the study."""
+    frame = compared(table, windows)
+    claimed = grid.catalogue()[NAME]["claims"]
+    shown = {
+        "": tuple(_curves(frame, table)),
+        "scores": tuple(_agreements(table, windows)),
+        "plans": tuple(_best_plans(frame, plans)),
+    }
+    tables = {
+        "quality": list(quality(frame)) if len(frame) else [],
+        "readings": list(readings(table)),
+        "which": list(which(frame, table)),
+        "together": [
+            {**line, "quantizer": nickname(line["quantizer"])}
+            for line in interactions.lines(table[table["way"] == TOGETHER], plans)
+        ],
+    }
+    return Section(claims.verdicts(table, windows, claimed, RULES), tables, figures=shown)
+
+
+def _curves(frame: pd.DataFrame, table: pd.DataFrame) -> Iterator[Picture]:
+    if frame.empty:
+        return
+    flat = plans_of(table[table["ordering"] == "uniform"])
+    flat = flat.assign(whole=flat["way"].str.startswith(WHOLE))
+    for place, part in frame.groupby(PANEL):
+        model, quantizer, judge, whole = place
+        own = frontier(flat[(flat[PANEL] == list(place)).all(axis=1)])
+        what = "whole file" if whole else "blocks"
+        name = f"{model}, {nickname(str(quantizer))}, {what}, {_windows(judge)}"
+        yield Picture(
+            figures.size_curves,
+            (part, own, name),
+            name,
+            f"KL to the untouched model against stored size, one line a method: {name}.",
+            f"study {NAME}, model {model}, quantizer {quantizer}, judge {judge}",
+        )
+
+
+def _agreements(table: pd.DataFrame, windows: pd.DataFrame) -> Iterator[Picture]:
+    rows = table[table["way"] == READING]
+    for (model, quantizer, units), part in rows.groupby(["model", "quantizer", "units"]):
+        found = agreement(part, windows)
+        name = f"{model} {nickname(str(quantizer))} {units} units"
+        yield Picture(
+            figures.correlations,
+            (found, f"{model}, {nickname(str(quantizer))}, {units} units"),
+            name,
+            f"Rank correlation of scores with each other and with measured harm: {name}.",
+            f"study {NAME}, way {READING}, model {model}, units {units}",
+        )
+
+
+def _best_plans(frame: pd.DataFrame, plans: Mapping[str, StoredPlan]) -> Iterator[Picture]:
+    """Of each model and quantizer the plan with the least KL at the middle size."""
+    if frame.empty:
+        return
+    fine = frame[frame["plan"].map(lambda key: _is_fine(plans.get(key)))]
+    for (model, *_), part in fine.groupby(PANEL):
+        sizes = sorted(part["asked"].dropna().unique())
+        if not sizes:
+            continue
+        best = part[part["asked"] == sizes[len(sizes) // 2]].sort_values("kl").iloc[0]
+        name = f"{model}, {_setting(best)}, {_windows(best['judge'])}"
+        yield Picture(
+            figures.plan_map,
+            (plans[best["plan"]]["bits"], f"{model}, {_setting(best)}: {best['ordering']}"),
+            name,
+            f"The plan with the least KL, matrix by matrix: {name}.",
+            f"id {best['id']}",
+        )
+
+
+def _is_fine(plan: StoredPlan | None) -> bool:
+    return plan is not None and plan["granularity"] == "matrix"
+
+
+RULES: dict[str, claims.Rule] = {"never_worse": never_worse, "beats": beats}
