@@ -90,6 +90,11 @@ def names() -> dict[str, str]:
     return {name: study["about"] for name, study in catalogue().items()}
 
 
+def sizes() -> list[str]:
+    """The sizes that studies may have."""
+    return list(_read(paths.STUDIES / f"{COMMON}.yaml")["sizes"])
+
+
 def folders(size: str) -> tuple[Path, Path]:
     """(results, reports) of a size."""
     entry = pick(_read(paths.STUDIES / f"{COMMON}.yaml")["sizes"], "size", size)
