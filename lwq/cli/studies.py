@@ -137,14 +137,25 @@ def report(
     format: Annotated[
         str, typer.Option(help="markdown, latex or csv", rich_help_panel="One table")
     ] = "markdown",
+    notebooks: Annotated[
+        bool,
+        typer.Option(
+            "--notebooks",
+            help="run the notebooks at laptop size from the tracked tables instead",
+        ),
+    ] = False,
 ) -> None:
     """Build report.md, report.html and the figures from the results tables; needs no model."""
     from lwq.common import paths
     from lwq.report import page as builder
     from lwq.report import tables
-    from lwq.studies import grid
+    from lwq.studies import grid, pages
 
     results, reports = grid.folders(size)
+    if notebooks:
+        for page in pages.make():
+            print(f"page: {page}", flush=True)
+        return
     if table is not None:
         print(tables.text(results, table, format), end="")
         return

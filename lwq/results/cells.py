@@ -18,8 +18,10 @@ def write(frame: pd.DataFrame, path: Path) -> None:
     shown = frame.map(lambda value: cell(value) if isinstance(value, str) else value)
     # a carriage return ends a row for readers, and writers quote it only where they quote all texts
     odd = frame.map(lambda value: isinstance(value, str) and "\r" in value).any(axis=None)
-    quoting = csv.QUOTE_NONNUMERIC if odd else csv.QUOTE_MINIMAL
-    shown.to_csv(path, index=False, lineterminator="\n", quoting=quoting)
+    if odd:
+        shown.to_csv(path, index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    else:
+        shown.to_csv(path, index=False, lineterminator="\n")
 
 
 def read(path: Path, texts: Iterable[str]) -> pd.DataFrame:

@@ -501,6 +501,7 @@ class Experiment:
                 agreement = float(spearmanr(values, truth).statistic)
                 passes = {key: scores.cost[key] for key in PASSES if key in scores.cost}
                 self.results.keep(row, Ranking(values, agreement, passes), 0.0)
+        self.results.write()
 
     def table(self, **where: Any) -> pd.DataFrame:
         """Write what is measured, and return this experiment's rows with those columns."""

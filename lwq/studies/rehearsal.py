@@ -194,6 +194,11 @@ def _made_up(scorer: Any, layout: Layout) -> dict[str, float]:
     return {unit: float(place) for unit, place in zip(layout.units, places, strict=True)}
 
 
+def noting(found: list[Rehearsal]) -> None:
+    """Experiments from here on are noted in `found`."""
+    _noted.set(found)
+
+
 @contextmanager
 def rehearsing() -> Iterator[list[Rehearsal]]:
     """Inside, experiments take note and results are empty; yields the experiments as they come."""

@@ -100,8 +100,8 @@ def compared(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
         for beyond, rows in ((False, part[~whole]), (True, part[whole])):
             flat = frontier(rows[rows["ordering"] == "uniform"])
             for row in rows[rows["ordering"] != "uniform"].to_dict("records"):
-                line = {**row, "asked": budget_of(row), "whole": beyond}
-                found.append({**line, **_gain(row, flat, kl)})
+                line = row | {"asked": budget_of(row), "whole": beyond}
+                found.append(line | _gain(row, flat, kl))
     return pd.DataFrame(found)
 
 
