@@ -129,7 +129,9 @@ def test_the_slider_shows_the_best_measured_plan_and_uniform_bits_beside_it(open
     said = slide_to(opened, 47)
     assert "Best measured plan: LIM, 45.0 MB, 3.80 true bits" in said.replace("3.800", "3.80")
     # between 3 and 4 bits a straight line in log KL, 10 ** -2.5; the plan has half of that
-    assert "Uniform bits of the same bytes: KL 0.0032" in said and "KL 0.0016 [" in said
+    assert (
+        "Uniform bits of the same bytes, on the line: KL 0.0032" in said and "KL 0.0016 [" in said
+    )
     strip = [cell.text for cell in find(opened, ".strip tr.chosen td")]
     assert strip == ["3", "4", "3", "4", "3", "4"]
     assert "Best measured plan: uniform 4" in slide_to(opened, 30).replace("2.00", "4")

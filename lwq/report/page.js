@@ -379,7 +379,7 @@ function play() {
       `${between(best.kl, best.low_kl, best.high_kl)}, top-1 ${figures(best.top1)}, perplexity ` +
       `${figures(best.perplexity)}. `,
       best.method === "uniform" ? "No measured mix of these bytes is better. "
-        : `Uniform bits of the same bytes: KL ${figures(even)}. `,
+        : `Uniform bits of the same bytes, on the line: KL ${figures(even)}. `,
       "Row ", link, ".");
     bits.replaceChildren(...(best.strip ? [strip(here, best, choose)] : []));
   }
