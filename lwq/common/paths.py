@@ -4,7 +4,9 @@ A wheel carries `notebooks/`, `studies/` and the templates of the report under `
 has them at its root.
 """
 
+import glob
 import os
+import platform
 import shutil
 import tempfile
 import weakref
@@ -13,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
+import psutil
 
 from lwq.common.errors import InputError, RunError
 
@@ -93,9 +96,15 @@ def writing(place: str | Path) -> Iterator[None]:
 @contextmanager
 def whole(folder: Path) -> Iterator[Path]:
     """A folder that becomes `folder`, which is empty or missing, when the block ends well,
-    and else vanishes.
+    and else vanishes. What a process that was killed left of it is cleared away.
     """
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+    own = f".{folder.name}.{platform.node()}-"
+    for left in folder.parent.glob(f"{glob.escape(own)}*.part"):
+        number = left.name.removeprefix(own).partition("-")[0]
+        if number.isdecimal() and not psutil.pid_exists(int(number)):
+            shutil.rmtree(left, ignore_errors=True)
+    prefix = f"{own}{os.getpid()}-"
+    work = Path(tempfile.mkdtemp(prefix=prefix, suffix=".part", dir=folder.parent))
     try:
         yield work
         work.chmod(0o755)
