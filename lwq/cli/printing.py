@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from lwq.contracts import Plan
     from lwq.contracts.methods import Quantizer
     from lwq.inputs.texts import Drawn
+    from lwq.recipes.check import Checked
     from lwq.recipes.compressed import Compressed
 
 
@@ -94,6 +95,14 @@ def show_compressed(made: "Compressed") -> None:
     show("with 95 % intervals", ["", "MB", "perplexity", "KL", "KL beyond the plan's"], rows)
     print(f"judged on {made.judge}. {made.advice}")
     print(f"written to {made.folder}")
+
+
+def show_checked(found: "Checked") -> None:
+    """What was found of a model, line by line, and what uniform plans of it weigh."""
+    for line in found.lines():
+        print(line)
+    table = found.table
+    show("bytes of uniform plans, under every convention", list(table), table.to_numpy().tolist())
 
 
 def show_guard(found: dict[str, Any]) -> None:
