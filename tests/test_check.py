@@ -6,9 +6,11 @@ pytest tests/test_check.py
 import architectures
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import lwq
 from lwq import models
+from lwq.cli.commands import app
 from lwq.exporters.targets import TARGETS
 from lwq.recipes.check import check
 from lwq.recipes.outlook import took
@@ -113,3 +115,34 @@ def test_the_estimate_follows_the_work(folder):
     assert two.outlook.seconds["guard"] == 0 < one.outlook.seconds["guard"]
     assert one.outlook.memory == two.outlook.memory and one.outlook.disk == two.outlook.disk
     assert torch.get_default_dtype() == torch.float32
+
+
+def call(*arguments):
+    result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_in_the_shell(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(lwq.Recipe, "costs", lambda *_: pytest.fail("scored"))
+    output = call("check", folder, "--size", "140kB", "--target", "llama.cpp")
+    assert "4 blocks, 29 matrices" in output and "all 4" in output and "estimate" not in output
+    dry = call("compress", folder, "--avg-bits", "4", "--dry-run")
+    assert "can be reached" in dry and "written" not in dry
+    with pytest.raises(lwq.InputError, match="--out names"):
+        call("compress", folder, "--avg-bits", "4")
+
+
+def test_a_plan_of_another_program_is_taken_over_in_the_shell(folder, tmp_path):
+    model, tokenizer = lwq.load("toy")
+    layout = models.layout(model, "matrix")
+    bits = {unit: (4, 3, 8)[i % 3] for i, unit in enumerate(layout.units)}
+    plan = lwq.Plan(bits, layout, "rtn(group_size=32, sym=True)")
+    lwq.export(model, plan, tmp_path / "gptq", tokenizer, format="gptq")
+    out = tmp_path / "plan.json"
+    said = call("plan", "toy", "--from", tmp_path / "gptq" / "config.json", "--out", out)
+    found = lwq.Plan.load(out)
+    assert {unit: found.bits[unit] for unit in bits} == bits and "true bits" in said
+    assert found.bits["model.embed_tokens"] == 16
+    with pytest.raises(lwq.InputError, match="size of its own"):
+        call("plan", "toy", "--from", tmp_path / "gptq", "--avg-bits", "4", "--out", out)

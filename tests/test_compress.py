@@ -46,7 +46,10 @@ def test_llama_cpp_gets_a_gguf_ggml(tmp_path):
 
 def test_the_folder_opens_and_judges_as_the_table_says(tmp_path):
     found = made(tmp_path / "out")
-    model, tokenizer = lwq.load(str(found.folder))
+    run: dict = {}
+    exec(found.loading, run)  # the snippet of its card
+    model, tokenizer = run["model"], run["tokenizer"]
+    assert found.folder.name in (found.folder / "README.md").read_text().rpartition("```")[0]
     judging = lwq.windows("toy", tokenizer, n=16, length=256, split="judge")
     losses = lwq.evaluate(model, judging)
     assert losses.perplexity == pytest.approx(found.lines[-1].perplexity.value, rel=1e-6)

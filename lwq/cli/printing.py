@@ -1,5 +1,6 @@
 """What commands print: tables on standard output."""
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from lwq.common import strips
@@ -94,7 +95,9 @@ def show_compressed(made: "Compressed") -> None:
     ]
     show("with 95 % intervals", ["", "MB", "perplexity", "KL", "KL beyond the plan's"], rows)
     print(f"judged on {made.judge}. {made.advice}")
-    print(f"written to {made.folder}")
+    print(f"written to {made.folder}; README.md there says how it was made. To load it:\n")
+    print(textwrap.indent(made.loading, "    "))
+    print(f"\nThe same with yours: lwq compress FOLDER --size … --target {made.target} --out DIR")
 
 
 def show_checked(found: "Checked") -> None:

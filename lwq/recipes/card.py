@@ -4,21 +4,10 @@ from collections.abc import Mapping
 
 from lwq.common import strips
 from lwq.common.version import VERSION
-from lwq.recipes.compressed import Compressed
-
-LOAD = {  # target -> the lines that load the folder
-    "lwq": "import lwq\n\nmodel, tokenizer = lwq.load({folder!r})",
-    "transformers": (
-        "from transformers import AutoModelForCausalLM  # and: pip install compressed-tensors\n\n"
-        "model = AutoModelForCausalLM.from_pretrained({folder!r})"
-    ),
-    "vllm": "from vllm import LLM\n\nmodel = LLM({folder!r})",
-    "mlx": "from mlx_lm import load\n\nmodel, tokenizer = load({folder!r})",
-    "llama.cpp": "llama-cli -m {folder}/model.gguf -p 'Once upon a time'",
-}
+from lwq.recipes.compressed import LOAD, Compressed
 
 
-def card(made: Compressed, asked: Mapping[str, str], model: str, target: str) -> str:
+def card(made: Compressed, asked: Mapping[str, str], model: str) -> str:
     """The README of the folder, in Markdown."""
     rows = [line.cells() for line in made.lines]
     head = list(rows[0])
@@ -46,7 +35,7 @@ def card(made: Compressed, asked: Mapping[str, str], model: str, target: str) ->
             "## How to load it",
             "",
             "```",
-            LOAD[target].format(folder=made.folder.name),
+            LOAD[made.target].format(folder=made.folder.name),
             "```",
             "",
             f"The licence is that of {model}. Quality was measured on a few thousand tokens of one "

@@ -106,10 +106,10 @@ def compress(
     drawn = judge.draw(tokenizer)
     lines = _lines(loaded, plan, others, budget, bank, drawn, beyond)
     said = f"{_advice(lines)} {bootstrap.remark(drawn.documents)}".strip()
-    made = Compressed(folder, plan, tuple(lines), str(judge), said)
+    made = Compressed(folder, target, plan, tuple(lines), str(judge), said)
     with paths.whole(folder) as work:
         fill(work, loaded, bank.packed_of(plan), plan, tokenizer, exporter)
-        _describe(work, made, asked, model, target)
+        _describe(work, made, asked, model)
     bank.release()
     return made
 
@@ -272,14 +272,12 @@ def _advice(lines: list[Judged]) -> str:
     )
 
 
-def _describe(
-    work: Path, made: Compressed, asked: Mapping[str, str], model: str, target: str
-) -> None:
+def _describe(work: Path, made: Compressed, asked: Mapping[str, str], model: str) -> None:
     """The card, and the record of what was asked for, in the folder before it has its name."""
     record = {"asked": dict(asked), "judge": made.judge, "advice": made.advice}
     lines = [asdict(line) for line in made.lines]
     with paths.writing(work):
-        (work / "README.md").write_text(card(made, asked, model, target), encoding="utf-8")
+        (work / "README.md").write_text(card(made, asked, model), encoding="utf-8")
         said = json.dumps({**record, "lines": lines}, indent=1)
         (work / DONE).write_text(said, encoding="utf-8")
 
@@ -296,4 +294,4 @@ def _finished(folder: Path, asked: Mapping[str, str]) -> Compressed | None:
         )
     lines = tuple(Judged.read(line) for line in record["lines"])
     plan = Plan.load(folder / "plan.json")
-    return Compressed(folder, plan, lines, record["judge"], record["advice"])
+    return Compressed(folder, asked["target"], plan, lines, record["judge"], record["advice"])
