@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -121,7 +122,7 @@ def judging(model: str) -> WindowSpec:
 
 
 def _say(
-    model: nn.Module,
+    model: Any,
     budget: Budget,
     packer: Quantizer,
     recipe: Recipe,

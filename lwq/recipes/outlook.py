@@ -154,12 +154,12 @@ class Work:
 
     def _banked(self, options: list[Option]) -> float:
         """Every matrix at every option, and the folder."""
-        layout, total = self.budget.layout, 0
+        layout, total = self.budget.layout, self._written()
         for unit, names in layout.units.items():
             packer = self.packer.outside if unit in layout.outside else self.packer
             own = [option for option in options if option in packer.levels]
             total += sum(matrix_bytes(s, o, packer) for s in names.values() for o in own)
-        return total + self._written()
+        return total
 
     def _written(self) -> float:
         if self.budget.limit == "max_bytes":
@@ -171,7 +171,7 @@ class Work:
         """Weights, the originals of those that plans change, what is packed, and the reference."""
         layout = self.budget.layout
         weights = layout.total + sum(layout.rest.values())
-        held = wide * (weights + self.inner)
+        held = float(wide * (weights + self.inner))
         if self.streamed:
             held = 2 * wide * (self.inner / max(len(layout.rest) - 1, 1) + self.head)
         packed = min(self._banked(options), BANK)
