@@ -2,7 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
+from lwq.common.markup import plain
+
 if TYPE_CHECKING:
+    from rich.console import JustifyMethod
+
     from lwq.contracts import Plan
     from lwq.contracts.methods import Quantizer
     from lwq.inputs.texts import Drawn
@@ -10,27 +14,28 @@ if TYPE_CHECKING:
 
 
 def show(title: str, columns: list[str], rows: list[list[Any]]) -> None:
-    """A table on standard output; numbers to the right."""
+    """A table on standard output; numbers to the right. All texts are shown as they are: rich would
+    read `[bold]` in a name as markup.
+    """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(plain(title)), title_justify="left")
     for index, column in enumerate(columns):
         numeric = bool(rows) and isinstance(rows[0][index], int | float)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        justify: JustifyMethod = "right" if numeric else "left"
+        table.add_column(Text(plain(column)), justify=justify, overflow="fold")
     for row in rows:
-        table.add_row(
-            *(
-                f"{cell:,.4g}"
-                if isinstance(cell, float)
-                else f"{cell:,}"
-                if type(cell) is int
-                else str(cell)
-                for cell in row
-            )
-        )
+        table.add_row(*(Text(plain(_shown(cell))) for cell in row))
     console = Console()
     console.print(table) if console.is_terminal else Console(width=160).print(table)
+
+
+def _shown(cell: Any) -> str:
+    if isinstance(cell, float):
+        return f"{cell:,.4g}"
+    return f"{cell:,}" if type(cell) is int else str(cell)
 
 
 def show_scores(title: str, scores: Any) -> None:

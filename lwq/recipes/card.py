@@ -1,8 +1,10 @@
 """The card of a compressed model: what it is, what was lost, how to load it."""
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 
+from lwq.common.markup import code, line, markdown
 from lwq.common.version import VERSION
 from lwq.recipes.compressed import Compressed
 
@@ -14,7 +16,7 @@ LOAD = {  # target -> the lines that load the folder
     ),
     "vllm": "from vllm import LLM\n\nmodel = LLM({folder!r})",
     "mlx": "from mlx_lm import load\n\nmodel, tokenizer = load({folder!r})",
-    "llama.cpp": "llama-cli -m {folder}/model.gguf -p 'Once upon a time'",
+    "llama.cpp": "llama-cli -m {quoted} -p 'Once upon a time'",
 }
 
 
@@ -22,36 +24,38 @@ def card(made: Compressed, asked: Mapping[str, str], model: str, target: str) ->
     """The README of the folder, in Markdown."""
     rows = [line.cells() for line in made.lines]
     head = list(rows[0])
-    table = [head, ["---"] * len(head), *(list(row.values()) for row in rows)]
     counts = Counter(map(str, made.plan.bits.values()))
+    quoted = shlex.quote(f"{line(made.folder.name)}/model.gguf")
     guard = made.plan.provenance.get("guard", {})
-    said = [f"- {key}: `{value}`" for key, value in asked.items()]
+    said = [f"- {markdown(key)}: {code(value)}" for key, value in asked.items()]
     return "\n".join(
         [
-            f"# {model}, compressed by lwq {VERSION}",
+            f"# {markdown(model)}, compressed by lwq {VERSION}",
             "",
             f"Bits of {len(made.plan.bits)} units: "
             + ", ".join(f"{count} at {option}" for option, count in sorted(counts.items()))
             + ". `plan.json` has them one by one.",
             "",
-            *(f"| {' | '.join(row)} |" for row in table),
+            f"| {' | '.join(map(markdown, head))} |",
+            f"|{'---|' * len(head)}",
+            *(f"| {' | '.join(map(markdown, row.values()))} |" for row in rows),
             "",
-            f"Judged on {made.judge}, beside the untouched model; 95 % intervals over documents. "
-            f"{made.advice}",
+            f"Judged on {markdown(made.judge)}, beside the untouched model; 95 % intervals over "
+            f"documents. {markdown(made.advice)}",
             "",
             "## How it was made",
             "",
             *said,
-            f"- guard: `{guard}`",
+            f"- guard: {code(guard)}",
             "",
             "## How to load it",
             "",
             "```",
-            LOAD[target].format(folder=made.folder.name),
+            LOAD[target].format(folder=line(made.folder.name), quoted=quoted),
             "```",
             "",
-            f"The licence is that of {model}. Quality was measured on a few thousand tokens of one "
-            "text: judge it on yours before you rely on it.",
+            f"The licence is that of {markdown(model)}. Quality was measured on a few thousand "
+            "tokens of one text: judge it on yours before you rely on it.",
             "",
         ]
     )

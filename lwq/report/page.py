@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lwq.common import paths
 from lwq.common.errors import InputError
+from lwq.common.hashing import digest
 from lwq.common.names import nickname
 from lwq.common.version import VERSION
 from lwq.contracts.section import Picture, Section, Verdict
@@ -23,6 +24,7 @@ from lwq.studies import grid
 
 VERDICTS = "verdicts.csv"
 FIGURES = "figures"  # beside the report; the only place that its pictures come from
+LONGEST = 200  # letters of a picture's file name
 VERDICT = list(Verdict.__dataclass_fields__)
 MARKS = ("<!-- verdicts: written by lwq report -->", "<!-- end of verdicts -->")
 STYLE = """
@@ -140,7 +142,7 @@ class Drawing:
     def __call__(self, picture: Picture) -> dict[str, str]:
         """Draw it into a file named after what it shows and the function that draws it."""
         name = picture.draw.__name__
-        file = re.sub(r"[^a-z0-9]+", "-", f"{picture.what}-{name}".lower()) + ".png"
+        file = self._file(f"{picture.what}-{name}")
         figure = picture.draw(*picture.arguments)
         self.drawn.add(file)
         with paths.replacing(self.folder / file) as temporary:
@@ -148,6 +150,14 @@ class Drawing:
         function = f"{picture.draw.__module__}.{name}"
         where = f"{self.folder.name}/{file}"
         return {"function": function, "file": where, "alt": picture.alt, "rows": picture.rows}
+
+    def _file(self, what: str) -> str:
+        """A name of letters, digits and dashes that no other picture has, short enough for a
+        disk.
+        """
+        short = re.sub(r"[^a-z0-9]+", "-", what.lower())[:LONGEST]
+        file = f"{short}.png"
+        return file if file not in self.drawn else f"{short}-{digest(what)}.png"
 
     def clean(self) -> None:
         """Delete pictures of earlier reports."""
