@@ -4,6 +4,7 @@ A wheel carries `notebooks/`, `studies/` and the templates of the report under `
 has them at its root.
 """
 
+import errno
 import os
 import shutil
 import tempfile
@@ -19,6 +20,8 @@ PACKAGE = Path(__file__).resolve().parents[1]
 IN_CLONE = (PACKAGE.parent / "studies" / "common.yaml").is_file()
 DATA = PACKAGE.parent if IN_CLONE else PACKAGE / "_data"  # what ships with the package, read only
 WORK = PACKAGE.parent if IN_CLONE else Path.cwd()  # where results and reports are written
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk without room, however it is limited
 
 NOTEBOOKS = DATA / "notebooks"
 STUDIES = DATA / "studies"
@@ -83,15 +86,23 @@ def writing(place: str | Path) -> Iterator[None]:
 @contextmanager
 def whole(folder: Path) -> Iterator[Path]:
     """A folder that becomes `folder`, which is empty or missing, when the block ends well,
-    and else vanishes.
+    and else vanishes. Errors name `folder`, where the user looks for it, in place of it.
     """
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+    with writing(folder):
+        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
     try:
         yield work
         work.chmod(0o755)
         if folder.exists():
             folder.rmdir()
         work.rename(folder)
+    except (InputError, RunError) as error:
+        raise type(error)(str(error).replace(str(work), str(folder))) from error.__cause__
+    except OSError as error:
+        if str(work) not in str(error.filename) and error.errno not in FULL:
+            raise
+        with writing(folder):
+            raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

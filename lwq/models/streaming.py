@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from lwq.models import checkpoint, settings
 from lwq.models.checkpoint import INDEX
 from lwq.models.state import stands
 
+SCRATCH, LOCK = "offload-", ".lock"  # of folders for changed weights, and inside each
 BUFFERS = "(buffers)"  # stands for a part that is always in memory
 
 
@@ -250,8 +252,7 @@ class Offload:
 
     def _save(self, part: str) -> None:
         if self._scratch is None:
-            # not the system's temporary folder, which may live in memory
-            self._scratch = Path(tempfile.mkdtemp(dir=paths.cache(), prefix="offload-"))
+            self._scratch, self._lock = scratch(paths.cache())
             weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
         self._changed[part] = self._scratch / f"{part}.safetensors"
         tensors = {key: t.data.contiguous() for key, t in self._own(part).items()}
@@ -266,6 +267,21 @@ class Offload:
         new = new if isinstance(new, nn.Parameter) else nn.Parameter(new, requires_grad=False)
         for owner, name in self.slots[key]:
             owner._parameters[name] = new
+
+
+def scratch(home: Path) -> tuple[Path, FileLock]:
+    """A new folder in `home` (not in the system's temporary folder, which may live in memory), and
+    the lock that says that its process lives. Folders of processes that were killed are deleted:
+    the system lets go of a lock when its process ends.
+    """
+    with paths.writing(home), FileLock(home / f".{SCRATCH}lock"):
+        for left in home.glob(f"{SCRATCH}*"):
+            with contextlib.suppress(Timeout), FileLock(left / LOCK, timeout=0):
+                shutil.rmtree(left, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(dir=home, prefix=SCRATCH))
+        lock = FileLock(folder / LOCK, thread_local=False)
+        lock.acquire()
+    return folder, lock
 
 
 def _give_back() -> None:
