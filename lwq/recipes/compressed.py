@@ -1,6 +1,7 @@
 """What came out of a compression: the plan, what was measured, and where it is."""
 
 import html
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,13 @@ LOAD = {  # target -> the lines that load the folder
     ),
     "vllm": "from vllm import LLM\n\nmodel = LLM({folder!r})",
     "mlx": "from mlx_lm import load\n\nmodel, tokenizer = load({folder!r})",
-    "llama.cpp": "llama-cli -m {folder}/model.gguf -p 'Once upon a time'",
+    "llama.cpp": "llama-cli -m {file} -p 'Once upon a time'",
 }
+
+
+def loading(target: str, folder: str) -> str:
+    """The lines that load a folder, whatever its name is."""
+    return LOAD[target].format(folder=folder, file=shlex.quote(f"{folder}/model.gguf"))
 
 
 def text(value: Interval, form: str = ".4g") -> str:
@@ -95,7 +101,7 @@ class Compressed:
     @property
     def loading(self) -> str:
         """The lines that load it, as they stand on its card."""
-        return LOAD[self.target].format(folder=str(self.folder))
+        return loading(self.target, str(self.folder))
 
     @property
     def table(self) -> pd.DataFrame:
