@@ -11,7 +11,7 @@ BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on $(PIP_ARGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help env report test lint studies report-full lab bench
+.PHONY: help env report test lint studies report-full notebooks lab bench
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -59,8 +59,11 @@ studies: env ## run the studies at laptop size (overnight, resumable; an estimat
 report-full: env ## rebuild the tracked report from results/table.csv
 	@$(BIN)/lwq report --size laptop
 
-lab: env ## open JupyterLab on notebooks/
-	@$(BIN)/python -m jupyterlab --ServerApp.root_dir=notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
+notebooks: env ## run the notebooks at laptop size from results/table.csv into reports/notebooks/; measures nothing
+	@$(BIN)/lwq report --notebooks
+
+lab: env ## open JupyterLab at the clone, with the tour in front
+	@$(BIN)/python -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_tour.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
 
 bench: env ## compare speed and memory with peers, each in an environment of its own (an hour or two, resumable)
 	@PIP_ARGS="$(PIP_ARGS)" $(BIN)/python benchmarks/run.py $(BENCH_ARGS)

@@ -17,6 +17,12 @@ LARGE = {
     "num_attention_heads": 32,
     "num_key_value_heads": 32,
 }
+QWEN = {  # of Qwen2.5-1.5B
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+}
 SMALL = {
     "hidden_size": 512,
     "intermediate_size": 1408,
@@ -47,21 +53,33 @@ def in_memory(depth: int) -> torch.nn.Module:
 
 def on_disk(depth: int) -> Path:
     """A random float16 checkpoint of width 2048, one shard a block, in the cache; made once."""
-    folder = paths.cache() / "benchmarks" / f"llama-random-{depth}"
+    return _written(f"llama-random-{depth}", config(depth, 32_000, **LARGE))
+
+
+def of_a_study() -> Path:
+    """A random bfloat16 checkpoint of 1.5 billion weights, tied, in the cache; made once."""
+    shape = config(28, 151_936, **QWEN)
+    shape.dtype, shape.tie_word_embeddings = "bfloat16", True
+    return _written("llama-random-1b5", shape)
+
+
+def _written(name: str, shape: LlamaConfig) -> Path:
+    folder = paths.cache() / "benchmarks" / name
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    shape = config(depth, 32_000, **LARGE)
     with init_empty_weights():
-        model = AutoModelForCausalLM.from_config(shape, dtype=torch.float16)
+        model = AutoModelForCausalLM.from_config(shape)
+    model.tie_weights()
     shards: dict[str, dict[str, tuple[int, ...]]] = {}
     for key, tensor in model.named_parameters():
         block = key.split(".")[2] if ".layers." in key else "rest"
         shards.setdefault(f"model-{block}.safetensors", {})[key] = tuple(tensor.shape)
     generator = torch.Generator().manual_seed(0)
     for name, tensors in shards.items():
-        save_file({key: _values(size, generator) for key, size in tensors.items()}, folder / name)
+        values = {key: _values(size, generator) for key, size in tensors.items()}
+        save_file({key: value.to(shape.dtype) for key, value in values.items()}, folder / name)
     shape.architectures = ["LlamaForCausalLM"]
     shape.save_pretrained(folder)
     toy.tokenizer().save_pretrained(folder)

@@ -7,6 +7,7 @@ import resource
 import shutil
 import sys
 import tempfile
+from typing import Any
 
 import checkpoints
 import torch
@@ -16,6 +17,7 @@ from lwq import models
 from lwq.common import paths
 from lwq.contracts import Plan
 from lwq.statistics.forward import stream
+from lwq.studies import experiment
 
 NEEDS = frozenset({"gram", "input_norms", "similarity"})
 
@@ -42,12 +44,31 @@ def quantize(depth: int) -> None:
         shutil.rmtree(target)
 
 
+def orderings(**settings: Any) -> None:
+    """A sweep of 1.5 billion random weights: rtn, 8 judging windows of 256, all that its notebook
+    holds.
+    """
+    texts = experiment.texts("toy", "toy", 4, 64, 8, 256)
+    with tempfile.TemporaryDirectory() as folder:
+        study = lwq.Experiment(
+            "orderings",
+            str(checkpoints.of_a_study()),
+            "rtn",
+            *texts,
+            lwq.Results(folder),
+            **settings,
+        )
+        study.sweep(study.orderings("lim, zd"), high=4, low=2, steps=2)
+
+
 WORK = {
     "nothing": lambda: models.load("toy"),
     "statistics in memory": lambda: statistics(False),
     "statistics streamed": lambda: statistics(True),
     "quantize 28 blocks": lambda: quantize(28),
     "quantize 56 blocks": lambda: quantize(56),
+    "study in bfloat16": lambda: orderings(dtype="bfloat16"),
+    "study in float32, streamed": lambda: orderings(stream=True),
 }
 
 if __name__ == "__main__":

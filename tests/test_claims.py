@@ -9,7 +9,7 @@ import pytest
 
 from lwq.contracts import Row
 from lwq.contracts.section import Verdict
-from lwq.report import claims, figures, intervals, overview, sweeps
+from lwq.report import beside, claims, figures, intervals, overview, sweeps
 from lwq.report.figures import style
 from lwq.report.intervals import Interval
 from lwq.report.sections import dynamic_methods, model_scale, orderings, pruning
@@ -188,20 +188,37 @@ def test_lines_stand_in_the_order_that_readers_expect():
     ]
 
 
-def test_mixes_that_beat_uniform_bits_are_counted_without_the_unmoved():
+def kl_plan(tables, kl, ordering, moved, **columns):
+    """A row of KL beside that of perplexity, of a plan named after both."""
+    shared = {"ordering": ordering, "moved": moved, "plan": f"{ordering}{moved}", **columns}
+    tables.add(3 + kl, **shared)
+    own = np.full(WINDOWS, kl) * np.linspace(0.9, 1.1, WINDOWS)
+    tables.windows[-1] = tables.windows[-1].assign(kl=own)
+    row = {**tables.rows[-1], "metric": "kl", "value": own.mean()}
+    tables.rows.append(row)
+
+
+def kl_tables(*mixed, sizes=(4, 3, 2)):
+    """Uniform bits whose KL is ten times more with each bit less, and mixes: (name, bits, KL)."""
     tables = Tables()
-    for bits, loss in ((4, 3.0), (2, 5.0)):
-        tables.add(loss, ordering="uniform", moved=20 * (bits == 2), avg_bits=bits, true_bits=bits)
-    for moved in (0, 10, 20):
-        tables.add(
-            3 + moved / 20 * 2 - (moved == 10),
-            ordering="lim",
-            moved=moved,
-            avg_bits=4 - moved / 10,
-            true_bits=4 - moved / 10,
-        )
-    (line,) = sweeps.worth(*tables.done())
-    assert line["cells"]["LIM"] == "1 better, 0 worse of 1"
+    for bits in sizes:
+        size = {"avg_bits": bits, "true_bits": bits, "total_bytes": 100 + bits, "plan_bytes": bits}
+        kl_plan(tables, 10.0**-bits, "uniform", 20 * (bits == 2), **size)
+    for place, (name, bits, kl) in enumerate(mixed):
+        size = {"avg_bits": bits, "true_bits": bits, "total_bytes": 100 + bits, "plan_bytes": bits}
+        kl_plan(tables, kl, name, 5 + place, **size)
+    return tables
+
+
+def test_mixes_that_beat_uniform_bits_are_counted_without_the_unmoved():
+    table, windows = kl_tables(("lim", 3.5, 0.5e-3), ("lim", 3, 1e-3), ("lim", 2.5, 9e-2)).done()
+    ratios = beside.ratios(beside.arenas(table, windows))
+    (line,) = sweeps.worth(table, ratios)
+    assert line["cells"]["LIM"].endswith("of 3")
+    # between 4 and 3 bits a straight line in log KL: 10 ** -3.5
+    value = ratios["lim5"].value
+    assert value == pytest.approx(0.5e-3 / 10**-3.5, rel=1e-6)
+    assert line["cells"]["LIM"] == "0 better, 2 worse of 3"
 
 
 def test_an_unfinished_sweep_has_no_verdict():
@@ -315,7 +332,7 @@ def test_dropping_against_quantizing():
     assert gaps.groupby(["bits", "dropped"])["value"].first().round(6).to_dict() == {
         (2, 4): -6, (2, 8): -6, (4, 4): 4.4, (4, 8): 8.4,
     }  # fmt: skip
-    pruning.pruning_gaps(gaps).canvas.draw()
+    figures.pruning_gaps(gaps).canvas.draw()
 
 
 def test_the_best_order_of_either_side():
@@ -482,7 +499,7 @@ def test_how_far_each_model_goes_as_a_picture():
     ).done()
     limits, areas = intervals.limits(table, windows, (0.9,)), sweeps.areas(table, windows)
     two, four = (
-        orderings.far(
+        figures.far(
             *(
                 pd.concat([part.assign(sweep=f"m\nq {i}") for i in range(count)])
                 for part in (limits, areas)
@@ -529,13 +546,13 @@ def test_a_tenth_score_has_a_look_a_column_and_a_line_of_its_own():
     assert looks == style.looks(reversed(style.labels(table)))
     (line,) = sweeps.beyond_chance(sweeps.swept(table, windows, 0.9))
     assert list(line["cells"])[:3] == ["LIM", "ZD", "score 0"] and len(line["cells"]) == 20
-    (line,) = sweeps.worth(table.assign(true_bits=table["avg_bits"]), windows)
+    (line,) = sweeps.worth(table, {})
     assert len(line["cells"]) == 11
     axis = figures.retained_curve(table, windows).axes[0]
     labels = axis.get_figure().legends[0].get_texts()
     assert {"score 7", "score 7 reversed"} < {text.get_text() for text in labels}
     limits, areas = intervals.limits(table, windows, (0.9,)), sweeps.areas(table, windows)
-    orderings.far(limits.assign(sweep="s"), areas.assign(sweep="s")).canvas.draw()
+    figures.far(limits.assign(sweep="s"), areas.assign(sweep="s")).canvas.draw()
 
 
 def test_looks_of_old_scores_do_not_change_with_new_ones():

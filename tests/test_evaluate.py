@@ -146,3 +146,16 @@ def test_bad_windows_are_refused(toy, judge):
     model.model.norm.weight.fill_(float("nan"))
     with pytest.raises(lwq.InputError, match="answers with NaN or Inf on window 0"):
         evaluate(model, judge)
+
+
+def test_answers_to_other_positions_than_the_tokens_are_refused(toy, judge, monkeypatch):
+    real = type(toy[0]).forward
+
+    def forward(self, *arguments, **settings):
+        found = real(self, *arguments, **settings)
+        found.logits = found.logits.repeat(1, 2, 1)
+        return found
+
+    monkeypatch.setattr(type(toy[0]), "forward", forward)
+    with pytest.raises(lwq.InputError, match="one answer a token is needed"):
+        lwq.evaluate(toy[0], judge)

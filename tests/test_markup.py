@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 
 from lwq.common import markup
 from lwq.common.errors import InputError
-from lwq.report import page
+from lwq.report import html
 
 READERS = {
     "python-markdown": lambda text: markdown.markdown(text, extensions=["tables"]),
@@ -108,14 +108,16 @@ def test_a_page_embeds_pictures_of_its_own_folder_only(tmp_path, place):
     (tmp_path / "figures").mkdir()
     for file in ("secret.png", "figures/own.png"):
         (tmp_path / file).write_bytes(b"picture")
-    assert "data:image/png;base64,cGljdHVyZQ==" in page._page("![x](figures/own.png)", tmp_path)
-    with pytest.raises(InputError, match="only PNG files of"):
-        page._page(f"![x]({place})", tmp_path)
+    assert "data:image/png;base64,cGljdHVyZQ==" in html.page(
+        "![x](figures/own.png)", tmp_path, "figures", {}
+    )
+    with pytest.raises(InputError, match="only pictures and their rows in"):
+        html.page(f"![x]({place})", tmp_path, "figures", {})
 
 
 def test_a_picture_that_is_a_link_is_not_embedded(tmp_path):
     (tmp_path / "figures").mkdir()
     (tmp_path / "secret.png").write_bytes(b"picture")
     (tmp_path / "figures/own.png").symlink_to(tmp_path / "secret.png")
-    with pytest.raises(InputError, match="only PNG files of"):
-        page._page("![x](figures/own.png)", tmp_path)
+    with pytest.raises(InputError, match="only pictures and their rows in"):
+        html.page("![x](figures/own.png)", tmp_path, "figures", {})

@@ -110,12 +110,13 @@ def test_one_version():
     assert PROJECT["version"] == lwq.__version__ == citation["version"] == newest
 
 
-def test_outputs_stay_out_of_git_but_for_the_tour():
+def test_outputs_stay_out_of_git_but_for_the_tour_and_the_pages():
     lines = (ROOT / ".gitattributes").read_text(encoding="utf-8").splitlines()
     rules = [line.split() for line in lines if line.split() and ".ipynb" in line.split()[0]]
     assert rules == [
         ["*.ipynb", "filter=nbstripout", "diff=ipynb"],
         [f"notebooks/{TOUR}", "filter=", "diff="],
+        ["reports/notebooks/*.ipynb", "filter=", "diff="],
     ]
 
 

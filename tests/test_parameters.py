@@ -28,7 +28,7 @@ def test_groups_are_checked_against_a_folder_by_its_configuration(toy, tmp_path)
         part.save_pretrained(tmp_path / "saved")
     (tmp_path / "saved" / "model.safetensors").unlink()
     name = str(tmp_path / "saved")
-    assert models.matrix_shapes(name) == models.matrix_shapes("toy") != set()
+    assert models.outline(name) == models.outline("toy")
     with pytest.raises(lwq.InputError, match="group_size=48 and model .*saved"):
         grid.points("orderings", "smoke", {"model": name, "group_size": 48, "quantizer": "rtn"})
 

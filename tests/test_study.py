@@ -252,7 +252,7 @@ def test_the_report_is_built_from_the_tables_alone(done, tmp_path):
     assert (
         "data:image/png;base64," in html
         and "<img" in html
-        and "http-equiv" not in html
+        and "default-src 'none'" in html
         and 'src="figures' not in html
     )
     assert (

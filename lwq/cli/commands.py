@@ -4,13 +4,17 @@ answers at once.
 
 import io
 import sys
+from contextlib import nullcontext
 
 # each adds its commands to the app
-from lwq.cli import lists, models, judging, studies  # isort: skip (the order of --help)
+from lwq.cli import lists, models, judging, studies, status  # isort: skip (the order of --help)
 from lwq.cli.app import app
+from lwq.common import runs
 from lwq.common.errors import InputError, RunError
 
-__all__ = ["app", "judging", "lists", "main", "models", "studies"]
+__all__ = ["app", "judging", "lists", "main", "models", "status", "studies"]
+
+HELP = {"-h", "--help"}
 
 
 def main() -> None:
@@ -20,8 +24,11 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # any terminal, whatever it can show
             stream.reconfigure(errors="replace")
+    words = sys.argv[1:]
+    long = bool(words) and words[0] in status.NOTED and not HELP & set(words)
     try:
-        app(standalone_mode=True)
+        with runs.noted(words) if long else nullcontext():
+            app(standalone_mode=True)
     except InputError as error:
         print(f"lwq: {error}", file=sys.stderr)
         sys.exit(2)

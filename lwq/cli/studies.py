@@ -83,9 +83,8 @@ def study(
 
 
 def _show_estimate(name: str, points: list[Any], tflops: float | None) -> None:
-    from lwq.studies import forecast, grid
+    from lwq.studies import forecast, grid, sizes
 
-    known = grid.known_models()
     folders = {point.parameters["results_dir"] for point in points}
     measured = {folder: forecast.measured(folder) for folder in folders}
     speeds: dict[str, float] = {}
@@ -101,7 +100,7 @@ def _show_estimate(name: str, points: list[Any], tflops: float | None) -> None:
         plans, done = plans + found.plans, done + found.measured
         finished &= found.finished
         who = parameters.get("models") or [parameters["model"]]
-        names = ", ".join(one if one in known else f"{one} (as if 7B)" for one in who)
+        names = ", ".join(one if sizes.of(one).known else f"{one} (as if 7B)" for one in who)
         count = f"{found.measured} of {found.plans}"
         rows.append([number, names, count, f"{took:.2f}", f"{found.memory / forecast.GIB:.1f}"])
     where = f"at {tflops:g} TFLOPS" if tflops else f"on {forecast.device()}"
@@ -138,14 +137,25 @@ def report(
     format: Annotated[
         str, typer.Option(help="markdown, latex or csv", rich_help_panel="One table")
     ] = "markdown",
+    notebooks: Annotated[
+        bool,
+        typer.Option(
+            "--notebooks",
+            help="run the notebooks at laptop size from the tracked tables instead",
+        ),
+    ] = False,
 ) -> None:
     """Build report.md, report.html and the figures from the results tables; needs no model."""
     from lwq.common import paths
     from lwq.report import page as builder
     from lwq.report import tables
-    from lwq.studies import grid
+    from lwq.studies import grid, pages
 
     results, reports = grid.folders(size)
+    if notebooks:
+        for page in pages.make():
+            print(f"page: {page}", flush=True)
+        return
     if table is not None:
         print(tables.text(results, table, format), end="")
         return

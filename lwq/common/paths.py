@@ -7,6 +7,7 @@ has them at its root.
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,6 +62,15 @@ def writable(folder: str | Path, setting: str = "results_dir") -> Path:
         raise InputError(
             f"cannot write into {folder}: {error.strerror}; choose another folder with {setting}"
         ) from None
+
+
+def scratch(owner: object, prefix: str) -> Path:
+    """A new folder that goes when `owner` does; in the cache, since the system's temporary folder
+    may live in memory.
+    """
+    folder = Path(tempfile.mkdtemp(dir=cache(), prefix=prefix))
+    weakref.finalize(owner, shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from lwq.common import strips
 from lwq.common.errors import InputError
 from lwq.contracts.estimate import Estimate
 
+TOGETHER = "together"  # the way of plans that lower a few units together, beside each alone
+
 
 @dataclass(frozen=True)
 class Losses:

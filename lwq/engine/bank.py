@@ -18,7 +18,7 @@ from lwq.common.errors import InputError
 from lwq.common.hashing import codes
 from lwq.common.names import rebuild, spec
 from lwq.common.sizes import readable
-from lwq.contracts import DROPPED, KEPT, Layout, Option, Plan, inside, require_whole_drops
+from lwq.contracts import DROPPED, KEPT, Layout, Option, Plan, require_whole_drops
 from lwq.contracts.methods import Quantizer, Storage
 from lwq.engine import apply
 from lwq.engine.apply import (
@@ -28,6 +28,7 @@ from lwq.engine.apply import (
     require_fit,
     shapes,
 )
+from lwq.engine.originals import Originals
 from lwq.engine.store import Store
 from lwq.quantizers import QUANTIZERS
 
@@ -41,10 +42,9 @@ class _Lost(InputError):
 class Bank:
     """Puts a model into the state that a plan describes, again and again.
 
-    Memory: one copy of the blocks' weights (none for a model from `load(..., stream=True)`), and a
-        byte a weight for each
-    width, up to `memory` bytes; what was used longest ago leaves first and is read from the store
-    when it is needed again.
+    Memory: a copy of the blocks' weights, up to the limit of `Originals` (none for a model from
+    `load(..., stream=True)`), and a byte a weight for each width, up to `memory` bytes; what was
+    used longest ago leaves first and is read from the store when it is needed again.
 
     Attributes:
         model: from `lwq.load`; between calls it holds the plan applied last.
@@ -91,11 +91,12 @@ class Bank:
         # results of code that cannot be read stay in memory
         self.store = store if self.source else None
         kept = models.streamed(model)
-        self.original: dict[str, Tensor] = {}
+        self.original = Originals()
         if kept:
-            kept.after_load.append(self._write_block)
-        else:
-            self.original = {name: self.matrices[name].view().clone() for name in inner}
+            kept.after_load.append(self._write_part)
+            return
+        for name in inner:
+            self.original.keep(name, self.matrices[name].view())
 
     def prepare(self, plans: Iterable[Plan]) -> None:
         """Quantize what `plans` need and the bank lacks, in as few passes as can be; the model is
@@ -206,15 +207,16 @@ class Bank:
             self._get(name, width)
         self.now[name] = width
 
-    def _write_block(self, block: str) -> None:
+    def _write_part(self, part: str) -> None:
+        kept = models.streamed(self.model)
         for name, width in self.now.items():
-            if width != KEPT and inside(name, block):
+            if width != KEPT and kept is not None and kept.part_of(name) == part:
                 self._write(name, width)
 
     def _write(self, name: str, width: Option) -> None:
         live = self.matrices[name].view()
         if name in self.beyond and models.streamed(self.model) is None:
-            self.original.setdefault(name, live.clone())  # large, and few plans change it
+            self.original.keep(name, live)  # large, and few plans change it
         live.copy_(self.original[name] if width == KEPT else self._get(name, width).dequantize())
 
     def _get(self, name: str, width: Option) -> Storage:

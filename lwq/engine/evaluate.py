@@ -15,7 +15,7 @@ from lwq.common.errors import InputError
 from lwq.common.progress import track
 from lwq.contracts import Losses
 from lwq.engine.store import checksum
-from lwq.statistics.forward import logits_after
+from lwq.statistics.calls import logits_after
 
 TOKENS = 1024  # tokens a forward pass; part of the arithmetic, so it is fixed
 # logits that are turned into losses at once: a few arrays of them stay in a processor's cache
@@ -68,8 +68,13 @@ def batches(windows: Tensor) -> Iterator[Tensor]:
 def logits(model: nn.Module, windows: Tensor) -> Iterator[Tensor]:
     """Logits of the next token, one window after the other: (length − 1, vocabulary)."""
     for batch in batches(windows):
-        answer = models.call(model, batch.to(models.device(model)), use_cache=False)
-        for window in answer.logits:
+        answer = models.call(model, batch.to(models.device(model)), use_cache=False).logits
+        if answer.shape[:2] != batch.shape:
+            raise InputError(
+                f"{models.name(model)!r} answers {tuple(answer.shape)} to tokens of "
+                f"{tuple(batch.shape)}: one answer a token is needed"
+            )
+        for window in answer:
             yield window[:-1]
 
 
@@ -107,7 +112,9 @@ def reference(
     hook = (
         None
         if fits
-        else last.register_forward_hook(lambda module, args, out: hidden.append(_states(out)))
+        else last.register_forward_hook(
+            lambda module, args, out: hidden.append(models.hidden_of(out))
+        )
     )
     try:
         for window, found in zip(
@@ -216,10 +223,6 @@ def _against(
 
 def _nll(log_probs: Tensor, window: Tensor) -> float:
     return -float(log_probs.gather(-1, window[1:, None].to(log_probs.device)).double().mean())
-
-
-def _states(output: Tensor | tuple[Tensor, ...]) -> Tensor:
-    return output[0] if isinstance(output, tuple) else output
 
 
 def _answers(model: nn.Module, reference: Reference) -> Iterable[Tensor]:

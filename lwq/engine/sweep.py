@@ -13,7 +13,7 @@ from lwq.contracts import DROPPED, KEPT, Losses, Option, Plan, dropped, inside
 from lwq.engine.apply import matrix_bits
 from lwq.engine.bank import Bank
 from lwq.engine.evaluate import Reference, batches, head, measured, require_windows_fit
-from lwq.statistics.forward import Calls, capture
+from lwq.statistics.calls import Calls, capture, require_separable
 
 MEMORY = 2 << 30
 # options of what is used before the blocks, of each block in turn, of what is used after them
@@ -57,8 +57,8 @@ class Sweep:
         self.model, self.windows, self.bank, self.reference = model, windows, bank, reference
         self.blocks = models.blocks(model)
         bank.restore_()
+        require_separable(model, windows)
         with torch.inference_mode():
-            require_separable(model, windows)
             self.calls = capture_batches(model, windows)
         room = max(1, memory // sum(states.nbytes for states in self.calls.hidden))
         self.stride = math.ceil(len(self.blocks) / room)
@@ -156,21 +156,3 @@ def capture_batches(model: nn.Module, windows: Tensor) -> Calls:
     its numbers.
     """
     return capture(model, windows, len(next(batches(windows))))
-
-
-def require_separable(model: nn.Module, windows: Tensor) -> None:
-    """Raise InputError for a model whose blocks hand on more than hidden states (checked on a few
-    tokens).
-    """
-    few = windows[:1, :8]
-    calls = capture_batches(model, few)
-    hidden = calls.hidden
-    for name, block in models.blocks(model).items():
-        hidden = [calls.run(block, name, 0, hidden[0])]
-    whole = models.call(model, few.to(models.device(model)), use_cache=False).logits[0, :-1]
-    if not torch.equal(next(head(model, few, hidden)), whole):
-        raise InputError(
-            f"{type(model).__name__}: its blocks hand on more than hidden states, so that running "
-            f"them one by one "
-            "gives other numbers; measure its plans with quantize_ and evaluate"
-        )

@@ -270,7 +270,7 @@ def _same(
     """Whether the model makes the same of packed rows as of plain ones."""
     try:
         packed = _packed(model, batch, encoded)
-    except (TypeError, ValueError, RuntimeError):  # it takes no such mask, or no positions
+    except models.UNREADABLE:  # it takes no such mask, or no positions
         return False
     limit = CLOSE.get(next(model.parameters()).dtype, ROUGH)
     return max(abs(packed[index][0] - plain[index][0]) for index in packed) <= limit

@@ -2,7 +2,7 @@
 that knows architectures.
 """
 
-from lwq.models.load import DTYPES, cast, load, matrix_shapes
+from lwq.models.load import DTYPES, cast, load, outline
 from lwq.models.outside import is_after, is_before, outside, places
 from lwq.models.running import drop_, pass_through_, replaced_blocks
 from lwq.models.settings import (
@@ -13,15 +13,17 @@ from lwq.models.settings import (
     reach,
     tokenizer,
 )
-from lwq.models.state import call
-from lwq.models.structure import Matrix, blocks, matrices, module_name
-from lwq.models.trace import final_norm, traced
+from lwq.models.state import UNREADABLE, call, hidden_of
+from lwq.models.streaming import give_back
+from lwq.models.structure import Matrix, blocks, expert_inner, expert_parts, matrices, module_name
+from lwq.models.trace import final_norm, require_heard, traced
 from lwq.models.units import layout, units
 from lwq.models.weights import (
     device,
     fingerprint,
     free_bytes,
     free_memory,
+    nbytes,
     require_finite,
     resident,
     stored,
@@ -33,6 +35,7 @@ from lwq.models.write import save
 
 __all__ = [
     "DTYPES",
+    "UNREADABLE",
     "Matrix",
     "blocks",
     "call",
@@ -41,18 +44,23 @@ __all__ = [
     "context_length",
     "device",
     "drop_",
+    "expert_inner",
+    "expert_parts",
     "final_norm",
     "fingerprint",
     "free_bytes",
     "free_memory",
+    "give_back",
+    "hidden_of",
     "layout",
     "is_after",
     "is_before",
     "load",
     "matrices",
-    "matrix_shapes",
     "module_name",
     "name",
+    "nbytes",
+    "outline",
     "outside",
     "own_cache_setting",
     "pass_through_",
@@ -60,6 +68,7 @@ __all__ = [
     "reach",
     "replaced_blocks",
     "require_finite",
+    "require_heard",
     "resident",
     "save",
     "tensors",

@@ -6,11 +6,12 @@ import copy
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lwq.common.errors import InputError
 from lwq.common.names import pick
@@ -20,6 +21,7 @@ from lwq.inputs import resolve, toy
 from lwq.models import checkpoint, streaming
 from lwq.models.settings import context_length
 from lwq.models.structure import blocks, matrices
+from lwq.models.trace import traced
 from lwq.models.weights import require_finite
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -64,6 +66,8 @@ def load(
         model, tokenizer = _pretrained(name, torch_dtype, device_map, trust_remote_code)
     settle_(model, tokenizer, name)
     require_finite(model)
+    if stream:
+        traced(model)  # refuses a model that reads weights which are not in memory then
     matrices(model)  # refuses a model without blocks, or one that a plan would hardly reach
     return model.eval().requires_grad_(False), tokenizer
 
@@ -82,21 +86,34 @@ def settle_(model: Any, tokenizer: Any, name: str) -> None:
 
 def cast(model: nn.Module, dtype: str) -> nn.Module:
     """A copy of `model`, which is in memory, with all weights and arithmetic in `dtype`: what
-    `load` gives in that dtype.
+    `load` gives in that dtype. No second copy in the dtype of `model` is made on the way.
     """
-    return _cast_(copy.deepcopy(model), pick(DTYPES, "dtype", dtype))
+    copies: dict[int, Any] = {}  # id of a tensor -> what stands for it in the copy
+    for tensor, kept in _dtypes(model, pick(DTYPES, "dtype", dtype)):
+        narrow = tensor.data.to(kept, copy=True)
+        parameter = isinstance(tensor, nn.Parameter)
+        copies[id(tensor)] = nn.Parameter(narrow, tensor.requires_grad) if parameter else narrow
+    bank = getattr(model, "_bank", None)
+    return copy.deepcopy(model, copies if bank is None else {**copies, id(bank): None})
 
 
 def _cast_(model: Any, dtype: torch.dtype) -> Any:
     """All that a checkpoint holds in `dtype`; what a model computes when it is made, such as RoPE's
     frequencies, as it is.
     """
+    for tensor, kept in _dtypes(model, dtype):
+        tensor.data = tensor.data.to(kept)
+    return model
+
+
+def _dtypes(model: Any, dtype: torch.dtype) -> Iterator[tuple[Tensor, torch.dtype]]:
+    """(tensor, its dtype) of the numbers that a checkpoint holds, in a model whose dtype is
+    `dtype`.
+    """
     wide = model._get_dtype_plan(dtype)  # what architectures keep in float32
     for key, tensor in model.state_dict(keep_vars=True).items():
         if tensor.is_floating_point():
-            kept = next((wide[part] for part in wide if part in key), dtype)
-            tensor.data = tensor.data.to(kept)
-    return model
+            yield tensor, next((wide[part] for part in wide if part in key), dtype)
 
 
 def _pretrained(
@@ -173,24 +190,55 @@ def on_disk(
     return model
 
 
-def matrix_shapes(name: str, base: Path = Path()) -> set[Shape]:
-    """(out, in) of the matrices of a model, from its configuration alone; none where that is not on
-    this disk, or needs code of its own.
+@dataclass(frozen=True)
+class Outline:
+    """What the configuration of a model says of its size.
+
+    Attributes:
+        blocks: how many.
+        parameters, in_blocks: of the model, and of its blocks; tied tensors count once.
+        vocabulary, width: of the embedding.
+        shapes: (out, in) of the matrices.
+    """
+
+    blocks: int
+    parameters: int
+    in_blocks: int
+    vocabulary: int
+    width: int
+    shapes: frozenset[Shape]
+
+
+def outline(name: str, base: Path = Path()) -> Outline | None:
+    """The outline of a model, from its configuration alone; None where that is not on this disk, or
+    needs code of its own.
     """
     from transformers import AutoConfig
 
     if (depth := toy.depth(name)) is not None:
-        return {matrix.shape for matrix in matrices(toy.model(blocks=depth)).values()}
+        return _outlined(toy.model(blocks=depth))
     folder = resolve.at_hand(name, base)
     if folder is None:
-        return set()
+        return None
     with _loading(name):
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if "auto_map" in settings:
-            return set()
+            return None
         config = AutoConfig.from_pretrained(folder)
-        model = streaming.skeleton(folder, config, torch.float32, trust_remote_code=False)
-        return {matrix.shape for matrix in matrices(model).values()}
+        return _outlined(streaming.skeleton(folder, config, torch.float32, trust_remote_code=False))
+
+
+def _outlined(model: Any) -> Outline:
+    found = blocks(model)
+    vocabulary, width = model.get_input_embeddings().weight.shape
+    return Outline(
+        len(found),
+        sum(p.numel() for p in model.parameters()),
+        sum(p.numel() for block in found.values() for p in block.parameters()),
+        int(vocabulary),
+        int(width),
+        frozenset(matrix.shape for matrix in matrices(model).values()),
+    )
 
 
 def _source(name: str) -> str | Path:

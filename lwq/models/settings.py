@@ -2,6 +2,7 @@
 vision tower, with an encoder) keep what the text decoder does in a part of their configuration.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -86,7 +87,18 @@ def _computing(settings: Any) -> Any:
             for key, value in settings.items()
             if not str(key).startswith(IDLE)
         }
-    return settings if isinstance(settings, str | int | float | list | None) else str(settings)
+    return _plain(settings)
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON can say it; what that has no word for, such as infinity, as text."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    plain = isinstance(value, str | int | None)
+    plain |= isinstance(value, float) and math.isfinite(value)
+    return value if plain else str(value)
 
 
 @contextmanager

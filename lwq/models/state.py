@@ -32,6 +32,22 @@ def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return module(*args, **kwargs)
 
 
+# what models raise for arguments that they cannot take
+UNREADABLE = (
+    TypeError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+)
+
+
+def hidden_of(output: Any) -> Any:
+    """The hidden states that a block hands on: its output, or the first of a sequence."""
+    return output[0] if isinstance(output, tuple | list) else output
+
+
 class StandIn:
     """What a block calls in place of its own `forward`, until it is taken away again.
 

@@ -5,9 +5,6 @@ again after.
 import contextlib
 import ctypes
 import json
-import shutil
-import tempfile
-import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -87,11 +84,7 @@ class Offload:
         """Inside, the weights of the part that `name` is, or is inside of, are in memory; `save`
         keeps what was changed.
         """
-        part = next((part for part in self.parts if inside(name, part)), None)
-        if part is None:
-            raise InputError(
-                f"{name!r} is not a part of this model; its parts are {self.parts[:4]} …"
-            )
+        part = self.part_of(name)
         self._held[part] += 1
         try:
             if self._held[part] == 1:
@@ -103,6 +96,17 @@ class Offload:
             self._held[part] -= 1
             if not self._held[part]:
                 self._unload(part)
+
+    def part_of(self, name: str) -> str:
+        """The part that `name` is, or is inside of; parts may stand inside of others that have
+        weights of their own.
+        """
+        found = [part for part in self.parts if inside(name, part)]
+        if not found:
+            raise InputError(
+                f"{name!r} is not a part of this model; its parts are {self.parts[:4]} …"
+            )
+        return max(found, key=len)
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
         """(key, tensor) of the whole state dict, keys in sorted order; one part at a time is in
@@ -164,6 +168,11 @@ class Offload:
         assert tensor is not None
         return tensor
 
+    def _read(self, key: str) -> Tensor:
+        """The tensor at whichever of its places the checkpoint has a name for."""
+        found = [owner._parameters[name] for owner, name in self.slots[key]]
+        return next(t for t in found if t is not None and not t.is_meta)
+
     def _find(self, files: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
         """Part (or BUFFERS) -> its keys in the checkpoint, and the file that holds each.
 
@@ -205,7 +214,7 @@ class Offload:
     def _unload(self, part: str) -> None:
         for key in self._own(part):
             self._set(key, None)
-        _give_back()
+        give_back()
 
     def _load(self, part: str) -> None:
         if part in self._changed:
@@ -214,7 +223,7 @@ class Offload:
         else:
             self._convert(part)
         for key in self._own(part):
-            self._set(key, self._tensor(key))  # in the modules tied to the first one too
+            self._set(key, self._read(key))  # in all modules that are tied to each other
         for act in self.after_load:
             act(part)
 
@@ -250,9 +259,7 @@ class Offload:
 
     def _save(self, part: str) -> None:
         if self._scratch is None:
-            # not the system's temporary folder, which may live in memory
-            self._scratch = Path(tempfile.mkdtemp(dir=paths.cache(), prefix="offload-"))
-            weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
+            self._scratch = paths.scratch(self, "offload-")
         self._changed[part] = self._scratch / f"{part}.safetensors"
         tensors = {key: t.data.contiguous() for key, t in self._own(part).items()}
         with paths.writing(self._changed[part]):
@@ -268,7 +275,7 @@ class Offload:
             owner._parameters[name] = new
 
 
-def _give_back() -> None:
+def give_back() -> None:
     """Let the C library return freed memory to the system; glibc would keep most of a block, and
     more with each block.
     """

@@ -8,6 +8,7 @@ they are.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
@@ -193,6 +194,17 @@ def _matrices_of(block_name: str, block: nn.Module) -> Iterator[tuple[str, Matri
                 )
         elif not _is_router(path, tensor, experts):
             yield full, Matrix(full, owner, transposed=not isinstance(owner, nn.Linear))
+
+
+def expert_parts(module: Any) -> tuple[str, str]:
+    """The 3-D parameters of a module of experts, in the order of the forward pass."""
+    return "gate_up_proj" if module.has_gate else "up_proj", "down_proj"
+
+
+def expert_inner(module: Any, first: Tensor) -> Tensor:
+    """What the second matrix of an expert reads, from what the first gave."""
+    inner: Tensor = module._apply_gate(first) if module.has_gate else module.act_fn(first)
+    return inner
 
 
 def _require_numbers(full: str, weight: Tensor) -> None:

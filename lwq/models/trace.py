@@ -3,21 +3,22 @@ often, what they return, which matrices eat the same tensor, what follows the la
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from lwq.common.errors import InputError
 from lwq.contracts import inside
 from lwq.models.settings import name
-from lwq.models.state import call
+from lwq.models.state import UNREADABLE, call, hidden_of
 from lwq.models.structure import MIN_COVERAGE, Matrix, block_lists, blocks, matrices
-from lwq.models.weights import device
+from lwq.models.weights import device, streamed
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,10 @@ class Trace:
     """What one short forward pass tells.
 
     Attributes:
-        returns_tuple: block -> whether it returns a tuple, hidden states first.
+        returns_tuple: block -> whether it returns a tuple or list, hidden states first.
         groups: unit of granularity "group" -> names of its matrices.
         idle: matrices whose module did not run.
+        unheard: of those, the ones whose weights were used all the same.
         final_norm: path of the norm between the last block and the head, "" where there is none.
         embeddings: paths of the embeddings outside blocks that ate the token ids.
     """
@@ -35,6 +37,7 @@ class Trace:
     returns_tuple: dict[str, bool]
     groups: dict[str, list[str]]
     idle: frozenset[str]
+    unheard: frozenset[str]
     final_norm: str
     embeddings: tuple[str, ...]
 
@@ -51,6 +54,25 @@ def traced(model: nn.Module) -> Trace:
     if model not in _traces:
         _traces[model] = _Watch(model).look()
     return _traces[model]
+
+
+class _Uses(TorchFunctionMode):
+    """Notes the matrices whose weights are handed to any function, inside of their modules or
+    not.
+    """
+
+    def __init__(self, matrices: dict[str, Matrix]):
+        super().__init__()
+        self.modules = {key: m.module for key, m in matrices.items() if m.expert is None}
+        self.found: set[str] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor):  # else it asked for a shape or a dtype
+            for given in (*args, *(kwargs or {}).values()):
+                if isinstance(given, nn.Parameter):
+                    self.found.update(k for k, m in self.modules.items() if m.weight is given)
+        return out
 
 
 class _Watch:
@@ -72,17 +94,18 @@ class _Watch:
         self._kept: list[Any] = []  # inputs, so that no two share an id
 
     def look(self) -> Trace:
-        hooks = list(self._hooks())
+        hooks, uses = list(self._hooks()), _Uses(self.matrices)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), uses:
                 call(self.model, self.tokens, use_cache=False)
         except InputError:
             raise
-        except (TypeError, ValueError, RuntimeError, LookupError, AttributeError) as error:
+        except UNREADABLE as error:
             raise InputError(
                 f"{name(self.model)!r} ({type(self.model).__name__}) cannot read two tokens "
                 f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); lwq works on "
                 f"decoders that are called with token ids alone"
+                f"{_without_streaming(self.model)}"
             ) from None
         finally:
             for hook in hooks:
@@ -97,6 +120,7 @@ class _Watch:
             self.returns_tuple,
             groups,
             frozenset(idle),
+            frozenset(idle & uses.found),
             (self.norms or [""])[-1],
             tuple(self.embeddings),
         )
@@ -121,8 +145,13 @@ class _Watch:
         self.source[module] = id(module if given is None else given)
 
     def _note_block(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if not args:
+            raise InputError(
+                f"{name(self.model)!r}: {type(module).__name__} is called with keywords alone; lwq "
+                f"works on blocks that are handed their hidden states first"
+            )
         self.order.append(self.names[module])
-        self.returns_tuple[self.names[module]] = isinstance(output, tuple)
+        self.returns_tuple[self.names[module]] = hidden_of(output) is not output
         self.norms.clear()
 
     def _noting_norm(self, path: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
@@ -134,7 +163,8 @@ class _Watch:
 
     def _noting_embedding(self, path: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if torch.equal(args[0], self.tokens):
+            # positions may come as a shape
+            if isinstance(args[0], Tensor) and torch.equal(args[0], self.tokens):
                 self.embeddings.append(path)
 
         return hook
@@ -162,6 +192,11 @@ class _Watch:
             f"blocks that run once each, in order. Its module lists in a pass over two tokens: "
             f"{told}"
         )
+
+
+def _without_streaming(model: nn.Module) -> str:
+    """A way out for a model that reads a weight while its module is not called."""
+    return "; without stream=True it may be read" if streamed(model) else ""
 
 
 def _words(counts: list[int]) -> str:
@@ -203,6 +238,19 @@ def _group_name(keys: list[str]) -> str:
     roles = [re.sub(r"_?(proj|lin|linear)$", "", key.rpartition(".")[2]) for key in keys]
     short = all(len(role) == 1 for role in roles)
     return f"{parent}.{''.join(sorted(roles, key='qkv'.find)) if short else '_'.join(roles)}"
+
+
+def require_heard(model: nn.Module, names: Collection[str]) -> None:
+    """Raise InputError for a matrix of `names` that is used while its module is not called: what it
+    reads cannot be seen, and would count as nothing.
+    """
+    if unheard := sorted(traced(model).unheard.intersection(names)):
+        raise InputError(
+            f"{unheard[0]}{f' and {len(unheard) - 1} more' * (len(unheard) > 1)}: "
+            f"{type(model).__name__} uses these weights without calling their module, so that "
+            f"nothing sees what they read; take scorers and quantizers without statistics of "
+            f"matrices, such as lim, zd and rtn"
+        )
 
 
 def final_norm(model: nn.Module) -> nn.Module | None:

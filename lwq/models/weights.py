@@ -55,6 +55,11 @@ def free_bytes(place: torch.device) -> int:
     )
 
 
+def nbytes(model: nn.Module) -> int:
+    """Bytes of all parameters, in memory or not; tied ones count once."""
+    return sum(parameter.nbytes for parameter in model.parameters())
+
+
 def require_finite(model: nn.Module) -> None:
     """Raise InputError naming the first tensor that holds NaN or Inf, how many, and where."""
     kept = streamed(model)

@@ -8,6 +8,7 @@ import pandas as pd
 from lwq.common.names import pick
 from lwq.contracts.section import Verdict
 from lwq.report.bootstrap import Interval
+from lwq.studies import grid
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 SAID = {HOLDS: "hold", FAILS: "do not", UNDECIDED: "undecided"}  # of several settings
@@ -48,6 +49,21 @@ def verdicts(
             table, windows, claim.get("numbers", {})
         )
     ]
+
+
+def said(study: str, rules: Mapping[str, Rule], table: pd.DataFrame, windows: pd.DataFrame) -> str:
+    """The verdicts that rows of a study have by its rules, a line each, as a notebook prints them.
+
+    Args:
+        study: a name in studies/.
+        rules: the RULES of its section.
+        table, windows: rows, and the arrays behind them.
+    """
+    found = verdicts(table, windows, grid.catalogue()[study].get("claims", {}), rules)
+    lines = [
+        f"({v.claim}) {v.model}, {v.setting}: {v.verdict.upper()}\n    {v.number}" for v in found
+    ]
+    return "\n".join(lines) or "no claim of this study has a verdict on these rows"
 
 
 def by_model(found: Iterable[Verdict]) -> pd.DataFrame:

@@ -3,7 +3,7 @@ they are.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -21,21 +21,27 @@ def is_rung(model: Any) -> bool:
     return catalogue.rung(str(model)) is not None
 
 
-def lead(table: pd.DataFrame) -> str:
-    """The first paragraph: what was measured."""
+def superseded(quantizers: Iterable[str]) -> set[str]:
+    """Those whose nickname says how they differ from today's ("gptq (no act-order)"), where the
+    table has today's too.
+    """
+    names = {text: nickname(str(text)) for text in set(quantizers)}
+    plain = {name for name in names.values() if "(" not in name}
+    return {text for text, name in names.items() if name.partition(" (")[0] in plain - {name}}
+
+
+def lead(table: pd.DataFrame) -> dict[str, Any]:
+    """What was measured: `named` (models), `only` (the model, where there is one), `rungs` (blocks
+    of each rung of the ladder), `measurements`.
+    """
     depths = table.drop_duplicates("model").set_index("model")["units"]
     named = sorted(name for name in depths.index if not is_rung(name))
-    rungs = depths.drop(named).sort_values()
-    ladder = [f"a ladder of llamas with {', '.join(map(str, rungs))} blocks"] if len(rungs) else []
-    return (
-        f"`lwq` scores the blocks of a language model, moves the least important to fewer bits, "
-        f"and measures what "
-        f"it costs. Models: {', '.join([*named, *ladder])}. {table['id'].nunique():,} "
-        f"measurements. "
-        "It follows *Layer-Wise Quantization* (arXiv:2406.17415); the repository that its "
-        "abstract names held no code when we "
-        "looked, and nothing here comes from it."
-    )
+    return {
+        "named": named,
+        "only": named[0] if len(depths) == len(named) == 1 else "",
+        "rungs": list(depths.drop(named).sort_values()),
+        "measurements": table["id"].nunique(),
+    }
 
 
 def place(model: Any, *more: Any) -> tuple[Any, ...]:

@@ -1,22 +1,22 @@
 """Two tables and a template -> report.md, report.html and figures. No model, no torch."""
 
-import base64
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
-from lwq.common import paths
-from lwq.common.errors import InputError
+from lwq.common import markup, paths
 from lwq.common.names import nickname
 from lwq.common.version import VERSION
 from lwq.contracts.section import Picture, Section, Verdict
-from lwq.report import bootstrap, claims, overview
+from lwq.report import answers, beside, bootstrap, claims, html, llama, overview, play
+from lwq.report.drawing import Drawing
+from lwq.report.figures.frontier import frontier
 from lwq.report.sections import SECTIONS
 from lwq.results import cells, measurements, plans
 from lwq.studies import grid
@@ -25,18 +25,6 @@ VERDICTS = "verdicts.csv"
 FIGURES = "figures"  # beside the report; the only place that its pictures come from
 VERDICT = list(Verdict.__dataclass_fields__)
 MARKS = ("<!-- verdicts: written by lwq report -->", "<!-- end of verdicts -->")
-STYLE = """
-body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
-       font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; }
-img { max-width: 100%; height: auto; } h1, h2 { line-height: 1.2; } em { color: #555; }
-.table { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.85em; }
-th, td { border-bottom: 1px solid #ddd; padding: 0.25em 0.7em;
-         text-align: right; white-space: nowrap; vertical-align: top; }
-th:first-child, td:first-child { text-align: left; }
-.words th, .words td { text-align: left; white-space: normal; min-width: 5em; }
-code { font-size: 0.85em; overflow-wrap: anywhere; }
-@media print { body { max-width: none; font-size: 10pt; } h2, img, table { break-inside: avoid; } }
-"""
 
 
 def build(results_dir: str | Path, reports_dir: str | Path) -> Path:
@@ -55,28 +43,16 @@ def build(results_dir: str | Path, reports_dir: str | Path) -> Path:
         for name, section in SECTIONS.items()
     }
     found = _in_order(verdict for section in made.values() for verdict in section.verdicts)
-    with paths.replacing(target / VERDICTS) as temporary:
-        frame = pd.DataFrame(
-            [{**vars(verdict), "ids": " ".join(verdict.ids)} for verdict in found], columns=VERDICT
-        )
-        cells.write(frame, temporary)
+    _write_verdicts(found, target / VERDICTS)
+    arenas, mixes = beside.arenas(table, windows), llama.read(results_dir)
     draw = Drawing(target / FIGURES)
     context = {
-        "lead": overview.lead(table),
+        **_overview(table, windows),
+        "answers": _answers(arenas, mixes, draw),
         "claims": list(_claims(found)),
-        "texts": table.loc[table["metric"] == "perplexity", ["calibration", "judge"]]
-        .drop_duplicates()
-        .to_dict("records"),
-        "quantizers": sorted(table["quantizer"].unique()),
-        "dtypes": sorted(table["dtype"].unique()),
-        "models": list(overview.models(table)),
-        "uniform": overview.uniform(table),
-        "deviations": list(overview.deviations(table)),
-        "environments": list(table["environment"].unique()),
-        "few_documents": list(overview.few_documents(table, windows)),
-        "resamples": bootstrap.RESAMPLES,
-        "seed": bootstrap.SEED,
-        "version": VERSION,
+        "missing": [name for name in _claiming() if not made[name]],
+        "why": _where(arenas, made),
+        "size": _size(results_dir),
         "table_name": measurements.TABLE,
         "windows_name": measurements.WINDOWS,
         "verdicts_name": VERDICTS,
@@ -87,10 +63,73 @@ def build(results_dir: str | Path, reports_dir: str | Path) -> Path:
     text = re.sub(r"\n{3,}", "\n\n", text)
     with paths.replacing(target / "report.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
+    more = play.data(arenas, kept, table, mixes) | {
+        "size": context["size"],
+        "table": measurements.TABLE,
+        "shown": [line["label"] for line in (context["answers"] or {"shown": []})["shown"]],
+    }
     with paths.replacing(target / "report.html") as temporary:
-        temporary.write_text(_page(text, target), encoding="utf-8")
+        temporary.write_text(html.page(text, target, FIGURES, more), encoding="utf-8")
     draw.clean()
     return target / "report.html"
+
+
+def _overview(table: pd.DataFrame, windows: pd.DataFrame) -> dict[str, Any]:
+    """What the frame of the page says of all rows together."""
+    texts = table.loc[table["metric"] == "perplexity", ["calibration", "judge"]]
+    return {
+        **overview.lead(table),
+        "few_documents": list(overview.few_documents(table, windows)),
+        "texts": texts.drop_duplicates().to_dict("records"),
+        "quantizers": sorted(table["quantizer"].unique()),
+        "dtypes": sorted(table["dtype"].unique()),
+        "models": list(overview.models(table)),
+        "uniform": overview.uniform(table),
+        "deviations": list(overview.deviations(table)),
+        "environments": list(table["environment"].unique()),
+        "resamples": bootstrap.RESAMPLES,
+        "seed": bootstrap.SEED,
+        "version": VERSION,
+    }
+
+
+def _answers(
+    arenas: list[beside.Arena], mixes: pd.DataFrame, draw: Drawing
+) -> dict[str, Any] | None:
+    """The first screen and its picture."""
+    found = answers.answers(arenas)
+    if found is None:
+        return None
+    own = mixes[mixes["model"] == found["model"]]
+    shown = tuple(line["label"] for line in found["shown"])
+    alt = f"KL against the bytes of the whole file; lower left is better: {found['name']}."
+    rows = f"model {found['model']}, metric kl"
+    picture = Picture(frontier, (arenas[0], own, shown), found["model"], alt, rows)
+    return {**found, "figure": draw(picture), "mixes": sorted(own["judged_in"].unique())}
+
+
+def _where(arenas: list[beside.Arena], made: Mapping[str, Section]) -> str:
+    """The study that most plans of the leading arena come from, where its section says why."""
+    name = str(arenas[0].plans["study"].mode().iloc[0]) if arenas else ""
+    return name if made.get(name) else ""
+
+
+def _claiming() -> list[str]:
+    """Studies with claims."""
+    return [name for name, study in grid.catalogue().items() if study.get("claims")]
+
+
+def _size(results_dir: str | Path) -> str:
+    """The size whose results these are; the long one for any other folder."""
+    folder = paths.resolve(results_dir)
+    return next((size for size in grid.sizes() if grid.folders(size)[0] == folder), "laptop")
+
+
+def _write_verdicts(found: list[Verdict], path: Path) -> None:
+    """Every verdict with the ids of its rows, as cells that a spreadsheet takes for text."""
+    lines = [{**vars(verdict), "ids": " ".join(verdict.ids)} for verdict in found]
+    with paths.replacing(path) as temporary:
+        cells.write(pd.DataFrame(lines, columns=VERDICT), temporary)
 
 
 def put_into_readme(readme: Path, reports_dir: str | Path) -> None:
@@ -118,42 +157,13 @@ def verdict_table(reports_dir: str | Path) -> str:
     shown = {
         (row.claim, row.model): f"**{row.verdict}**: {row.settings}" for row in found.itertuples()
     }
-    made = [["claim", *models], ["---"] * (len(models) + 1)]
+    made = [["claim", *map(markup.markdown, models)], ["---"] * (len(models) + 1)]
     for key, claim in grid.claims().items():
         own = [shown.get((key, model), "") for model in models]
         made.append(
             [f"({key}) {claim['short']}", *(own if any(own) else ["not measured yet"] * len(own))]
         )
     return "".join(f"| {' | '.join(line)} |\n" for line in made)
-
-
-@dataclass
-class Drawing:
-    """Figures on disk, and what the template says about each."""
-
-    folder: Path
-    drawn: set[str] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        paths.writable(self.folder)
-
-    def __call__(self, picture: Picture) -> dict[str, str]:
-        """Draw it into a file named after what it shows and the function that draws it."""
-        name = picture.draw.__name__
-        file = re.sub(r"[^a-z0-9]+", "-", f"{picture.what}-{name}".lower()) + ".png"
-        figure = picture.draw(*picture.arguments)
-        self.drawn.add(file)
-        with paths.replacing(self.folder / file) as temporary:
-            figure.savefig(temporary, dpi=130, metadata={"Software": None}, format="png")
-        function = f"{picture.draw.__module__}.{name}"
-        where = f"{self.folder.name}/{file}"
-        return {"function": function, "file": where, "alt": picture.alt, "rows": picture.rows}
-
-    def clean(self) -> None:
-        """Delete pictures of earlier reports."""
-        for path in self.folder.glob("[!.]*.png"):
-            if path.name not in self.drawn:
-                path.unlink()
 
 
 def _in_order(found: Iterable[Verdict]) -> list[Verdict]:
@@ -167,12 +177,12 @@ def _claims(found: list[Verdict]) -> Iterator[dict[str, Any]]:
     models = claims.by_model(found)
     for key, claim in grid.claims().items():
         settings = [vars(verdict) for verdict in found if verdict.claim == key]
-        yield {
-            "key": key,
-            **claim,
-            "models": models[models["claim"] == key].to_dict("records"),
-            "settings": settings,
+        lines = models[models["claim"] == key].to_dict("records")
+        words = {
+            word: [line["model"] for line in lines if line["verdict"] == word]
+            for word in dict.fromkeys(line["verdict"] for line in lines)
         }
+        yield {"key": key, **claim, "models": lines, "settings": settings, "words_of": words}
 
 
 def _render(context: Mapping[str, Any], made: Mapping[str, Section], draw: Drawing) -> str:
@@ -186,8 +196,10 @@ def _render(context: Mapping[str, Any], made: Mapping[str, Section], draw: Drawi
         undefined=StrictUndefined,
         keep_trailing_newline=True,
         trim_blocks=True,
-        autoescape=False,
+        autoescape=True,
+        finalize=_as_text,
     )
+    environment.filters["code"] = lambda text: Markup(markup.code(text))
     sections = []
     for name, section in made.items():
         template = environment.get_template(f"sections/{name}.md.j2")
@@ -201,9 +213,26 @@ def _render(context: Mapping[str, Any], made: Mapping[str, Section], draw: Drawi
                 for group, pictures in section.figures.items()
             },
         }
-        parts = {part: template.render(own, part=part) for part in ("section", "appendix")}
+        parts = {part: Markup(template.render(own, part=part)) for part in ("section", "appendix")}
         sections.append({"name": name, **parts})
     return environment.get_template("report.md.j2").render(context, sections=sections)
+
+
+# what our own numbers look like: bold, or the ends of an interval
+_NUMBERS = re.compile(r"\\\*\\\*([\d.,%+−-]+)\\\*\\\*|\\\[((?:[\d.,%+− -]|&#60;)+)\\\](?!\()")
+
+
+def _as_text(value: Any) -> Any:
+    """Whatever a template prints is text, but for what is markup already; bold numbers and the
+    brackets of intervals stay.
+    """
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    inner = value.strip(" ,.;:")
+    before, _, after = value.partition(inner) if inner else (value, "", "")
+    escaped = markup.markdown(inner) if inner else ""
+    shown = _NUMBERS.sub(lambda m: f"**{m[1]}**" if m[1] else f"[{m[2]}]", escaped)
+    return Markup(f"{before}{shown}{after}")
 
 
 def built_from(report: str | Path) -> str:
@@ -227,44 +256,6 @@ def _as_readers_name_them(table: pd.DataFrame) -> pd.DataFrame:
         kind="stable",
         ignore_index=True,
     )
-
-
-def _page(text: str, folder: Path) -> str:
-    """A self-contained page: pictures inside, tables that scroll on a phone or, of words, wrap,
-    nothing fetched.
-    """
-    import markdown
-
-    body = markdown.markdown(text, extensions=["tables"])
-    body = body.replace("<table>", '<div class="table"><table>').replace(
-        "</table>", "</table></div>"
-    )
-    body = re.sub(
-        r'class="table"(?=><table>\s*<thead>\s*<tr>\s*<th>(claim|model)</th>)',
-        'class="table words"',
-        body,
-    )
-    body = re.sub(
-        r'(<img [^>]*?src=)"([^"]+)"',
-        lambda found: f'{found[1]}"{_inline(folder / FIGURES, folder / found[2])}"',
-        body,
-    )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
-        'content="width=device-width">'
-        f"<title>lwq report</title><style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
-    )
-
-
-def _inline(figures: Path, path: Path) -> str:
-    """A picture as a data URI. Raises InputError for anything but a PNG that lies in `figures`."""
-    own = path.resolve().parent == figures.resolve() and not path.is_symlink()
-    if not own or path.suffix != ".png" or not path.is_file():
-        raise InputError(
-            f"the page would embed {path}, which is no picture of its own: only PNG files of "
-            f"{figures} are embedded; look for it in the templates and in the table's names"
-        )
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def _hash(path: Path) -> str:

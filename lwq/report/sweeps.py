@@ -77,6 +77,11 @@ class Swept(NamedTuple):
     limits: pd.DataFrame
     areas: pd.DataFrame
 
+    @property
+    def model(self) -> str:
+        """The model that was swept."""
+        return str(self.rows["model"].iloc[0])
+
 
 def swept(table: pd.DataFrame, windows: pd.DataFrame, quality: float) -> list[Swept]:
     """Every finished sweep of a table."""
@@ -131,28 +136,30 @@ def columns_of(tables: Iterable[pd.DataFrame], reverses: bool = True) -> list[st
     ]
 
 
-def worth(table: pd.DataFrame, windows: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """One line a sweep: how many of an ordering's mixes beat uniform bits of the same true size,
-    and how many lose to them.
+def worth(table: pd.DataFrame, ratios: Mapping[str, Interval]) -> Iterator[dict[str, Any]]:
+    """One line a sweep: how many of an ordering's mixes beat uniform bits of the same bytes, and
+    how many lose to them.
+
+    Args:
+        table: rows of a study.
+        ratios: plan -> KL over that of uniform bits, from `beside.ratios`.
 
     Returns:
         Lines of model, setting and cells (label -> text, the same labels in all lines).
     """
-    nll = intervals.nll_by_id(windows)
     sweeps = list(intervals.sweeps(table))
     columns = [*columns_of(sweeps, reverses=False), RANDOM]
     for sweep in sweeps:
         rows = sweep[sweep["metric"] == "perplexity"]
-        gains = intervals.against_uniform(rows, nll)
-        rows = rows[rows["id"].isin(gains) & (rows["moved"] > 0)]
         first = rows.iloc[0]
+        rows = rows[rows["plan"].isin(ratios)]
         cells = {}
         for name in columns:
             own = style.is_random(rows) if name == RANDOM else rows["ordering"] == name
-            found = [gains[key] for key in rows.loc[own, "id"]]
+            found = [ratios[key] for key in rows.loc[own, "plan"]]
             better, worse = (
-                sum(gain.low > 0 for gain in found),
-                sum(gain.high < 0 for gain in found),
+                sum(ratio.high < 1 for ratio in found),
+                sum(ratio.low > 1 for ratio in found),
             )
             shown = "random orders" if name == RANDOM else style.label(name)
             cells[shown] = f"{better} better, {worse} worse of {len(found)}"
@@ -173,9 +180,11 @@ def limit_lines(limits: pd.DataFrame) -> list[dict[str, str]]:
     return list(found.values())
 
 
-def measured_plans(table: pd.DataFrame, windows: pd.DataFrame) -> Iterator[dict[str, Any]]:
+def measured_plans(
+    table: pd.DataFrame, windows: pd.DataFrame, ratios: Mapping[str, Interval]
+) -> Iterator[dict[str, Any]]:
     """One line an ordering at the measured points nearest to a quarter and a half, and the uniform
-    plans.
+    plans; `ratios` are those of `worth`.
     """
     wide = table.pivot_table(index="id", columns="metric", values="value")
     rows = (
@@ -185,7 +194,6 @@ def measured_plans(table: pd.DataFrame, windows: pd.DataFrame) -> Iterator[dict[
     )
     nll = intervals.nll_by_id(windows)
     truth = nll[style.all_high(rows)["id"]]
-    beside = intervals.against_uniform(rows, nll)
     mixed = rows[~rows["ordering"].isin(intervals.ENDS)]
     for share in (0.25, 0.5):
         nearest = min(
@@ -194,15 +202,15 @@ def measured_plans(table: pd.DataFrame, windows: pd.DataFrame) -> Iterator[dict[
         point = mixed[mixed["moved"] == nearest]
         chance = style.is_random(point)
         for row in point[~chance].sort_values("perplexity").to_dict("records"):
-            yield _point(row, truth, nll, beside)
+            yield _point(row, truth, nll, ratios)
         if chance.any():
-            yield _together(point[chance], truth, nll, beside)
+            yield _together(point[chance], truth, nll, ratios)
     for row in rows[rows["ordering"] == "uniform"].sort_values("true_bits").to_dict("records"):
-        yield {**_point(row, truth, nll, beside), "label": f"uniform {row['avg_bits']:.0f} bits"}
+        yield {**_point(row, truth, nll, ratios), "label": f"uniform {row['avg_bits']:.0f} bits"}
 
 
 def _point(
-    row: dict[Any, Any], truth: Any, nll: Any, beside: Mapping[str, Interval]
+    row: dict[Any, Any], truth: Any, nll: Any, ratios: Mapping[str, Interval]
 ) -> dict[str, Any]:
     numbers = {name: f"{row[name]:.3f}" for name in ("kl", "top1")}
     return {
@@ -211,20 +219,20 @@ def _point(
         "label": style.label(row["ordering"]),
         "perplexity": f"{row['perplexity']:.4g}",
         "retained": "{:.3f} [{:.3f}, {:.3f}]".format(*bootstrap.retained(truth, nll[row["id"]])),
-        "gain": "{:+.3f} [{:+.3f}, {:+.3f}]".format(*beside[row["id"]])
-        if row["id"] in beside
+        "gain": "{:.2f} [{:.2f}, {:.2f}]".format(*ratios[row["plan"]])
+        if row["plan"] in ratios
         else "",
     }
 
 
 def _together(
-    rows: pd.DataFrame, truth: Any, nll: Any, beside: Mapping[str, Interval]
+    rows: pd.DataFrame, truth: Any, nll: Any, ratios: Mapping[str, Interval]
 ) -> dict[str, Any]:
     """Random orders in one line: median, lowest and highest."""
     spans: dict[str, tuple[Any, str]] = {
         "perplexity": (rows["perplexity"], ".4g"),
         "retained": (np.exp([truth.mean() - nll[key].mean() for key in rows["id"]]), ".3f"),
-        "gain": (np.array([beside[key].value for key in rows["id"] if key in beside]), "+.3f"),
+        "gain": (np.array([ratios[key].value for key in rows["plan"] if key in ratios]), ".2f"),
         "kl": (rows["kl"], ".3f"),
         "top1": (rows["top1"], ".3f"),
     }

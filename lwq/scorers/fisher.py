@@ -19,15 +19,8 @@ from lwq.scorers.shared.declared import Found, Harms, Joint
 from lwq.scorers.shared.listening import Source, heard
 from lwq.scorers.shared.rounding import WIDTHS, Rounding, rounding
 from lwq.statistics.backward import Pair, backward, towards
-from lwq.statistics.forward import (
-    BATCH,
-    GRADIENTS,
-    WINDOWS,
-    Stats,
-    capture,
-    logits_after,
-    run_blocks,
-)
+from lwq.statistics.calls import BATCH, capture, logits_after, run_blocks
+from lwq.statistics.forward import GRADIENTS, WINDOWS, Stats
 
 POOLS = ("token", "window")
 

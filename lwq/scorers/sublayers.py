@@ -12,7 +12,8 @@ from lwq import models
 from lwq.common.errors import InputError
 from lwq.contracts.estimate import Estimate
 from lwq.scorers.shared.checks import require_blocks
-from lwq.statistics.forward import WINDOWS, Calls, Stats, capture, require_windows, run_blocks
+from lwq.statistics.calls import Calls, capture, run_blocks
+from lwq.statistics.forward import WINDOWS, Stats, require_windows
 
 ATTENTION = ("attn", "attention")  # what a block's own modules call it
 

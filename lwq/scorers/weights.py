@@ -16,6 +16,7 @@ from lwq.scorers.shared.rounding import WIDTHS, rounding
 from lwq.statistics.forward import Stats
 
 POOLS = ("block", "matrix")
+PART = 1 << 20  # weights that are compared at once
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,13 @@ class ZD:
 
     def _share(self, weights: Tensor) -> float:
         """ZD of a flat tensor; 0 where all weights are equal."""
-        std, mean = torch.std_mean(weights.double())
-        distance = weights.double() - mean
-        distance = distance.abs() if self.two_sided else distance
-        return float((distance > std).double().mean())
+        wide = weights.double()
+        std, mean = torch.std_mean(wide)
+        above = 0
+        for part in wide.split(PART):
+            distance = part - mean
+            above += int(((distance.abs() if self.two_sided else distance) > std).sum())
+        return above / len(wide)
 
 
 def weighed(model: nn.Module, granularity: str = "block") -> dict[str, list[str]]:

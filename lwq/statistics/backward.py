@@ -23,13 +23,14 @@ from lwq import models
 from lwq.common import paths
 from lwq.common.errors import InputError
 from lwq.common.progress import track
-from lwq.statistics.forward import (
+from lwq.statistics.calls import (
     BATCH,
-    EXPERT_PARTS,
     Calls,
     Captured,
     capture,
     logits_after,
+    require_separable,
+    require_tokens,
     run_blocks,
 )
 
@@ -153,8 +154,11 @@ def backward(
         tokens that cannot be told apart.
     """
     blocks, matrices = models.blocks(model), models.matrices(model)
+    require_separable(model, windows)
+    models.require_heard(model, matrices)
     with _memory(model) as keep:
         calls = capture(model, windows)
+        require_tokens(calls, windows, "gradient scorers")
         inputs, hidden = _forward(model, calls, keep)
         upstream: list[Tensor] = []
         for batch, states in zip(windows.split(BATCH), hidden, strict=True):
@@ -222,7 +226,7 @@ def _through_head(
         logits = logits_after(model, window, states)
     # (length, vocabulary) -> (1, length, vocabulary)
     gradient = slope(number, logits[0].detach()).to(logits.dtype)[None]
-    (found,) = torch.autograd.grad(logits, states, gradient)
+    found = seen.back(logits, states, gradient)
     return Gradients(name, number, 1, window.shape[1], states.detach(), found, seen.pairs())
 
 
@@ -241,7 +245,7 @@ def _through_block(
     seen = _Seen(count * length)
     with seen.of_linear(_linear(own)), seen.of_experts(own):
         output = calls.run(block, name, number, states)
-        (found,) = torch.autograd.grad(output, states, upstream[number])
+        found = seen.back(output, states, upstream[number])
     return Gradients(name, number * BATCH, count, length, states.detach(), found, seen.pairs())
 
 
@@ -283,7 +287,7 @@ class _Rows(TorchFunctionMode):
         if func is nn.functional.embedding and args[1] is self.embedding.weight:
             self.ids, self.found = args[0], out.detach().requires_grad_()
             self.found.register_hook(self._note)
-            return self.found
+            return self.found.clone()  # some models scale what they looked up in place
         return out
 
     def _note(self, gradient: Tensor) -> None:
@@ -296,17 +300,33 @@ class _Seen:
 
     Attributes:
         tokens: of the batch.
+        cut: outputs that depend on nothing that has a gradient but their matrix.
     """
 
     tokens: int
     inputs: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     slopes: dict[str, Tensor] = field(default_factory=dict)
+    cut: dict[str, Tensor] = field(default_factory=dict)
 
     def note(self, key: str, rows: Tensor, x: Tensor, out: Tensor) -> None:
         if key in self.inputs:
             raise InputError(f"{key} is called twice in one block; no gradient scorer can tell why")
         self.inputs[key] = (rows, _flat(x.detach()))
+        if not torch.is_grad_enabled():  # the block computes with it without gradients
+            return
+        if not out.requires_grad:  # its input is cut off from what entered the block
+            self.cut[key] = out.requires_grad_()
+            return
         out.register_hook(lambda slope: self.slopes.update({key: _flat(slope.detach())}))
+
+    def back(self, output: Tensor, states: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient at `states`, given that at `output`; those at the matrices are noted."""
+        starts = [states, *self.cut.values()]
+        found, *rest = torch.autograd.grad(output, starts, gradient, allow_unused=True)
+        for key, slope in zip(self.cut, rest, strict=True):
+            if slope is not None:
+                self.slopes[key] = _flat(slope)
+        return torch.zeros_like(states) if found is None else found
 
     def pairs(self) -> dict[str, Pair]:
         """In the order of the forward pass; a matrix that no gradient reached has none."""
@@ -363,14 +383,15 @@ class _Seen:
             return out
 
         def forward(*args: Any, **kwargs: Any) -> Tensor:
+            parts = models.expert_parts(module)
             hidden, chosen, weights = [*args, *kwargs.values()][:3]
             total = torch.zeros_like(hidden)
             for expert in range(module.num_experts):
                 place, rows = torch.where((chosen == expert).T)
                 if not len(rows):
                     continue
-                gate_up = product(EXPERT_PARTS[0], expert, rows, hidden[rows])
-                down = product(EXPERT_PARTS[1], expert, rows, module._apply_gate(gate_up))
+                first = product(parts[0], expert, rows, hidden[rows])
+                down = product(parts[1], expert, rows, models.expert_inner(module, first))
                 weighted = down * weights[rows, place, None]
                 total = total.index_add(0, rows, weighted.to(total.dtype))
             return total

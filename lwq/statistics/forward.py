@@ -22,8 +22,14 @@ from torch import Tensor, nn
 from lwq import models
 from lwq.common.errors import InputError
 from lwq.common.progress import track
-from lwq.common.tensors import is_finite
 from lwq.contracts import inside
+from lwq.statistics.calls import (
+    BATCH,
+    capture,
+    require_finite_states,
+    require_separable,
+    require_tokens,
+)
 
 NEEDS = frozenset(
     {"gram", "input_norms", "input_means", "similarity", "hidden_states", "last_token"}
@@ -33,9 +39,6 @@ WINDOWS = "windows"
 # another: a scorer that listens to the pass back through the model
 GRADIENTS = "gradients"
 SUMS = frozenset({"gram", "input_norms", "input_means"})  # over the inputs of each matrix
-BATCH = 4  # windows a forward pass; part of the arithmetic, so it is fixed
-# the 3-D parameters of a module of experts, in the order of the forward pass
-EXPERT_PARTS = ("gate_up_proj", "down_proj")
 # columns of a Gram matrix that are summed at once; what lies below its diagonal is mirrored, not
 # computed
 PANEL = 512
@@ -152,69 +155,6 @@ class Stats(dict[str, BlockStats]):
     windows: Tensor | None = None
 
 
-class Captured(Exception):
-    """Ends a forward pass once the last block's arguments are known: the head need not run."""
-
-
-@dataclass
-class Calls:
-    """How the model calls its blocks: the first block's input, and every block's other arguments,
-    one entry a batch.
-    """
-
-    hidden: list[Tensor]
-    arguments: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]]
-
-    def run(self, block: nn.Module, name: str, batch: int, hidden: Tensor) -> Tensor:
-        """The output hidden states of `block` for the input hidden states `hidden` of one batch."""
-        args, kwargs = self.arguments[name][batch]
-        output = models.call(block, hidden, *args, **kwargs)
-        return output[0] if isinstance(output, tuple) else output
-
-
-@torch.no_grad()
-def capture(model: nn.Module, windows: Tensor, batch_size: int = BATCH) -> Calls:
-    """Run everything before the blocks, and note the arguments of each block (they differ per layer
-    in gemma3).
-
-    No key-value cache is among them: a cache that one run fills would silently change the next.
-    """
-    names = list(models.blocks(model))
-    calls = Calls([], {name: [] for name in names})
-
-    def act(name: str, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        if name == names[0]:
-            calls.hidden.append(hidden)
-        calls.arguments[name].append((args, kwargs))
-        if name == names[-1]:
-            raise Captured
-        return hidden
-
-    device = models.device(model)
-    with models.replaced_blocks(model, act):
-        for batch in windows.split(batch_size):
-            try:
-                models.call(model, batch.to(device), use_cache=False)
-            except Captured:
-                continue
-    return calls
-
-
-@torch.no_grad()
-def run_blocks(model: nn.Module, calls: Calls) -> Iterator[tuple[str, list[Tensor], list[Tensor]]]:
-    """(block, its inputs, its outputs), a batch an entry, in the order of the forward pass.
-
-    Raises InputError, naming the block, where its outputs hold NaN or Inf.
-    """
-    hidden = calls.hidden
-    for name, block in models.blocks(model).items():
-        with models.resident(model, name):
-            outputs = [calls.run(block, name, batch, states) for batch, states in enumerate(hidden)]
-        require_finite_states(name, outputs)
-        yield name, hidden, outputs
-        hidden = outputs
-
-
 @torch.no_grad()
 def stream(
     model: nn.Module,
@@ -258,8 +198,13 @@ def stream(
         for key, matrix in models.matrices(model).items()
         if wanted is None or key in wanted
     }
+    require_separable(model, windows)
+    if needs & SUMS:
+        models.require_heard(model, matrices)
     names = list(blocks) if wanted is None else _until_last(list(blocks), matrices)
     calls = capture(model, windows)
+    if token_weights is not None:
+        require_tokens(calls, windows, "token weights")
     hidden = calls.hidden
     weights = None if token_weights is None else token_weights.split(BATCH)
     compared = bool(needs & {"similarity", "hidden_states", "last_token"}) or source == "quantized"
@@ -329,28 +274,6 @@ def _require_finite(stats: BlockStats, outputs: list[Tensor]) -> None:
         summed = [tensor for tensor in sums if tensor is not None]
         require_finite_states(key, summed, dtype)
     require_finite_states(stats.name, outputs)
-
-
-def require_finite_states(
-    place: str, states: Sequence[Tensor], dtype: torch.dtype | None = None
-) -> None:
-    """Raise InputError, naming the place, where `states`, computed in `dtype`, hold NaN or Inf."""
-    if not all(map(is_finite, states)):
-        name = str(dtype or states[0].dtype).removeprefix("torch.")
-        raise InputError(
-            f"{place}: its activations hold NaN or Inf in {name}; load the model with "
-            f"dtype='float32' or 'bfloat16' where "
-            "float16 overflows, else repair its weights"
-        )
-
-
-def logits_after(model: nn.Module, batch: Tensor, states: Tensor) -> Tensor:
-    """Logits (windows, length, vocabulary) of the last block's output `states`: everything that
-    follows the blocks runs as it does always.
-    """
-    last = list(models.blocks(model))[-1]
-    with models.replaced_blocks(model, lambda name, x, *_: states if name == last else x):
-        return models.call(model, batch.to(states.device), use_cache=False).logits
 
 
 def _until_last(blocks: list[str], matrices: Collection[str]) -> list[str]:
@@ -467,18 +390,20 @@ def _listening(
     ) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
         def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             hidden, chosen = [*args, *kwargs.values()][:2]
-            bias = getattr(module, "gate_up_proj_bias", None)
+            parts = models.expert_parts(module)
+            bias = getattr(module, f"{parts[0]}_bias", None)
             for expert in range(module.num_experts):
-                keys = {part: f"{prefix}.{part}.{expert}" for part in EXPERT_PARTS}
+                keys = {part: f"{prefix}.{part}.{expert}" for part in parts}
                 if matrices.keys().isdisjoint(keys.values()):
                     continue
                 routed = (chosen == expert).any(-1)
                 x, w = hidden[routed], token_weights()
                 w = None if w is None else w.to(routed.device)[routed]
-                # (tokens, in) -> (tokens, 2 · inner)
-                gate_up = x @ replace(like, parameter=EXPERT_PARTS[0], expert=expert).view().T
-                gate_up = gate_up if bias is None else gate_up + bias[expert]
-                for key, value in zip(keys.values(), (x, module._apply_gate(gate_up)), strict=True):
+                # (tokens, in) -> (tokens, 2 · inner), or (tokens, inner) without a gate
+                first = x @ replace(like, parameter=parts[0], expert=expert).view().T
+                first = first if bias is None else first + bias[expert]
+                inner = models.expert_inner(module, first)
+                for key, value in zip(keys.values(), (x, inner), strict=True):
                     if key in matrices:
                         found.setdefault(key, MatrixStats(source=source)).add(value, needs, w)
 
@@ -489,7 +414,7 @@ def _listening(
     for key, matrix in matrices.items():
         if matrix.expert is None:
             hooks.append(matrix.module.register_forward_pre_hook(linear(key)))
-        elif matrix.parameter in EXPERT_PARTS and matrix.module not in heard:
+        elif matrix.module not in heard:
             heard.add(matrix.module)
             prefix = key.removesuffix(f".{matrix.parameter}.{matrix.expert}")
             hooks.append(

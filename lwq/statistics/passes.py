@@ -46,7 +46,7 @@ def counted(model: nn.Module) -> Iterator[Passes]:
     passes = Passes(len(table))
 
     def note(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        hidden = output[0] if isinstance(output, tuple) else output
+        hidden = models.hidden_of(output)
         if stands(module):
             return
         tokens = hidden.shape[0] * hidden.shape[1]

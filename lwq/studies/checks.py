@@ -93,7 +93,8 @@ def _require_widths(values: Mapping[str, Any]) -> None:
     from lwq import models
 
     for model in values.get("models") or [values.get("model", "toy")]:
-        for shape in sorted(models.matrix_shapes(model, user_code.folder())):
+        known = models.outline(model, user_code.folder())
+        for shape in sorted(known.shapes if known else ()):
             try:
                 packer.nbytes(shape, packer.levels[0])
             except InputError as error:

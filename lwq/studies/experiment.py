@@ -3,6 +3,7 @@ remember.
 """
 
 import copy
+import gc
 import importlib.metadata
 import platform
 import time
@@ -51,7 +52,7 @@ from lwq.results.measurements import Results
 from lwq.scorers import SCORERS, score_all
 from lwq.scorers.shared.code import scorer_codes
 from lwq.scorers.shared.declared import Declared
-from lwq.studies import candidates
+from lwq.studies import candidates, memory, sizes
 from lwq.studies.candidates import Candidate
 
 # the carried models were dequantized from groups of 32, which such a grid would reproduce exactly
@@ -112,6 +113,8 @@ class Experiment:
         dtype: of the weights that are scored and quantized, and of that arithmetic.
         judge_dtype: of the weights and the arithmetic that plans are judged with; "" is `dtype`.
             Where it is narrower than float32 the ends of a sweep are judged in float32 too.
+        stream: keep the weights on disk, as `lwq.load` does: the same numbers, slower, in less
+            memory.
         held: what experiments that come from this one by `using` share with it.
     """
 
@@ -123,6 +126,7 @@ class Experiment:
     results: Results
     dtype: str = "float32"
     judge_dtype: str = ""
+    stream: bool = False
     held: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __new__(cls, *arguments: Any, **settings: Any) -> "Experiment":
@@ -156,9 +160,11 @@ class Experiment:
 
     @_shared
     def loaded(self) -> tuple[nn.Module, Any]:
-        return models.load(
-            self.model, self.dtype, device_map="auto" if torch.cuda.is_available() else None
-        )
+        return self._load(self.dtype)
+
+    def _load(self, dtype: str) -> tuple[nn.Module, Any]:
+        place = ("cuda" if self.stream else "auto") if torch.cuda.is_available() else None
+        return models.load(self.model, dtype, device_map=place, stream=self.stream)
 
     @_shared
     def layout(self) -> Layout:
@@ -169,7 +175,12 @@ class Experiment:
     def judged(self) -> nn.Module:
         """The model that holds the plans: `loaded` itself, or a copy in `judge_dtype`."""
         model = self.loaded[0]
-        return model if self.judge_dtype == self.dtype else models.cast(model, self.judge_dtype)
+        if self.judge_dtype == self.dtype:
+            return model
+        restore_(model)
+        return (
+            self._load(self.judge_dtype)[0] if self.stream else models.cast(model, self.judge_dtype)
+        )
 
     @_shared
     def fingerprint(self) -> str:
@@ -202,14 +213,17 @@ class Experiment:
 
     @cached_property
     def bank(self) -> Bank:
-        return Bank(self.judged, self.quantizer, self.calibration, Store(), exact=self.loaded[0])
+        room = memory.of_bank(models.nbytes(self.judged), self.stream)
+        return Bank(
+            self.judged, self.quantizer, self.calibration, Store(), room, exact=self.loaded[0]
+        )
 
     @_shared
     def reference(self) -> Reference:
         """The untouched model on the judging windows."""
         restore_(self.judged)
-        free = models.free_memory(self.judged) // 2
-        return reference(self.judged, self.judging, free, self.judged_on.documents)
+        room = memory.of_reference(models.free_memory(self.judged), self.stream)
+        return reference(self.judged, self.judging, room, self.judged_on.documents)
 
     @cached_property
     def engine(self) -> Sweep:
@@ -291,10 +305,14 @@ class Experiment:
         """Let go of the model and of all that holds it, so that another one has room; what is
         needed again is made again.
         """
+        if "bank" in self.__dict__:
+            self.bank.release()  # the model holds it, too
         for name in ("loaded", "judged", "reference"):
             self.held.pop(name, None)
         for name in ("bank", "engine"):
             self.__dict__.pop(name, None)
+        gc.collect()  # hooks hold models in circles
+        models.give_back()
 
     def units(self, granularity: str = "block", outside: bool = False) -> Layout:
         """The model's units; `outside`: embeddings and head too."""
@@ -483,6 +501,7 @@ class Experiment:
                 agreement = float(spearmanr(values, truth).statistic)
                 passes = {key: scores.cost[key] for key in PASSES if key in scores.cost}
                 self.results.keep(row, Ranking(values, agreement, passes), 0.0)
+        self.results.write()
 
     def table(self, **where: Any) -> pd.DataFrame:
         """Write what is measured, and return this experiment's rows with those columns."""
@@ -491,11 +510,20 @@ class Experiment:
         return self.results.table(**{**shared, **where})
 
     def _measure_deviation(self, high: int, low: int) -> None:
-        """The ends of the sweep, judged once more in float32: how far off is `judge_dtype`?"""
-        other = replace(self, dtype="float32", judge_dtype="float32")
-        if self.dtype == "float32":
+        """The ends of the sweep, judged once more in float32: how far off is `judge_dtype`?
+
+        Never are there two models of different dtypes and two references in memory: what this
+        experiment holds is made again after.
+        """
+        if self.dtype != "float32":
+            streams = self.stream or memory.streams(sizes.of(self.model).parameters)
+            self.release()
+            other = replace(self, dtype="float32", judge_dtype="float32", stream=streams)
+        else:
+            other = replace(self, judge_dtype="float32")
             other.held["loaded"] = self.loaded
         other.measure(candidates.ends(other.layout, other.quantizer, high, low))
+        other.release()
 
     def _row(self, candidate: Candidate) -> Row:
         plan = candidate.plan

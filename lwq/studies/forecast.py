@@ -11,9 +11,10 @@ from lwq.common.names import build
 from lwq.contracts.methods import Quantizer
 from lwq.quantizers import QUANTIZERS
 from lwq.results.measurements import Results
-from lwq.studies import grid
+from lwq.studies import grid, memory, sizes
 from lwq.studies.grid import Point
-from lwq.studies.rehearsal import UNKNOWN, Rehearsal, key_of, rehearse
+from lwq.studies.memory import GIB as GIB
+from lwq.studies.rehearsal import Rehearsal, key_of, rehearse
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 SWEPT = 0.65  # of the work of a full forward pass, for a plan of a sweep
@@ -21,7 +22,6 @@ REACHED = 0.4  # of the speed of a large matrix product, for a model with its lo
 ROUNDED = 0.2  # of a pass with its statistics, to quantize all matrices at one more width
 SCANNED = 8  # windows that costs are measured on
 QUESTION = 100  # tokens of a question with its answers
-GIB = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,7 @@ class Forecast:
         tokens: forward passes of the whole model that are left, in tokens: plans, tasks,
             calibration, the training of a ladder.
         operations: floating-point operations.
-        memory: bytes at the peak: the model, its originals, the bank, the reference, the
-            boundaries.
+        memory: bytes at the peak; see `lwq.studies.memory`.
     """
 
     plans: int
@@ -71,7 +70,7 @@ def of_point(point: Point, known: frozenset[Any] = frozenset()) -> Forecast:
         questions=sum(one.questions for one in work),
         tokens=sum(one.tokens for one in work),
         operations=sum(one.operations for one in work),
-        memory=max(one.memory for one in work) + 4 * GIB,
+        memory=max(one.memory for one in work),
     )
 
 
@@ -81,9 +80,9 @@ def measured(folder: str | Path) -> frozenset[Any]:
 
 
 def _work(experiment: Rehearsal, known: frozenset[Any]) -> Forecast:
-    """What one experiment takes; memory without what the process itself needs."""
-    size = grid.known_models().get(experiment.model, UNKNOWN)
-    weights, widths = float(size["parameters"]), len(experiment.widths)
+    """What one experiment takes."""
+    size = sizes.of(experiment.model)
+    weights, widths = float(size.parameters), len(experiment.widths)
     plans = {row.plan for row, _ in experiment.noted.values()}
     left = {row.plan for row, _ in experiment.noted.values() if key_of(row) not in known}
     asked = sum(items for key, items in experiment.questions.items() if key not in known)
@@ -93,13 +92,19 @@ def _work(experiment: Rehearsal, known: frozenset[Any]) -> Forecast:
         windows = experiment.calibrate.n * experiment.calibrate.length
         tokens += (passes + ROUNDED * widths) * windows + _trained(experiment.model)
         tokens += experiment.scanned * experiment.judge.length * SCANNED * SWEPT
-    wide, judged_wide = BYTES[experiment.dtype], BYTES[experiment.judge_dtype]
-    # the weights, and the originals of those that plans change; the judged copy is one more where
-    # its dtype is another
-    held = 2 * wide if wide == judged_wide else wide + 2 * judged_wide
-    memory = weights * (held + min(widths, 4 * GIB / weights))
+    peak = memory.Peak(
+        size,
+        BYTES[experiment.dtype],
+        BYTES[experiment.judge_dtype],
+        experiment.stream,
+        widths,
+        bool(build(QUANTIZERS, "quantizer", experiment.quantizer).needs),
+        experiment.calibrate.n * experiment.calibrate.length,
+        experiment.judge.n,
+        experiment.judge.length,
+    )
     done = len(plans) - len(left)
-    return Forecast(len(plans), done, asked, tokens, 2 * weights * tokens, memory)
+    return Forecast(len(plans), done, asked, tokens, 2 * weights * tokens, peak.bytes())
 
 
 def _trained(name: str) -> int:

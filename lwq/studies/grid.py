@@ -85,11 +85,6 @@ def claimed() -> list[str]:
     return list(dict.fromkeys(name for names in named for name in names))
 
 
-def known_models() -> dict[str, dict[str, float]]:
-    """Model -> its blocks and parameters, for those that an estimate knows without loading them."""
-    return _read(paths.STUDIES / f"{COMMON}.yaml")["models"]
-
-
 def names() -> dict[str, str]:
     """Study -> what it asks."""
     return {name: study["about"] for name, study in catalogue().items()}

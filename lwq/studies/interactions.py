@@ -8,10 +8,9 @@ import numpy as np
 from lwq.common.names import spec
 from lwq.contracts import KEPT, Layout, Option, Plan
 from lwq.contracts.methods import Quantizer
+from lwq.contracts.results import TOGETHER
 from lwq.quantizers import QUANTIZERS
 from lwq.studies.candidates import Candidate
-
-TOGETHER = "together"  # the way of these plans
 
 
 def pairs(layout: Layout, quantizer: Quantizer, low: Option) -> Iterator[Candidate]:

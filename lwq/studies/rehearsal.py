@@ -27,13 +27,12 @@ from lwq.results.measurements import REHEARSAL
 from lwq.scorers import SCORERS
 from lwq.scorers.baselines import Reversed
 from lwq.scorers.shared.declared import Declared
-from lwq.studies import grid
+from lwq.studies import sizes
 from lwq.studies.candidates import Candidate
 from lwq.studies.experiment import KIND, Experiment, built_of, questions
 
 SHOWING = {"look", "check"}  # tags of cells that measure nothing
 ROUND = 128  # stand-in matrices have a multiple of so many columns, which any group size divides
-UNKNOWN = {"blocks": 32, "parameters": 7e9}  # of a model that nobody wrote down
 _noted: ContextVar[list["Rehearsal"]] = ContextVar("noted")
 
 
@@ -177,10 +176,9 @@ def stand_in(model: str, outside: bool = False) -> Layout:
     """A layout of as many blocks as the model has and about as many weights, a matrix each;
     `outside`: and a head of a block's weights.
     """
-    known = grid.known_models().get(model, UNKNOWN)
-    blocks = int(known["blocks"])
-    columns = ROUND * max(1, round(math.sqrt(known["parameters"] / blocks / 12) / ROUND))
-    names = [f"model.layers.{place}" for place in range(blocks)]
+    known = sizes.of(model)
+    columns = ROUND * max(1, round(math.sqrt(known.parameters / known.blocks / 12) / ROUND))
+    names = [f"model.layers.{place}" for place in range(known.blocks)]
     units = {name: {f"{name}.weight": (12 * columns, columns)} for name in names}
     if outside:
         units["lm_head"] = {"lm_head": (12 * columns, columns)}
@@ -194,6 +192,11 @@ def _made_up(scorer: Any, layout: Layout) -> dict[str, float]:
     places = list(range(len(layout.units)))
     random.Random(str(scorer)).shuffle(places)
     return {unit: float(place) for unit, place in zip(layout.units, places, strict=True)}
+
+
+def noting(found: list[Rehearsal]) -> None:
+    """Experiments from here on are noted in `found`."""
+    _noted.set(found)
 
 
 @contextmanager

@@ -27,11 +27,12 @@ from lwq.report.figures.style import (
     title,
     whiskers,
 )
+from lwq.report.line import hull
 
 METRICS = {
-    "perplexity": "perplexity / that at {high} bits",
-    "kl": "KL divergence (nats/token)",
-    "top1": "top-1 agreement",
+    "perplexity": "perplexity / that at {high} bits (better ↓)",
+    "kl": "KL divergence (nats/token, better ↓)",
+    "top1": "top-1 agreement (better ↑)",
 }
 PAPER = {
     "paper: its scores 25-50 %": (0.25, 0.50, "///"),
@@ -68,16 +69,7 @@ def curves(table: pd.DataFrame, given: Looks | None = None) -> Figure:
                 lw=1.4,
                 label=label(ordering),
             )
-        uniform = part[part["ordering"] == "uniform"].sort_values("true_bits")
-        axis.plot(
-            uniform["true_bits"],
-            uniform["value"],
-            "x:",
-            color=UNIFORM,
-            ms=7,
-            lw=0.8,
-            label="uniform bits",
-        )
+        _uniform(axis, part, metric)
         axis.set(
             xlabel="true bits (scales and zeros counted)",
             ylabel=name.format(high=table.iloc[0]["high"]),
@@ -90,6 +82,15 @@ def curves(table: pd.DataFrame, given: Looks | None = None) -> Figure:
     figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(title(table))
     return figure
+
+
+def _uniform(axis: Axes, part: pd.DataFrame, metric: str) -> None:
+    """Crosses, and the line between them; that of KL is the one that mixes are compared with."""
+    uniform = part[part["ordering"] == "uniform"].sort_values("true_bits", ignore_index=True)
+    some = uniform.loc[hull(uniform["true_bits"], uniform["value"])] if metric == "kl" else uniform
+    axis.plot(some["true_bits"], some["value"], ":", color=UNIFORM, lw=0.8)
+    label = "uniform bits (the line is straight on these axes)"
+    axis.plot(uniform["true_bits"], uniform["value"], "x", color=UNIFORM, ms=7, label=label)
 
 
 def _shares(axis: Axes, part: pd.DataFrame) -> None:
@@ -157,7 +158,9 @@ def retained_curve(
                 fontsize=7,
                 va="center",
             )
-    axis.set(xlabel="blocks moved to low bits", ylabel="retained quality", title=title(table))
+    axis.set(
+        xlabel="blocks moved to low bits", ylabel="retained quality (better ↑)", title=title(table)
+    )
     axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
     return figure

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from lwq.common.names import nickname
 from lwq.contracts.section import Picture, Section, Verdict
@@ -159,6 +159,8 @@ def _pictures(frame: pd.DataFrame) -> Iterator[Picture]:
         yield Picture(gains, (part,), str(model), alt, f"study {NAME}, model {model}")
 
 
+NEAR = 0.1  # nats; the scale of gains is linear up to it, on either side of 0
+TICKS = (-10, -1, -NEAR, 0, NEAR, 1)
 TITLES = {
     "base bits": "{k} blocks up, {k} down",
     "one bit more": "{k} blocks one bit up",
@@ -170,7 +172,7 @@ def gains(gains: pd.DataFrame) -> Figure:
     """By how much the loss falls when a score decides, at the same bytes; right of zero, it helps.
     Grey dots: random orders.
 
-    One row of panels a method; one scale for each way in which the score decides.
+    One row of panels a method, all on one scale.
 
     Args:
         gains: from `gained`, of one model.
@@ -186,14 +188,19 @@ def gains(gains: pd.DataFrame) -> Figure:
     }
     columns = max(map(len, methods.values()))
     figure, axes = style.canvas(
-        1.6 + 1.8 * columns, 0.9 + 1.9 * len(methods), len(methods), columns, sharey=True
+        1.6 + 1.8 * columns,
+        0.9 + 1.9 * len(methods),
+        len(methods),
+        columns,
+        sharex=True,
+        sharey=True,
     )
+    left, right = min(gains["low"].min(), 0), max(gains["high"].max(), 0)
+    axes[0][0].set_xscale("symlog", linthresh=NEAR)
+    axes[0][0].set_xlim(1.3 * min(left, -NEAR), 1.3 * max(right, NEAR))
     for row, (method, panels) in zip(axes, methods.items(), strict=True):
         for axis, panel in zip(row, panels, strict=False):
             _panel(axis, panel, names, style.looks(names))
-            alike = gains[(gains["method"] == method) & (gains["way"] == panel["way"].iloc[0])]
-            left, right = min(alike["low"].min(), 0), max(alike["high"].max(), 0)
-            axis.set_xlim(left - 0.05 * (right - left), right + 0.05 * (right - left))
             axis.set_title(
                 TITLES[panel["way"].iloc[0]].format(k=panel["moved"].iloc[0]), fontsize=8.5
             )
@@ -202,9 +209,7 @@ def gains(gains: pd.DataFrame) -> Figure:
         row[0].set_ylabel(method, fontweight="bold")
     axes[0][0].set_yticks(range(len(names)), map(label, names))
     axes[0][0].set_ylim(len(names) - 0.5, -0.5)
-    what = (
-        "gain over the plain method at the same bytes (nats/token)\neach way has a scale of its own"
-    )
+    what = "gain over the plain method at the same bytes (nats/token, log beyond ±0.1); better →"
     figure.supxlabel(f"{gains.iloc[0]['model']}: {what}", fontsize=9)
     shown = [
         Line2D(
@@ -250,8 +255,10 @@ def _panel(axis: Axes, part: pd.DataFrame, names: list[str], looks: style.Looks)
     if len(chance):
         axis.axvspan(chance.min(), chance.max(), color=style.RANDOM, alpha=0.2, lw=0)
     axis.axvline(0, color="#333333", lw=0.9)
-    axis.tick_params(axis="x", labelsize=7)
-    axis.xaxis.set_major_locator(MaxNLocator(4))
+    axis.tick_params(axis="x", labelsize=7, labelbottom=True)
+    axis.xaxis.set_major_locator(FixedLocator(TICKS))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
 
 
 RULES: dict[str, claims.Rule] = {"helps": helps}

@@ -206,7 +206,7 @@ def scale_curves(table: pd.DataFrame, windows: pd.DataFrame) -> Figure:
             xlabel="blocks moved to low bits",
         )
         axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes[0][0].set(ylabel="retained quality")
+    axes[0][0].set(ylabel="retained quality (better ↑)")
     style.quality_scale(axes[0][0], pd.concat(drawn))
     handles, texts = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, texts, loc="outside lower center", ncols=2, frameon=False)
@@ -251,7 +251,7 @@ def scale_areas(areas: pd.DataFrame) -> Figure:
     ]
     axis.set_xticks(models.index, texts)
     axis.minorticks_off()
-    axis.set(xlabel="blocks of the model", ylabel="mean retained quality")
+    axis.set(xlabel="blocks of the model", ylabel="mean retained quality (better ↑)")
     style.quality_scale(axis, pd.concat([areas["low"], areas["high"]]))
     first = areas.iloc[0]
     axis.set_title(f"{nickname(first['quantizer'])}, {first['pair']} bits")

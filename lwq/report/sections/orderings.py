@@ -5,13 +5,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from lwq.common.names import nickname
 from lwq.contracts.section import Picture, Section
-from lwq.report import bootstrap, claims, figures, intervals, sweeps
+from lwq.report import beside, bootstrap, claims, figures, intervals, overview, sweeps
 from lwq.report.bootstrap import Interval
 from lwq.report.claims import FAILS, HOLDS, UNDECIDED, Found, decide
 from lwq.report.figures import style
@@ -210,58 +208,58 @@ def section(table: pd.DataFrame, plans: Mapping[str, StoredPlan], windows: pd.Da
     """All that the report says of the study."""
     claimed = grid.catalogue()[NAME]["claims"]
     swept = sweeps.swept(table, windows, QUALITY)
+    ratios = beside.ratios(beside.arenas(table, windows))
     looks = style.looks(style.labels(table[table["way"] == "move"]))
     tables = {
         "beyond_chance": list(sweeps.beyond_chance(swept)),
-        "worth": list(sweeps.worth(table, windows)),
+        "worth": list(sweeps.worth(table, ratios)),
         "tasks": tasks(table, windows),
-        "sweeps": [_sweep(sweep.rows, windows) for sweep in swept],
+        "sweeps": [_sweep(sweep.rows, windows, ratios) for sweep in swept],
     }
     counts = {
         "far": reach(swept, claimed["a"]["numbers"]),
         "headline": across(table, claimed["headline"]["numbers"]),
     }
-    pictures = {"": tuple(_pictures(table, windows, swept, looks))} | {
-        _name(sweep.rows): tuple(_curves(sweep.rows, windows, looks)) for sweep in swept
+    old = overview.superseded(table["quantizer"])
+    today = [sweep for sweep in swept if sweep.rows["quantizer"].iloc[0] not in old]
+    before = [sweep for sweep in swept if sweep.rows["quantizer"].iloc[0] in old]
+    pictures = {
+        "": (*_far(today, "all", looks), *_pictures(table, windows, looks)),
+        "superseded": tuple(_far(before, "superseded", looks)),
+        **{_name(sweep.rows): () for sweep in before},
+        **{_name(sweep.rows): tuple(_curves(sweep.rows, windows, looks)) for sweep in today},
     }
     return Section(claims.verdicts(table, windows, claimed, RULES), tables, counts, pictures)
 
 
-def _pictures(
-    table: pd.DataFrame, windows: pd.DataFrame, swept: list[sweeps.Swept], looks: style.Looks
-) -> Iterator[Picture]:
-    if swept:
-        names = [
-            f"{sweep.rows['model'].iloc[0]}\n{intervals.setting(sweep.rows.iloc[0])}"
-            for sweep in swept
-        ]
-        limits = pd.concat(
-            [sweep.limits.assign(sweep=name) for sweep, name in zip(swept, names, strict=True)],
-            ignore_index=True,
-        )
-        areas = pd.concat(
-            [sweep.areas.assign(sweep=name) for sweep, name in zip(swept, names, strict=True)],
-            ignore_index=True,
-        )
-        alt = (
-            "For every sweep, the largest share of blocks moved that keeps 90 % of the quality, "
-            "and the mean quality kept while "
-            "all are moved, with 95 % intervals."
-        )
-        yield Picture(far, (limits, areas, looks), "all", alt, f"study {NAME}")
+def _pictures(table: pd.DataFrame, windows: pd.DataFrame, looks: style.Looks) -> Iterator[Picture]:
     for _, part in table.groupby(intervals.ANSWERED, sort=False):
         answers = intervals.tasks(part, windows)
         if len(answers):
             where = f"{part['model'].iloc[0]}, {intervals.setting(part.iloc[0])}"
-            alt = (
-                f"Accuracy that is retained on tasks, with 95 % intervals over questions: {where}."
-            )
+            alt = f"Accuracy that is retained on tasks, with 95 % intervals: {where}."
             rows = f"{where}, metric accuracy"
             yield Picture(figures.tasks, (answers,), where, alt, rows)
     for model in dict.fromkeys(table.loc[table["metric"] == "spearman", "model"]):
         alt = f"How other readings of the scores rank the blocks of {model}."
         own = table[(table["model"] == model) & (table["metric"] == "spearman")]
         yield Picture(rankings, (own,), model, alt, f"model {model}, metric spearman")
+
+
+def _far(swept: list[sweeps.Swept], what: str, looks: style.Looks) -> Iterator[Picture]:
+    """All of these sweeps in one picture."""
+    if not swept:
+        return
+    named = [(f"{one.model}\n{intervals.setting(one.rows.iloc[0])}", one) for one in swept]
+    limits, areas = (
+        pd.concat([part(one).assign(sweep=name) for name, one in named], ignore_index=True)
+        for part in (lambda one: one.limits, lambda one: one.areas)
+    )
+    alt = (
+        "The largest share of blocks moved that keeps 90 % of the quality, and the mean quality "
+        "kept while all are moved, with 95 % intervals."
+    )
+    yield Picture(figures.far, (limits, areas, looks), what, alt, f"study {NAME}")
 
 
 def _name(table: pd.DataFrame) -> str:
@@ -279,7 +277,9 @@ def _curves(table: pd.DataFrame, windows: pd.DataFrame, looks: style.Looks) -> I
     yield Picture(figures.curves, (table, looks), _name(table), alt, rows)
 
 
-def _sweep(table: pd.DataFrame, windows: pd.DataFrame) -> dict[str, Any]:
+def _sweep(
+    table: pd.DataFrame, windows: pd.DataFrame, ratios: Mapping[str, Interval]
+) -> dict[str, Any]:
     """What the template says about one sweep."""
     first = table.iloc[0]
     perplexity = table[table["metric"] == "perplexity"]
@@ -302,84 +302,8 @@ def _sweep(table: pd.DataFrame, windows: pd.DataFrame) -> dict[str, Any]:
         "all_low": lowest["value"].iloc[0],
         "rest_bytes": int(first["total_bytes"] - first["plan_bytes"]),
         "limits": sweeps.limit_lines(intervals.limits(table, windows)),
-        "points": list(sweeps.measured_plans(table, windows)),
+        "points": list(sweeps.measured_plans(table, windows, ratios)),
     }
-
-
-def _too_early(
-    axis: Axes, part: pd.DataFrame, heights: list[float], color: str, marker: str
-) -> None:
-    """A hollow mark and a dotted line up to the first step, where that already keeps too little:
-    the share lies between.
-    """
-    for height, row in zip(heights, part.to_dict("records"), strict=True):
-        if row["value"] == 0:
-            axis.plot([0, row["step"]], [height] * 2, ":", color=color, lw=1.2)
-            axis.plot(0, height, marker, color=color, mfc="#ffffff", ms=3.8)
-
-
-def far(
-    limits: pd.DataFrame,
-    areas: pd.DataFrame,
-    given: style.Looks | None = None,
-) -> Figure:
-    """Every sweep in one picture: until where each ordering keeps the quality, and how much it
-    keeps on the way.
-
-    Left: the largest share of blocks moved that keeps the quality, with the paper's two ranges (25
-        to 50 % with its ordering, 5
-    to 10 % with none) shaded. Right: the mean retained quality while all blocks are moved. Bars are
-    95 % intervals over documents; for random orders the range.
-
-    Args:
-        limits: columns sweep, ordering, value, low, high, step: `intervals.limits` of several
-            sweeps at one threshold.
-        areas: the same columns but step, from `lwq.report.sweeps.areas`.
-        given: how each ordering is drawn, where several figures share that.
-    """
-    met = style.labels(limits)
-    seen, names = given or style.looks(met), style.order(met)
-    names += [RANDOM] if RANDOM in met else []
-    room = min(0.125, 0.875 / len(names))  # of a sweep's height
-    sweeps = list(dict.fromkeys(limits["sweep"]))
-    figure, axes = style.canvas(10.5, 1.9 + 0.85 * len(sweeps), 1, 2, sharey=True)
-    figures.sweeps.paper_ranges(axes[0][0])
-    for axis, table in zip(axes[0], (limits, areas), strict=True):
-        for offset, name in enumerate(names):
-            color, _, marker = seen.get(name, style.Look(style.RANDOM, "", "D"))
-            part = table[(table["ordering"] == name) & table["sweep"].isin(sweeps)]
-            heights = [
-                sweeps.index(sweep) + room * (offset - (len(names) - 1) / 2)
-                for sweep in part["sweep"]
-            ]
-            shown = f"{style.label(name)}{' (median and range)' * (name == RANDOM)}"
-            axis.hlines(heights, part["low"], part["high"], color=color, lw=1.8)
-            # a cap at either end, so that an interval without width is seen as one
-            for end in ("low", "high"):
-                axis.plot(part[end], heights, "|", color=color, ms=8, mew=1.2)
-            axis.plot(part["value"], heights, marker, color=color, ms=3.8, ls="", label=shown)
-            if axis is axes[0][0]:
-                _too_early(axis, part, heights, color, marker)
-        axis.grid(axis="y", visible=False)
-        for edge in range(1, len(sweeps)):
-            axis.axhline(edge - 0.5, color="#dddddd", lw=0.8)
-    left, right = axes[0]
-    left.set_yticks(range(len(sweeps)), sweeps)
-    left.set_ylim(len(sweeps) - 0.5, -0.5)
-    quality = (
-        f"largest share of blocks moved that keeps {limits['threshold'].iloc[0] * 100:.0f} %\nof "
-        f"the quality at the high width"
-    )
-    left.set(xlabel=f"{quality} (hollow: less than the first step)", xlim=(-0.02, 1.02))
-    left.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    right.set(
-        xlabel="mean retained quality while all blocks are moved\n(1: nothing lost)",
-        xlim=(-0.02, 1.02),
-    )
-    handles, texts = left.get_legend_handles_labels()
-    look = {"frameon": False, "handlelength": 3, "handleheight": 1.2}
-    figure.legend(handles, texts, loc="outside lower center", ncols=5, **look)
-    return figure
 
 
 def rankings(table: pd.DataFrame) -> Figure:

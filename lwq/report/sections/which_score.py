@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from lwq.common.names import nickname
+from lwq.contracts.results import TOGETHER
 from lwq.contracts.section import Picture, Section
 from lwq.report import claims, figures, interactions, intervals
 from lwq.report.bootstrap import Interval, Sample, mean
@@ -14,7 +15,6 @@ from lwq.report.claims import FAILS, HOLDS, Found, decide
 from lwq.report.figures import budgets, style
 from lwq.results.plans import StoredPlan
 from lwq.studies import grid
-from lwq.studies.interactions import TOGETHER
 
 NAME = "which_score"
 BLOCKS = "blocks"  # embeddings and head stay at 16 bits

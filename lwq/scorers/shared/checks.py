@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from lwq.engine.sweep import require_separable
+from lwq.statistics.calls import require_separable
 from lwq.statistics.forward import stream
 
 

@@ -10,7 +10,7 @@ from lwq import models
 from lwq.engine.evaluate import Reference, head, measured
 from lwq.engine.sweep import capture_batches
 from lwq.scorers.shared.checks import require_blocks
-from lwq.statistics.forward import run_blocks
+from lwq.statistics.calls import run_blocks
 
 
 class Trials:

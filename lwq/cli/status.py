@@ -1,0 +1,73 @@
+"""What runs, what is done, and what is left."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lwq.cli.app import app
+from lwq.cli.printing import show
+
+NOTED = ("compress", "study", "quantize", "score", "report")  # commands that may take long
+SHOWN = 10  # runs
+
+
+@app.command()
+def status(
+    size: Annotated[
+        str | None,
+        typer.Option(help="of studies: smoke, quick, laptop or paper; else those with rows"),
+    ] = None,
+) -> None:
+    """What runs now and how the last commands ended; plans of each study, measured and left."""
+    from lwq.common import runs
+
+    found = runs.known()[:SHOWN]
+    lines = [[run.outcome, f"lwq {run.words}", run.started, run.folder] for run in found]
+    if lines:
+        show("commands, times in UTC", ["", "command", "started", "folder"], lines)
+        print("what was stopped goes on from where it was: run the same command again")
+    else:
+        print("commands: none noted yet")
+    rows = [row for name in _sizes(size) for row in _studies(name)]
+    if rows:
+        show("studies", ["size", "study", "measured", "left", "now"], rows)
+    else:
+        print("studies: no rows yet; `lwq list studies` names them")
+
+
+def _sizes(size: str | None) -> list[str]:
+    """Those asked for, or those whose results folder has rows."""
+    from lwq.results.measurements import TABLE
+    from lwq.studies import grid
+
+    if size is not None:
+        return [size]
+    folders = {name: grid.folders(name)[0] for name in grid.sizes()}
+    return [
+        name
+        for name, folder in folders.items()
+        if (folder / TABLE).is_file() or any((folder / "runs").glob("[!.]*.json"))
+    ]
+
+
+def _studies(size: str) -> list[list[str]]:
+    """One line a study of a size."""
+    from lwq.common import runs
+    from lwq.common.progress import track
+    from lwq.studies import forecast, grid
+
+    results, _ = grid.folders(size)
+    known = forecast.measured(results) if Path(results).is_dir() else frozenset()
+    lines = []
+    studies = [name for name, entry in grid.catalogue().items() if size in entry["sizes"]]
+    for study in track(studies, f"count the plans of size {size}", leave=False):
+        points = grid.points(study, size)
+        found = [forecast.of_point(point, known) for point in points]
+        plans, done = sum(one.plans for one in found), sum(one.measured for one in found)
+        asked = sum(one.questions for one in found)
+        left = [f"{plans - done} plans"] * (plans > done) + [f"{asked:,} questions"] * (asked > 0)
+        busy = sum(runs.held(point.output.with_suffix(".lock")) for point in points)
+        now = f"{busy} of {len(points)} points run" if busy else ""
+        lines.append([size, study, f"{done} of {plans}", ", ".join(left) or "nothing", now])
+    return lines

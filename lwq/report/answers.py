@@ -1,0 +1,131 @@
+"""The first screen: mixed or uniform, which score, and what at about N bits, in numbers."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from lwq.report import overview
+from lwq.report.beside import UNIFORM, Arena, Method
+from lwq.report.bootstrap import Interval
+from lwq.report.figures import style
+from lwq.report.intervals import RANDOM
+from lwq.studies import grid
+
+WIDTHS = (3, 4, 5, 2, 6)  # what readers ask for first
+ASKED = 3  # sizes on the first screen
+
+
+def answers(arenas: Sequence[Arena]) -> dict[str, Any] | None:
+    """What the template says first; None where no mixed plan stands beside uniform bits.
+
+    Returns:
+        name, model, windows, judge (text), remark: of the leading arena; best and shown (methods as
+        `line` says them); verdict ("mixed", "uniform" or "open"); clear (whether the
+        best is told apart from the next); sizes (lines of `_sizes`); others (lines: name, best
+        method, verdict) of other models with today's quantizers; tried (allocators).
+    """
+    if not arenas:
+        return None
+    lead, *others = arenas
+    first = lead.first
+    shown = list(_shown(lead.methods))
+    return {
+        "name": lead.name,
+        "model": first["model"],
+        "windows": int(first["n"]),
+        "remark": lead.remark,
+        "judge": str(first["judge"]).partition(" ")[0],
+        "verdict": verdict(lead.methods[0].worth),
+        "best": line(lead.methods[0]),
+        "shown": [line(method) for method in shown],
+        "clear": len(shown) > 1 and shown[0].worth.high < shown[1].worth.low,
+        "sizes": list(_sizes(lead)),
+        "others": [
+            {"name": arena.name, "verdict": verdict(arena.methods[0].worth)}
+            | line(arena.methods[0])
+            for arena in _named(others, first["model"])
+        ],
+        "allocators": sorted({name.partition("(")[0] for name in lead.plans["allocator"].dropna()}),
+    }
+
+
+def verdict(worth: Interval) -> str:
+    """What KL over that of uniform bits says."""
+    if worth.high < 1:
+        return "mixed"
+    return "uniform" if worth.low > 1 else "open"
+
+
+def line(method: Method) -> dict[str, Any]:
+    """A method as text."""
+    counts = {"better": method.better, "worse": method.worse, "plans": method.plans}
+    return {"label": method.label, "worth": times(method.worth), **counts}
+
+
+def times(worth: Interval) -> str:
+    """ "0.63 [0.60, 0.66]"."""
+    return "{:.2f} [{:.2f}, {:.2f}]".format(*worth)
+
+
+def _shown(methods: Iterable[Method]) -> Iterator[Method]:
+    """The best one, the scores of claims and random orders."""
+    named = {style.label(name) for name in grid.claimed()} | {RANDOM}
+    for place, method in enumerate(methods):
+        if place == 0 or method.label in named:
+            yield method
+
+
+def _named(arenas: Iterable[Arena], lead: str) -> Iterator[Arena]:
+    """The first one of each other model, without rungs of the ladder."""
+    seen = {lead}
+    for arena in arenas:
+        model = arena.first["model"]
+        if not overview.is_rung(model) and model not in seen:
+            seen.add(model)
+            yield arena
+
+
+def _sizes(arena: Arena) -> Iterator[dict[str, Any]]:
+    """The best measured plan no larger than the smallest file of N bits everywhere.
+
+    Returns:
+        Lines of bits (N), mb, label, kl, uniform (its KL), id, better (whether it is the plan's
+        interval that lies below).
+    """
+    uniform = arena.uniform
+    inner = uniform["whole"] if uniform["whole"].any() else ~uniform["whole"]
+    ladder = uniform[inner & uniform["avg_bits"].isin(WIDTHS)].sort_values("kl")
+    ladder = ladder.drop_duplicates("avg_bits").set_index("avg_bits")
+    smallest = arena.plans["total_bytes"].min()
+    asked = [bits for bits in WIDTHS if bits in ladder.index][:ASKED]
+    for row in ladder.loc[sorted(asked)].reset_index().to_dict("records"):
+        if row["total_bytes"] < smallest:
+            continue
+        best = arena.best(row["total_bytes"])
+        yield {
+            "bits": int(row["avg_bits"]),
+            "mb": f"{row['total_bytes'] / 1e6:.1f}",
+            "best_mb": f"{best['total_bytes'] / 1e6:.1f}",
+            "label": label(best),
+            "even": best["id"] == row["id"],
+            "kl": span(best),
+            "uniform": span(row),
+            "id": best["id"],
+            "row": row["id"],
+        }
+
+
+def label(plan: Any) -> str:
+    """What readers call a plan of `Arena.best`."""
+    if plan["ordering"] != UNIFORM:
+        return str(plan["method"])
+    return f"uniform {plan['avg_bits']:.3g} bits"
+
+
+def span(row: Any) -> str:
+    """KL with its interval."""
+    return " ".join([number(row["kl"]), f"[{number(row['low_kl'])}, {number(row['high_kl'])}]"])
+
+
+def number(value: float) -> str:
+    """Three figures that tell small divergences apart."""
+    return f"{value:.3f}" if value >= 0.01 else f"{value:.4f}"

@@ -1,0 +1,202 @@
+"""Measured plans beside uniform bits of the same bytes, in KL: what the first screen and its
+picture are made from.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from lwq.common.names import nickname
+from lwq.report import bootstrap, intervals, overview
+from lwq.report.bootstrap import Interval, Sample
+from lwq.report.figures import style
+from lwq.report.intervals import RANDOM
+from lwq.report.line import Line, hull
+
+SAME = ["model", "fingerprint", "quantizer", "calibration", "judge", "dtype"]
+UNIFORM = "uniform"
+BLOCKS = "topk"  # the allocator of rankings; any other is named beside its score
+EMBEDDINGS = "embeddings too"
+
+
+class Method(NamedTuple):
+    """What one way to choose bits is worth, over the sizes that it was measured at.
+
+    Attributes:
+        worth: geometric mean of its KL over that of uniform bits of the same bytes; below 1 it is
+            better.
+        better, worse: plans whose own interval lies on that side, of `plans` in all.
+    """
+
+    label: str
+    worth: Interval
+    better: int
+    worse: int
+    plans: int
+
+
+class Arena(NamedTuple):
+    """Plans that may be compared: one model, quantizer, judging text and arithmetic.
+
+    Attributes:
+        plans: a line a mixed plan: the columns of its row, `kl`, `low_kl`, `high_kl`, `perplexity`,
+            `top1`, `method`, `whole` (embeddings and head among the units), and `ratio`,
+            `low_ratio`, `high_ratio` to uniform bits of the same bytes (NaN beyond their sizes).
+        uniform: the same of uniform plans, by bytes.
+        lines: whether embeddings are among the units -> uniform bits as a line.
+        methods: the best first.
+        remark: what must be said of intervals over so few documents; "" where there are enough.
+    """
+
+    plans: pd.DataFrame
+    uniform: pd.DataFrame
+    lines: Mapping[bool, Line]
+    methods: tuple[Method, ...]
+    remark: str
+
+    @property
+    def first(self) -> pd.Series:
+        """Any row: the model, quantizer, texts and windows are the same in all."""
+        return self.uniform.iloc[0]
+
+    @property
+    def name(self) -> str:
+        """Model and quantizer, as readers call them."""
+        return f"{self.first['model']}, {nickname(self.first['quantizer'])}"
+
+    def best(self, size: float) -> Mapping[str, Any]:
+        """Of all plans no larger than `size` bytes, uniform ones too, that of the least KL."""
+        both = pd.concat([self.plans, self.uniform], ignore_index=True)
+        fits = both[both["total_bytes"] <= size].sort_values("kl", kind="stable")
+        return {str(key): value for key, value in fits.iloc[0].items()}
+
+
+def arenas(table: pd.DataFrame, windows: pd.DataFrame) -> list[Arena]:
+    """Every model and quantizer with a mixed plan and two uniform sizes.
+
+    Models that people use come before rungs of the ladder, today's quantizers before superseded
+    ones, then those that most allocators, and most plans, were measured with. Plans with dropped
+    blocks, masks, or blocks left at 16 bits answer other questions and are left out.
+    """
+    kl = intervals.by_id(windows, "kl")
+    old = overview.superseded(table["quantizer"])
+    found = [_arena(part, kl) for _, part in _measured(table, kl).groupby(SAME, sort=False)]
+
+    def rank(arena: Arena) -> tuple[bool, bool, int, int]:
+        allocators = set(arena.plans["allocator"].dropna()) - {""}
+        first = arena.first
+        behind = overview.is_rung(first["model"]), first["quantizer"] in old
+        return *behind, -len(allocators), -len(arena.plans)
+
+    return sorted((one for one in found if one is not None), key=rank)
+
+
+def _measured(table: pd.DataFrame, kl: Mapping[str, Sample]) -> pd.DataFrame:
+    """One line a plan of whole widths, its metrics beside each other."""
+    rows = table[table["metric"].isin(intervals.METRICS) & (table["family"] == "grid")]
+    rows = rows[(rows["low"] > 0) | (rows["ordering"] == UNIFORM)]
+    values = rows.pivot_table(index="id", columns="metric", values="value")
+    rows = rows.drop_duplicates("id").drop(columns=["metric", "value"]).join(values, on="id")
+    rows = rows[rows["id"].isin(kl.keys()) & (rows["ordering"] != "original")]
+    return rows[(rows["high"] < 16) | (rows["ordering"] == UNIFORM)]
+
+
+def _arena(rows: pd.DataFrame, kl: Mapping[str, Sample]) -> Arena | None:
+    rest = rows["total_bytes"] - rows["plan_bytes"]
+    rows = rows.assign(whole=rest < rest.max())
+    even = (rows["ordering"] == UNIFORM) & rows["avg_bits"].between(1, 15) & (rows["kl"] > 0)
+    uniform = rows[even].drop_duplicates("plan").sort_values("total_bytes", ignore_index=True)
+    mixed = rows[(rows["ordering"] != UNIFORM) & ~rows["plan"].isin(rows[even]["plan"])]
+    mixed = mixed.drop_duplicates(["plan", "ordering", "allocator"]).reset_index(drop=True)
+    if mixed.empty or len(uniform) < 2:
+        return None
+    lines = {bool(whole): _line(part) for whole, part in uniform.groupby("whole")}
+    mixed = mixed.assign(method=_methods(mixed))
+    found = {row["id"]: _place(row, lines) for row in mixed.to_dict("records")}
+    places = {key: place for key, place in found.items() if place is not None}
+    if not places:
+        return None
+    beside = {key: _over([place], kl) for key, place in places.items()}
+    own = {key: bootstrap.mean(kl[key]) for key in {*mixed["id"], *uniform["id"]}}
+    mixed = _with_ends(_with_ends(mixed, own, "kl"), beside, "ratio")
+    methods = tuple(_worth(mixed, places, kl))
+    remark = bootstrap.remark(kl[mixed["id"].iloc[0]].documents)
+    return Arena(mixed, _with_ends(uniform, own, "kl"), lines, methods, remark)
+
+
+def ratios(arenas: Iterable[Arena]) -> dict[str, Interval]:
+    """Plan -> its KL over that of uniform bits of the same bytes, where there are such."""
+    columns = ["plan", "ratio", "low_ratio", "high_ratio"]
+    frames = [arena.plans.dropna(subset="ratio")[columns] for arena in arenas]
+    return {plan: Interval(*ends) for frame in frames for plan, *ends in frame.to_numpy().tolist()}
+
+
+def _with_ends(rows: pd.DataFrame, found: Mapping[str, Interval], name: str) -> pd.DataFrame:
+    """`rows` with a value and its interval; NaN where there is none."""
+    none = Interval(np.nan, np.nan, np.nan)
+    ends = [found.get(key, none) for key in rows["id"]]
+    columns = (name, f"low_{name}", f"high_{name}")
+    cells = {column: [end[place] for end in ends] for place, column in enumerate(columns)}
+    return rows.assign(**cells)
+
+
+def _line(uniform: pd.DataFrame) -> Line:
+    """Through the corners of the lower convex hull: no mean of two sizes is better than a third."""
+    rows = uniform.sort_values(["total_bytes", "kl"], ignore_index=True)
+    corners = rows.loc[hull(rows["total_bytes"], rows["kl"])]
+    return Line(corners["total_bytes"].to_numpy(dtype=float), tuple(corners["id"]))
+
+
+class Place(NamedTuple):
+    """A plan between two corners of a line: ids, and the share of the right corner."""
+
+    plan: str
+    left: str
+    right: str
+    share: float
+
+
+def _place(row: Mapping[Any, Any], lines: Mapping[bool, Line]) -> Place | None:
+    """None beyond the sizes of uniform bits."""
+    line = lines.get(row["whole"])
+    if line is None or (found := line.place(row["total_bytes"])) is None:
+        return None
+    left, right, share = found
+    return Place(row["id"], line.ids[left], line.ids[right], share)
+
+
+def _over(places: Sequence[Place], kl: Mapping[str, Sample]) -> Interval:
+    """Geometric mean, over plans, of KL over that of uniform bits at the same bytes."""
+    keys = list(dict.fromkeys(key for place in places for key in place[:3]))
+    weights = np.zeros(len(keys))
+    for plan, left, right, share in places:
+        for key, weight in ((plan, 1.0), (left, share - 1), (right, -share)):
+            weights[keys.index(key)] += weight / len(places)
+    samples = [kl[key] for key in keys]
+    return bootstrap.paired(lambda means: np.exp(weights @ np.log(means)), *samples)
+
+
+def _methods(mixed: pd.DataFrame) -> list[str]:
+    """What readers call the choice behind each plan: "LIM", "fisher kl + knapsack", "random"."""
+    both = mixed["whole"].nunique() > 1
+    return [_method(row, both and row["whole"]) for row in mixed.to_dict("records")]
+
+
+def _method(row: Mapping[Any, Any], whole: bool) -> str:
+    name = style.label(row["ordering"]) if pd.isna(row["seed"]) else RANDOM
+    allocator = "" if pd.isna(row["allocator"]) else str(row["allocator"]).partition("(")[0]
+    name += f" + {allocator}" if allocator not in ("", BLOCKS) else ""
+    return f"{name} ({EMBEDDINGS})" if whole else name
+
+
+def _worth(
+    mixed: pd.DataFrame, places: Mapping[str, Place], kl: Mapping[str, Sample]
+) -> list[Method]:
+    found = []
+    for label, own in mixed[mixed["id"].isin(places)].groupby("method", sort=False):
+        worth = _over([places[key] for key in own["id"]], kl)
+        better, worse = (own["high_ratio"] < 1).sum(), (own["low_ratio"] > 1).sum()
+        found.append(Method(str(label), worth, int(better), int(worse), len(own)))
+    return sorted(found, key=lambda method: method.worth.value)

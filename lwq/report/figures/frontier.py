@@ -1,0 +1,84 @@
+"""Size against quality: what was measured, beside uniform bits of the same bytes."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lwq.report.beside import Arena
+from lwq.report.figures import style
+from lwq.report.intervals import RANDOM
+
+MB = 1e6
+BEST = style.Look("#000000", "-", "*")
+MIXES = style.Look("#882255", "", "P")
+
+
+def frontier(arena: Arena, mixes: pd.DataFrame, shown: tuple[str, ...]) -> Figure:
+    """KL (log axis) against the bytes of the whole file; lower left is better.
+
+    Black crosses are uniform bits; the dotted line between them is straight here, as in every
+    comparison with uniform bits of the same bytes. Bars are 95 % intervals.
+
+    Args:
+        arena: from `beside.arenas`.
+        mixes: files of llama.cpp's own, with columns mix, imatrix, bytes, kl, low, high.
+        shown: methods to draw, the best first.
+    """
+    figure, axes = style.canvas(6.4, 4.6)
+    axis = axes[0][0]
+    looks = style.looks(style.labels(arena.plans))
+    known = {style.label(name): look for name, look in looks.items()} | {
+        RANDOM: style.Look(style.RANDOM, "", ".")
+    }
+    for place, method in enumerate(shown[::-1], start=1):
+        part = arena.plans[arena.plans["method"] == method]
+        look = known.get(method, BEST)
+        _points(axis, part, look, method, place)
+    _uniform(axis, arena)
+    if len(mixes):
+        color, _, marker = MIXES
+        axis.plot(mixes["bytes"] / MB, mixes["kl"], marker, color=color, ms=7, label="llama.cpp")
+        for row in mixes.to_dict("records"):
+            name = f"{row['mix']}{'' if row['imatrix'] else ' plain'}"
+            axis.annotate(name, (row["bytes"] / MB, row["kl"]), (5, 3), **_NOTE)
+    style.log_scale(axis)
+    axis.set(xlabel="whole file (MB)", ylabel="KL to the untouched model (nats/token)")
+    axis.annotate("better ↙", (0.015, 0.03), xycoords="axes fraction", fontsize=10)
+    axis.set_title(arena.name)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    return figure
+
+
+_NOTE: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8}
+
+
+def _points(axis: Axes, part: pd.DataFrame, look: style.Look, name: str, place: int) -> None:
+    color, _, marker = look
+    ends = np.clip([part["kl"] - part["low_kl"], part["high_kl"] - part["kl"]], 0, None)
+    axis.errorbar(
+        part["total_bytes"] / MB,
+        part["kl"],
+        ends,
+        fmt=marker,
+        color=color,
+        ms=5,
+        lw=1,
+        label=name,
+        zorder=2 + place,
+    )
+
+
+def _uniform(axis: Axes, arena: Arena) -> None:
+    rows = arena.uniform.set_index("id")
+    for line in arena.lines.values():
+        corners = rows.loc[list(line.ids)]
+        axis.plot(line.sizes / MB, corners["kl"], ":", color=style.UNIFORM, lw=1.2)
+    axis.plot(
+        rows["total_bytes"] / MB, rows["kl"], "x", color=style.UNIFORM, ms=7, label="uniform bits"
+    )
+    for row in rows[rows["avg_bits"] % 1 == 0].to_dict("records"):
+        place = (row["total_bytes"] / MB, row["kl"])
+        axis.annotate(f"{row['avg_bits']:.0f} bits", place, (5, 4), **_NOTE)

@@ -1,0 +1,97 @@
+"""The first screen: what it says of plans whose truth is known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.spatial import ConvexHull
+from test_page import rows_of
+
+from lwq.common.errors import InputError
+from lwq.report import answers, beside, llama, page
+from lwq.report.bootstrap import Interval
+from lwq.report.line import Line, hull
+
+
+def arena_of(factors):
+    """One model with uniform bits at 2 to 5 bits; LIM and a random order have KL of theirs times
+    `factors`.
+    """
+    noise = np.random.default_rng(0).uniform(-0.2, 0.2, 16)
+    rows, windows = [], []
+    for own, losses, _ in rows_of("m", noise):
+        factor = factors.get(own[0]["ordering"], 1.0)
+        kl = np.asarray(losses["kl"]) * factor
+        rows += [
+            {**row, "value": kl.mean() if row["metric"] == "kl" else row["value"]} for row in own
+        ]
+        windows.append(pd.DataFrame({**losses, "kl": kl, "document": range(16)}))
+    (arena,) = beside.arenas(pd.DataFrame(rows), pd.concat(windows, ignore_index=True))
+    return arena
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, "mixed"), (4.0, "uniform"), (2.0, "open")])
+def test_mixed_or_uniform(factor, verdict):
+    """LIM has half of the KL of uniform bits on the line, times a factor; the other has 6."""
+    arena = arena_of({"lim": factor, "random(seed=0)": 4.0})
+    found = answers.answers([arena])
+    assert found["verdict"] == verdict and found["best"]["label"] == "LIM"
+    value, low, high = arena.methods[0].worth
+    assert (value, low, high) == pytest.approx([factor / 2] * 3, rel=1e-6)
+    assert [line["label"] for line in found["shown"]] == ["LIM", "random"] and found["clear"]
+    wins = {"mixed": (3, 0), "uniform": (0, 3), "open": (0, 0)}[verdict]
+    assert verdict == "open" or (found["best"]["better"], found["best"]["worse"]) == wins
+
+
+def test_about_n_bits_it_names_the_best_measured_plan_of_that_size():
+    sizes = answers.answers([arena_of({})])["sizes"]
+    assert [line["bits"] for line in sizes] == [3, 4, 5]
+    # of 40 MB: uniform 3 bits have 0.01, LIM at 2.5 bits 0.5 * 10 ** -1.5
+    assert sizes[0]["label"] == "uniform 3 bits" and sizes[0]["even"]
+    worse = answers.answers([arena_of({"lim": 0.5})])["sizes"]
+    assert worse[0]["label"] == "LIM" and worse[0]["best_mb"] == "35.0" and not worse[0]["even"]
+
+
+def test_nothing_to_say_without_mixes():
+    assert answers.answers([]) is None
+    assert answers.verdict(Interval(1.0, 0.9, 1.1)) == "open"
+
+
+def test_the_corners_are_those_of_the_lower_convex_hull():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        sizes, losses = np.sort(rng.uniform(0, 10, 12)), np.exp(-rng.uniform(0, 8, 12))
+        points = np.column_stack([sizes, np.log(losses)])
+        whole = ConvexHull(points)
+        lower = {
+            int(place)
+            for simplex, (_, up, _) in zip(whole.simplices, whole.equations, strict=True)
+            if up < 0
+            for place in simplex
+        }
+        assert hull(sizes, losses) == sorted(lower)
+
+
+def test_a_place_on_the_line():
+    line = Line(np.array([10.0, 20.0, 40.0]), ("a", "b", "c"))
+    assert line.place(25.0) == (1, 2, 0.25) and line.place(10.0) == (0, 1, 0.0)
+    assert line.place(9.0) is None and line.place(41.0) is None
+
+
+def test_mixes_of_llama_cpp(tmp_path):
+    assert llama.read(tmp_path).empty
+    path = tmp_path / llama.FILE
+    head = ",".join(llama.COLUMNS)
+    path.write_text(f"{head}\nm,Q4_K_M,True,35000000,0.05,,,16,llama.cpp\n")
+    found = llama.read(tmp_path)
+    assert found["bytes"].tolist() == [35_000_000] and found["imatrix"].all()
+    path.write_text("model,mix\nm,Q2_K\n")
+    with pytest.raises(InputError, match="its columns are model, mix, imatrix"):
+        llama.read(tmp_path)
+
+
+def test_numbers_stay_readable_and_names_become_text():
+    assert str(page._as_text("0.63 [0.60, 0.66]")) == "0.63 [0.60, 0.66]"
+    assert str(page._as_text("**0.750** [0.73, 0.77]")) == "**0.750** [0.73, 0.77]"
+    assert str(page._as_text(" and ")) == " and " and str(page._as_text(", ")) == ", "
+    for hostile in ("[1](2)", "![1](2)", "<b>", "**x**", "[0.1](0.2)"):
+        assert str(page._as_text(hostile)) != hostile
