@@ -7,6 +7,8 @@ PIP_ARGS ?=
 PYTEST_ARGS ?=
 # Options for the benchmarks: make bench BENCH_ARGS="--only sweep --repeat 3"
 BENCH_ARGS ?=
+# What make report compresses with: rounding that needs no statistics, and no guard, since the table says what uniform bits give.
+QUICK := --quantizer rtn --nsamples 8 --seqlen 256 --no-guard
 BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on $(PIP_ARGS) -c constraints.txt
 
@@ -39,8 +41,9 @@ endif
 	@$(INSTALL) -e '.[dev]'
 	@touch $@
 
-report: env ## fetch SmolLM2-135M, run the orderings study, write reports/quick/report.html
+report: env ## fetch SmolLM2-135M, run the orderings study, compress it, write reports/quick/report.html
 	@$(BIN)/lwq study orderings --size quick
+	@$(BIN)/lwq compress smollm2-135m --size 95MB $(QUICK) --out out/smollm2-135m-95MB
 	@$(BIN)/lwq report --size quick
 
 test: env ## run the tests and the notebooks, in one pytest run, a process a core

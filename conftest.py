@@ -55,7 +55,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """What is marked `assets` is skipped, with the reason, where there is no real model to be
-    had.
+    had; what is marked `slow`, unless -m names it.
     """
+    if item.get_closest_marker("slow") and "slow" not in item.config.option.markexpr:
+        pytest.skip("takes minutes; -m slow runs it")
     if item.get_closest_marker("assets") and (reason := offline_reason()):
         pytest.skip(reason)  # the reason is the machine, not the test

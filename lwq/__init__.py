@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from lwq.quantizers import QUANTIZERS as QUANTIZERS
     from lwq.quantizers import Packed as Packed
     from lwq.recipes.allocate import allocate as allocate
+    from lwq.recipes.check import check as check
     from lwq.recipes.compress import compress as compress
     from lwq.recipes.explain import explain as explain
     from lwq.recipes.recommend import Recipe as Recipe

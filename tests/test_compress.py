@@ -4,9 +4,14 @@ pytest tests/test_compress.py
 """
 
 import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from gguf import GGUFReader
 
 import lwq
 from lwq.exporters.targets import TARGETS
@@ -35,14 +40,16 @@ def test_each_target_gets_a_folder_within_the_budget(tmp_path, target):
 def test_llama_cpp_gets_a_gguf_ggml(tmp_path):
     found = made(tmp_path / "out", "llama.cpp")
     (file,) = found.folder.glob("*.gguf")
-    # what is beyond the tensors: names, the vocabulary, and less than 32 bytes a tensor to align
-    assert 0 < file.stat().st_size - found.lines[-1].megabytes * 1e6 < 20_000
-    assert found.lines[-1].megabytes <= 0.14
+    tensors = file.stat().st_size - GGUFReader(file).data_offset  # the rest is the header
+    assert round(found.lines[-1].megabytes * 1e6) == tensors <= 140_000
 
 
 def test_the_folder_opens_and_judges_as_the_table_says(tmp_path):
     found = made(tmp_path / "out")
-    model, tokenizer = lwq.load(str(found.folder))
+    run: dict = {}
+    exec(found.loading, run)  # the snippet of its card
+    model, tokenizer = run["model"], run["tokenizer"]
+    assert found.folder.name in (found.folder / "README.md").read_text().rpartition("```")[0]
     judging = lwq.windows("toy", tokenizer, n=16, length=256, split="judge")
     losses = lwq.evaluate(model, judging)
     assert losses.perplexity == pytest.approx(found.lines[-1].perplexity.value, rel=1e-6)
@@ -57,11 +64,34 @@ def test_repeated_it_does_nothing_and_changed_it_refuses(tmp_path, monkeypatch):
         made(tmp_path / "out", size="150kB")
 
 
+@pytest.mark.parametrize(("moments", "seed"), [(3, 0), pytest.param(20, 1, marks=pytest.mark.slow)])
+def test_killed_it_leaves_the_whole_folder_or_none_and_ends_the_same_ggml(tmp_path, moments, seed):
+    command = [sys.executable, "tests/kills.py", str(tmp_path), str(moments), str(seed)]
+    home = Path(lwq.__file__).parents[1]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=home, check=True)
+    told = json.loads(done.stdout)
+    assert told["code"] == 0 and "model.gguf" in told["whole"]
+    for one in told["found"]:
+        assert one["left"] in (None, told["whole"])
+        assert one["again"] == 0 and one["content"] == told["whole"] and not one["parts"]
+    assert any(one["killed"] for one in told["found"])
+
+
+def test_somebody_elses_plan_is_judged_beside_ours_at_its_bytes_ggml(tmp_path):
+    theirs = made(tmp_path / "theirs", "llama.cpp").folder / "model.gguf"
+    found = lwq.compress(
+        "toy", tmp_path / "ours", like=theirs, target="llama.cpp", recipe=replace(QUICK, seed=1)
+    )
+    lines = {line.name: line for line in found.lines}
+    assert lines["plan"].megabytes <= lines["like"].megabytes <= 0.14
+    assert list(lines)[-2:] == ["like", "plan"] and lines["like"].beyond_plan is not None
+
+
 def test_killed_before_the_export_it_does_not_score_again(tmp_path, monkeypatch):
     from lwq.recipes import compress
 
     with monkeypatch.context() as patch:
-        patch.setattr(compress, "export", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(compress, "fill", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             made(tmp_path / "out", size="141kB")
     assert not (tmp_path / "out").exists()

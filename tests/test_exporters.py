@@ -20,7 +20,7 @@ from lwq import models
 from lwq.common.names import rebuild
 from lwq.contracts import files
 from lwq.engine.apply import all_matrices
-from lwq.exporters import EXPORTERS, named, nearest, reading, table, targets
+from lwq.exporters import EXPORTERS, held, named, nearest, reading, table, targets
 from lwq.exporters.held import Held
 from lwq.exporters.shared import shards, words
 from lwq.exporters.shared.grids import GridFormat, rules
@@ -268,6 +268,25 @@ def test_lwq_keeps_weights_packed(tmp_path):
         opened.get_input_embeddings().weight.data.zero_()
     with pytest.raises(lwq.InputError, match="opens whole"):
         lwq.load(str(tmp_path / "out"), stream=True)
+
+
+@pytest.mark.parametrize("matrices", [0, 3, 1000])
+def test_matrices_stay_unpacked_as_far_as_there_is_room(matrices, tmp_path, monkeypatch):
+    model = in_16_bits("llama")
+    plan = plan_for(model, options=(4, 3), beyond=4)
+    export(model, plan, tmp_path / "out", "lwq")
+    one = 4 * 64 * 64  # bytes of the first matrices, in float32
+    opened, _ = lwq.load(str(tmp_path / "out"), room=matrices * one)
+    made = []
+    own = held.Stored.made
+    monkeypatch.setattr(held.Stored, "made", lambda *args: made.append(1) or own(*args))
+    x = architectures.tokens(2)
+    first = models.call(opened, x).logits
+    once = len(made)
+    again = models.call(opened, x).logits
+    assert torch.equal(first, again) and torch.equal(first, models.call(model, x).logits)
+    kept = once - (len(made) - once)
+    assert (kept == 0) if not matrices else (kept == once if matrices > 99 else 1 <= kept < once)
 
 
 def test_lwq_drops_blocks_and_changes_its_dtype(tmp_path):

@@ -5,15 +5,25 @@ pytest tests/test_markup.py
 
 import csv
 import io
+import re
 from html.parser import HTMLParser
 
 import markdown
 import pytest
 from markdown_it import MarkdownIt
 
+import lwq
+from lwq import models
+from lwq.cli.printing import show
 from lwq.common import markup
 from lwq.common.errors import InputError
+from lwq.contracts.section import Picture
+from lwq.recipes.card import card
+from lwq.recipes.compressed import Compressed, Judged
 from lwq.report import html
+from lwq.report.bootstrap import Interval
+from lwq.report.drawing import Drawing
+from lwq.report.figures import style
 
 READERS = {
     "python-markdown": lambda text: markdown.markdown(text, extensions=["tables"]),
@@ -121,3 +131,56 @@ def test_a_picture_that_is_a_link_is_not_embedded(tmp_path):
     (tmp_path / "figures/own.png").symlink_to(tmp_path / "secret.png")
     with pytest.raises(InputError, match="only pictures and their rows in"):
         html.page("![x](figures/own.png)", tmp_path, "figures", {})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_table_in_the_terminal_shows_names_as_they_are(name, capsys):
+    show(name, [name, "value"], [[name, 1.5]])
+    # without the lines of the table; a name of several lines stands in several
+    printed = re.sub(r"[\s\u2500-\u257f]|1\.5|value", "", capsys.readouterr().out)
+    assert printed.count("".join(name.split())) >= 3
+
+
+def test_a_terminal_is_not_steered(capsys):
+    show("a\x1b[31mb", ["c"], [["d\x1b]0;title\x07e"]])
+    assert "\x1b" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("reader", READERS)
+def test_a_card_shows_names_and_obeys_none(reader, name, tmp_path, toy_plan):
+    def seen(text):
+        one = Interval(1.0, 0.5, 2.0)
+        lines = (
+            Judged("untouched", 1.0, one, one, one, None),
+            Judged(text, 1.0, one, one, one, one),
+        )
+        made = Compressed(tmp_path / "out", "lwq", toy_plan, lines, text, text)
+        return Seen(READERS[reader](card(made, {"model": text}, text)))
+
+    hostile, plain = seen(name), seen("plain")
+    shown = " ".join(name.split())
+    assert [tag for tag in hostile.tags if tag != "code"] == [t for t in plain.tags if t != "code"]
+    assert f"{shown}, compressed by" in hostile.texts[0] and shown in hostile.texts
+
+
+@pytest.fixture(scope="module")
+def toy_plan():
+    layout = models.layout(lwq.load("toy")[0])
+    return lwq.Plan(dict.fromkeys(layout.units, 4), layout, "rtn()")
+
+
+def test_pictures_of_other_names_have_other_files(tmp_path):
+    draw = Drawing(tmp_path / "figures")
+    names = ["a/b", "a-b", "../../../a b", "模型", "型", "x" * 300, "x" * 301, "$a$ $", "."]
+    files = {draw(Picture(_drawing, (), name, "", ""))["file"] for name in names}
+    assert len(files) == len(names)
+    assert {file.name for file in (tmp_path / "figures").iterdir()} == {
+        file.removeprefix("figures/") for file in files
+    }
+
+
+def _drawing():
+    figure, _ = style.canvas(1, 1)
+    figure.suptitle("a $name$ with $ \\frac{ in it")
+    return figure

@@ -253,6 +253,55 @@ def test_gptq_beats_rounding_on_the_outputs(settings, weight):
     assert ((weight - found) @ x.T).square().sum() < 0.8 * ((weight - plain) @ x.T).square().sum()
 
 
+def slow_clip(part, d, bits, sym):
+    """Scale and zero of one row's group: the range, of twenty, with the least Σ d (w − ŵ)²."""
+    best = None
+    for fraction in torch.linspace(1, 0.2, 20).tolist():
+        ends = [float(end * fraction) for end in (part.min(), part.max())]
+        half = (2**bits - 1) / 2 if sym else None
+        scale, zero = grid.fit(part.clamp(*ends), bits, half, torch.float16)
+        code = ((part / scale).round() + zero).clamp(0, 2**bits - 1)
+        harm = float((d * ((code - zero) * scale - part).double().square()).sum())
+        if best is None or harm < best[0]:
+            best = harm, float(scale), float(zero)
+    return best[1:]
+
+
+@pytest.mark.parametrize("sym", [False, True])
+@pytest.mark.parametrize("bits", [2, 4])
+def test_clipped_grids_do_the_least_harm_that_the_solver_counts(bits, sym, weight):
+    """U_jj² = 1 / (inverse of what is left)_jj, of the columns in their order."""
+    stats, _ = gram_of(128)
+    h = stats.gram.double() * 2 / stats.tokens
+    h += 0.01 * h.diagonal().mean() * torch.eye(len(h), dtype=torch.float64)
+    order = sorted(range(128), key=lambda i: -stats.gram[i, i])
+    d = torch.empty(128, dtype=torch.float64)
+    for step, i in enumerate(order):
+        left = order[step:]
+        d[i] = 1 / torch.linalg.inv(h[left][:, left])[0, 0]
+    found = GPTQ(group_size=32, sym=sym, clip=True)(weight, bits, stats)
+    for row in (0, 5):
+        for group in range(4):
+            part = slice(group * 32, (group + 1) * 32)
+            scale, zero = slow_clip(weight[row, part], d[part], bits, sym)
+            assert float(found.scales[row, group]) == pytest.approx(scale, rel=1e-6)
+            assert sym or float(found.zeros[row, group]) == zero
+
+
+def test_clipped_grids_err_less_at_few_bits_and_cost_no_byte(weight):
+    stats, x = gram_of(128)
+    plain, clipped = GPTQ(), GPTQ(clip=True)
+    for bits, share in ((2, 0.8), (3, 1.0), (5, 1.02)):
+        errors = [
+            float(((weight - q(weight, bits, stats).dequantize()) @ x.T).square().sum())
+            for q in (plain, clipped)
+        ]
+        assert errors[1] < share * errors[0]
+        assert plain.nbytes((64, 128), bits) == clipped.nbytes((64, 128), bits)
+    with pytest.raises(InputError, match="clip=True with act_order=False"):
+        GPTQ(clip=True, act_order=False)
+
+
 def test_gptq_without_correlations_is_rounding(weight):
     stats = MatrixStats(tokens=2, gram=torch.eye(128))
     assert torch.equal(GPTQ()(weight, 4, stats).dequantize(), RTN()(weight, 4).dequantize())

@@ -7,12 +7,19 @@ import sys
 from contextlib import nullcontext
 
 # each adds its commands to the app
-from lwq.cli import lists, models, judging, studies, status  # isort: skip (the order of --help)
+from lwq.cli import (  # isort: skip (the order of --help)
+    lists,
+    models,
+    compressing,
+    judging,
+    studies,
+    status,
+)
 from lwq.cli.app import app
 from lwq.common import runs
 from lwq.common.errors import InputError, RunError
 
-__all__ = ["app", "judging", "lists", "main", "models", "status", "studies"]
+__all__ = ["app", "compressing", "judging", "lists", "main", "models", "status", "studies"]
 
 HELP = {"-h", "--help"}
 

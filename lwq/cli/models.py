@@ -1,4 +1,4 @@
-"""What is done to one model: score, plan, compress, quantize."""
+"""What is done to one model: score, plan, quantize."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +20,6 @@ from lwq.cli.options import (
 )
 from lwq.cli.printing import (
     show,
-    show_compressed,
     show_guard,
     show_plan,
     show_scores,
@@ -76,7 +75,7 @@ def plan(
         str,
         typer.Argument(
             help="scores from `lwq score` or saved lwq.Costs (JSON), or a model, which the default "
-            "recipe scores then",
+            "recipe scores then, or which --from has a plan for",
             metavar="SCORES|MODEL",
         ),
     ],
@@ -105,14 +104,25 @@ def plan(
         typer.Option(help="units that leave the highest width", rich_help_panel="Budget"),
     ] = None,
     quantizer: Annotated[
-        str,
-        typer.Option(help="a name, a call such as 'gptq(group_size=128)', or yours: my.py:Mine"),
-    ] = "gptq",
+        str | None,
+        typer.Option(
+            help="a name, a call such as 'gptq(group_size=128)', or yours: my.py:Mine; else gptq, "
+            "with --from what comes nearest to the file"
+        ),
+    ] = None,
     allocator: Annotated[
         str | None,
         typer.Option(
             help="a name from `lwq list allocators`, or yours: my.py:Mine; else chosen by the "
             "number of options"
+        ),
+    ] = None,
+    from_file: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="take over somebody else's plan: a .gguf, a config.json of GPTQ, AutoRound, "
+            "compressed-tensors or MLX, a .yaml of exllamav3",
         ),
     ] = None,
     out: Annotated[
@@ -136,16 +146,32 @@ def plan(
     limits = {"moved": moved, "avg_bits": avg_bits, "true_bits": true_bits, "max_bytes": max_bytes}
     if size is not None:
         limits["max_bytes"] = arguments.size(size, max_bytes)
-    if arguments.is_scores(source):
-        made = _planned(Path(source), options, quantizer, allocator, limits)
+    packer = quantizer or "gptq"
+    if from_file is not None:
+        made = _taken_over(from_file, source, quantizer, limits, dtype, stream)
+    elif arguments.is_scores(source):
+        made = _planned(Path(source), options, packer, allocator, limits)
     else:
-        made = _recommended(source, options, quantizer, allocator, limits, guard, dtype, stream)
+        made = _recommended(source, options, packer, allocator, limits, guard, dtype, stream)
     show_plan(made, build(quantizers.QUANTIZERS, "quantizer", made.quantizer))
     if target is None:
         print("dry run: nothing written")
         return
     made.save(target)
     print(f"written to {target}")
+
+
+def _taken_over(
+    file: str, model: str, quantizer: str | None, limits: dict[str, Any], dtype: str, stream: bool
+) -> Any:
+    """The plan that a file of another program holds, for a model of ours."""
+    from lwq import models
+    from lwq.exporters.reading import plan_from
+
+    if given := [name for name, value in limits.items() if value is not None]:
+        raise InputError(f"--from has a size of its own; leave out {given}")
+    loaded, _ = models.load(model, dtype, stream=stream)
+    return plan_from(file, models.layout(loaded, "matrix", True), quantizer)
 
 
 def _planned(
@@ -184,57 +210,6 @@ def _recommended(
     if guard:
         show_guard(made.provenance["guard"])
     return made
-
-
-@app.command()
-def compress(
-    model: Model,
-    out: Annotated[Path, typer.Option(help="a new folder", rich_help_panel="Output")],
-    size: Annotated[
-        str | None,
-        typer.Option(help="of all that is written: 95MB, 1.2GiB", rich_help_panel="Budget"),
-    ] = None,
-    avg_bits: Annotated[
-        float | None, typer.Option(help="nominal bits a weight, at most", rich_help_panel="Budget")
-    ] = None,
-    true_bits: Annotated[
-        float | None, typer.Option(help="stored bits a weight, at most", rich_help_panel="Budget")
-    ] = None,
-    target: Annotated[
-        str, typer.Option(help="what runs it: lwq, llama.cpp, transformers, vllm, mlx")
-    ] = "lwq",
-    quantizer: Annotated[str | None, typer.Option(help="else the target's own")] = None,
-    bits: Annotated[str | None, typer.Option(help="options to choose from; else all")] = None,
-    guard: Annotated[
-        bool, typer.Option(help="measure the plan against uniform bits, keep the better")
-    ] = True,
-    nsamples: Nsamples = 16,
-    seqlen: Seqlen = 512,
-    dtype: Dtype = "float32",
-    stream: Stream = False,
-    trust_remote_code: Remote = False,
-) -> None:
-    """From a model to a smaller one that other programs run: score, plan, guard, quantize, judge,
-    export.
-    """
-    from lwq.recipes import compress as recipes
-    from lwq.recipes.recommend import Recipe
-
-    made = recipes.compress(
-        model,
-        out,
-        size=size,
-        avg_bits=avg_bits,
-        true_bits=true_bits,
-        target=target,
-        quantizer=quantizer,
-        bits=arguments.options(bits),
-        recipe=Recipe(guard=guard, nsamples=nsamples, seqlen=seqlen),
-        dtype=dtype,
-        stream=stream,
-        trust_remote_code=trust_remote_code,
-    )
-    show_compressed(made)
 
 
 @app.command()

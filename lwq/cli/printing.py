@@ -1,14 +1,19 @@
 """What commands print: tables on standard output."""
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from lwq.common import strips
+from lwq.common.markup import plain
 from lwq.common.sizes import readable
 
 if TYPE_CHECKING:
+    from rich.console import JustifyMethod
+
     from lwq.contracts import Plan
     from lwq.contracts.methods import Quantizer
     from lwq.inputs.texts import Drawn
+    from lwq.recipes.check import Checked
     from lwq.recipes.compressed import Compressed
 
 
@@ -17,32 +22,35 @@ NAME = 40  # cells of a first column that is not folded
 
 def show(title: str, columns: list[str], rows: list[list[Any]]) -> None:
     """A table on standard output as wide as the terminal, 80 columns where there is none; numbers
-    to the right, long texts on several lines.
+    to the right, long texts on several lines. All texts are shown as they are: rich would read
+    `[bold]` in a name as markup.
     """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left")
-    texts = [[_cell(cell) for cell in row] for row in rows]
+    table = Table(title=Text(plain(title)), title_justify="left")
+    texts = [[plain(_shown(cell)) for cell in row] for row in rows]
     for index, column in enumerate(columns):
         numeric = bool(rows) and isinstance(rows[0][index], int | float)
         longest = max((len(row[index]) for row in texts), default=0)
         whole = numeric or (index == 0 and longest <= NAME)
+        justify: JustifyMethod = "right" if numeric else "left"
         table.add_column(
-            column,
-            justify="right" if numeric else "left",
+            Text(plain(column)),
+            justify=justify,
             overflow="fold",
             min_width=longest if whole else None,
         )
     for row in texts:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     Console().print(table)
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:,.4g}"
-    return f"{value:,}" if type(value) is int else str(value)
+def _shown(cell: Any) -> str:
+    if isinstance(cell, float):
+        return f"{cell:,.4g}"
+    return f"{cell:,}" if type(cell) is int else str(cell)
 
 
 def show_scores(title: str, scores: Any) -> None:
@@ -93,7 +101,21 @@ def show_compressed(made: "Compressed") -> None:
     ]
     show("with 95 % intervals", ["", "MB", "perplexity", "KL", "KL beyond the plan's"], rows)
     print(f"judged on {made.judge}. {made.advice}")
-    print(f"written to {made.folder}")
+    print(f"written to {made.folder}; README.md there says how it was made. To load it:\n")
+    print(textwrap.indent(made.loading, "    "))
+    print(f"\nThe same with yours: lwq compress FOLDER --size … --target {made.target} --out DIR")
+
+
+def show_checked(found: "Checked") -> None:
+    """What was found of a model, line by line, and what uniform plans of it weigh."""
+    for line in found.lines():
+        print(line)
+    table = found.table
+    show(
+        "bytes of uniform plans, under every convention",
+        table.columns.tolist(),
+        table.to_numpy().tolist(),
+    )
 
 
 def show_guard(found: dict[str, Any]) -> None:

@@ -24,23 +24,28 @@ def markdown(text: object) -> str:
     as the letter: `![a](b)` becomes `!\[a\](b)`, `<b>` becomes `&#60;b&#62;`. Ordinary names and
     numbers stay as they are.
     """
-    plain = _ACTIVE.sub(lambda found: _inert(found[0]), line(text))
-    return _AT_START.sub(lambda found: found[1] + _inert(found[2]), plain)
+    shown = _ACTIVE.sub(lambda found: _inert(found[0]), line(text))
+    return _AT_START.sub(lambda found: found[1] + _inert(found[2]), shown)
+
+
+def plain(text: object) -> str:
+    """`text` without the characters that steer a terminal; ends of lines stay."""
+    return "".join(letter for letter in str(text) if letter.isprintable() or letter == "\n")
 
 
 def code(text: object) -> str:
     """`text` as code in Markdown; what could end the code, or a table's cell, is shown as
     `markdown` shows it.
     """
-    plain = line(text)
-    return markdown(plain) if _NO_CODE.search(plain) or not plain else f"`{plain}`"
+    shown = line(text)
+    return markdown(shown) if _NO_CODE.search(shown) or not shown else f"`{shown}`"
 
 
 def line(text: object) -> str:
     """`text` on one line: runs of spaces and ends of lines are one space, and control characters
     are left out.
     """
-    return "".join(letter for letter in " ".join(str(text).split()) if letter.isprintable())
+    return plain(" ".join(str(text).split()))
 
 
 def cell(text: str) -> str:

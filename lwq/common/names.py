@@ -18,6 +18,7 @@ from lwq.common.errors import InputError
 
 REMARKS = {  # settings that readers must see wherever a quantizer is named
     "act_order=False": "no act-order",
+    "clip=True": "clipped",
     "inputs='full'": "full inputs",
     "inputs='quantized'": "quantized inputs",
 }

@@ -4,7 +4,10 @@ A wheel carries `notebooks/`, `studies/` and the templates of the report under `
 has them at its root.
 """
 
+import errno
+import glob
 import os
+import platform
 import shutil
 import tempfile
 import weakref
@@ -13,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
+import psutil
 
 from lwq.common.errors import InputError, RunError
 
@@ -20,6 +24,8 @@ PACKAGE = Path(__file__).resolve().parents[1]
 IN_CLONE = (PACKAGE.parent / "studies" / "common.yaml").is_file()
 DATA = PACKAGE.parent if IN_CLONE else PACKAGE / "_data"  # what ships with the package, read only
 WORK = PACKAGE.parent if IN_CLONE else Path.cwd()  # where results and reports are written
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk without room, however it is limited
 
 NOTEBOOKS = DATA / "notebooks"
 STUDIES = DATA / "studies"
@@ -65,12 +71,25 @@ def writable(folder: str | Path, setting: str = "results_dir") -> Path:
 
 
 def scratch(owner: object, prefix: str) -> Path:
-    """A new folder that goes when `owner` does; in the cache, since the system's temporary folder
-    may live in memory.
+    """A new folder that goes when `owner` does, or after its process was killed; in the cache, as
+    the system's temporary folder may live in memory.
     """
-    folder = Path(tempfile.mkdtemp(dir=cache(), prefix=prefix))
+    with writing(cache()):
+        folder = _own(cache(), prefix)
     weakref.finalize(owner, shutil.rmtree, folder, ignore_errors=True)
     return folder
+
+
+def _own(parent: Path, prefix: str, suffix: str = "") -> Path:
+    """A new folder of this process; those like it of processes of this machine that are no more are
+    cleared away.
+    """
+    own = f"{prefix}{platform.node()}-"
+    for left in parent.glob(f"{glob.escape(own)}*{suffix}"):
+        number = left.name.removeprefix(own).partition("-")[0]
+        if number.isdecimal() and not psutil.pid_exists(int(number)):
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{own}{os.getpid()}-", suffix=suffix, dir=parent))
 
 
 @contextmanager
@@ -93,15 +112,24 @@ def writing(place: str | Path) -> Iterator[None]:
 @contextmanager
 def whole(folder: Path) -> Iterator[Path]:
     """A folder that becomes `folder`, which is empty or missing, when the block ends well,
-    and else vanishes.
+    and else vanishes. What a process that was killed left of it is cleared away. Errors name
+    `folder`, where the user looks for it, in place of it.
     """
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+    with writing(folder):
+        work = _own(folder.parent, f".{folder.name}.", ".part")
     try:
         yield work
         work.chmod(0o755)
         if folder.exists():
             folder.rmdir()
         work.rename(folder)
+    except (InputError, RunError) as error:
+        raise type(error)(str(error).replace(str(work), str(folder))) from error.__cause__
+    except OSError as error:
+        if str(work) not in str(error.filename) and error.errno not in FULL:
+            raise
+        with writing(folder):
+            raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

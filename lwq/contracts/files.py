@@ -7,6 +7,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
+from lwq.common import paths
 from lwq.common.errors import InputError
 
 T = TypeVar("T")
@@ -112,4 +113,5 @@ def _key(hint: Any, text: str, place: str) -> Any:
 
 def write(path: str | Path, data: dict[str, Any]) -> None:
     """Write `data` as JSON."""
-    Path(path).write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    with paths.writing(path):
+        Path(path).write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -160,6 +160,10 @@ class Quantizer(Protocol):
         """The uniform grid of `option`; None where it stores anything else (outliers, masks)."""
         return None
 
+    def same(self, shape: Shape, option: Option) -> Option:
+        """The first option that makes of a matrix what `option` makes of it: mostly itself."""
+        return option
+
     def nbytes(self, shape: Shape, option: Any) -> int:
         """Stored bytes of a matrix, of all parts; InputError for a shape that does not suit it."""
         ...
@@ -204,11 +208,16 @@ class Exporter(Protocol):
         """Bytes of the tensors that it will write for `plan`; headers and settings come on top."""
         return plan.size(self.sizer(quantizer)).total_bytes + self.beyond(plan.layout)
 
-    def beyond(self, layout: Layout) -> int:
+    def beyond(self, layout: Layout, model: Any = None) -> int:
         """Bytes that it writes beyond those of `sizer`: where what no plan reaches is wider than 16
-        bits.
+        bits, or begins at round places. `model`: counted tensor by tensor.
         """
         return 0
+
+    def fault(self, layout: Layout, unit: str, option: Option, quantizer: Quantizer) -> str:
+        """Why the format cannot hold `option` of `unit`; "" where it can."""
+        own = self.options(layout, unit, quantizer)
+        return "" if option in own else f"{unit}: {option!r} is none of {list(own)[:9]}"
 
     def options(self, layout: Layout, unit: str, quantizer: Quantizer) -> tuple[Option, ...]:
         """The options of `unit` that the format holds, as `Budget.options` takes them."""
@@ -221,6 +230,12 @@ class Exporter(Protocol):
 
     def require(self, plan: Plan, quantizer: Quantizer) -> None:
         """Raise InputError, before any work, for a plan that the format cannot hold."""
+
+    def require_model(self, model: Any, tokenizer: Any) -> None:
+        """Raise InputError, before any work, for a model or a tokenizer that it has no words
+        for.
+        """
+        return  # most have words for all
 
     def __call__(
         self,

@@ -210,12 +210,8 @@ def _outside(
     matrices = models.outside(model)
     for name, options in track(list(wanted.items()), "quantize (embeddings and head)"):
         with models.resident(model, name, save):
-            for option in sorted(options, key=str):
-                yield (
-                    name,
-                    option,
-                    _made(quantizer.outside, matrices[name], option, BlockStats(name)),
-                )
+            for option, made in _each(quantizer.outside, matrices[name], options, BlockStats(name)):
+                yield name, option, made
 
 
 def _blocks_to_write(
@@ -295,9 +291,21 @@ def _one_pass(
     wanted = {name: widths for name, widths in wanted.items() if widths}
     for stats in _pass(model, quantizer, wanted, windows, source, save) if wanted else ():
         for name in names_of[stats.name]:
-            for width in sorted(wanted.get(name, ()), key=str):
-                yield name, width, _made(quantizer, matrices[name], width, stats)
+            for width, made in _each(quantizer, matrices[name], wanted.get(name, ()), stats):
+                yield name, width, made
         stats.matrices.clear()  # before the next block's are summed
+
+
+def _each(
+    quantizer: Quantizer, matrix: models.Matrix, options: Collection[Option], stats: BlockStats
+) -> Iterator[tuple[Option, Storage]]:
+    """(option, storage) of a matrix; options that make the same of it are made once."""
+    found: dict[Option, Storage] = {}
+    for option in sorted(options, key=str):
+        alike = quantizer.same(matrix.shape, option)
+        if alike not in found:
+            found[alike] = _made(quantizer, matrix, option, stats)
+        yield option, found[alike]
 
 
 def _made(quantizer: Quantizer, matrix: models.Matrix, width: Option, stats: BlockStats) -> Storage:

@@ -5,7 +5,7 @@ disk, swapped by a copy.
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -167,6 +167,16 @@ class Bank:
         hold it.
         """
         return self._get(name, width)
+
+    def packed_of(self, plan: Plan) -> Iterator[tuple[str, Storage]]:
+        """(matrix, what is stored of it) of a plan, as `lwq.engine.apply.packed` hands them over;
+        the model stays in its original state.
+        """
+        self.prepare([plan])
+        self.restore_()
+        for name, width in matrix_bits(plan).items():
+            if width not in (DROPPED, KEPT):
+                yield name, self._get(name, width)
 
     def untouched(self, name: str) -> Tensor:
         """The original weights of a matrix (out, in); a model from `load(..., stream=True)` keeps

@@ -64,7 +64,8 @@ class Store:
     def put(self, key: str, packed: Storage) -> None:
         """Keep `packed` under `key`."""
         path = self._path(key)
-        path.parent.mkdir(exist_ok=True)
+        with paths.writing(path):
+            path.parent.mkdir(exist_ok=True)
         with paths.replacing(path) as temporary:
             tensors = {name: tensor.contiguous() for name, tensor in packed.tensors().items()}
             about: dict[str, int | str] = {STORAGE: storage.name_of(packed), **packed.header()}

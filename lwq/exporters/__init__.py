@@ -5,6 +5,7 @@ what the format cannot hold, called as `exporter(model, packed, plan, folder)`; 
 each quantized matrix once, from `lwq.engine.apply.packed`, and `folder` holds the tokenizer.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from lwq.common import paths
 from lwq.common.errors import InputError
 from lwq.common.names import build, rebuild
 from lwq.contracts import Plan
-from lwq.contracts.methods import Exporter
+from lwq.contracts.methods import Exporter, Storage
 from lwq.engine.apply import Applied
 from lwq.exporters.autoround import AutoRound
 from lwq.exporters.compressed_tensors import CompressedTensors
@@ -39,7 +40,7 @@ EXPORTERS: dict[str, type[Exporter]] = {
     "mlx": MLX,
 }
 
-__all__ = ["EXPORTERS", "export", "named", "nearest", "require_exportable"]
+__all__ = ["EXPORTERS", "export", "fill", "named", "nearest", "require_exportable"]
 
 
 def export(
@@ -67,13 +68,26 @@ def export(
             part of it stays.
     """
     exporter, target = require_exportable(plan, folder, format)
+    exporter.require_model(model, tokenizer)
     applied = Applied(model, plan, windows)
     with paths.whole(target) as work:
-        with paths.writing(target):
-            tokenizer.save_pretrained(work)
-            plan.save(work / "plan.json")
-        exporter(model, iter(applied), plan, work)
+        fill(work, model, iter(applied), plan, tokenizer, exporter)
     return applied.errors()
+
+
+def fill(
+    work: Path,
+    model: nn.Module,
+    packed: Iterator[tuple[str, Storage]],
+    plan: Plan,
+    tokenizer: "PreTrainedTokenizerBase",
+    exporter: Exporter,
+) -> None:
+    """Put everything into a folder that was made for it: weights, settings, tokenizer, plan."""
+    with paths.writing(work):
+        tokenizer.save_pretrained(work)
+        plan.save(work / "plan.json")
+    exporter(model, packed, plan, work)
 
 
 def require_exportable(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from lwq.contracts.methods import Exporter, Quantizer, Storage
 from lwq.engine.apply import matrix_bits, shapes
 from lwq.exporters.llama_cpp.settings import Settings
 from lwq.exporters.llama_cpp.vocabulary import Vocabulary
+from lwq.exporters.shared.sizers import InFormat
 from lwq.quantizers import QUANTIZERS
 from lwq.quantizers.ggml import GGML
 from lwq.quantizers.storage.ggml import Blocks, row_bytes
@@ -66,7 +68,7 @@ class Part:
     @property
     def padded(self) -> int:
         """Bytes in the file, where the next tensor begins at a multiple of 32."""
-        return -(-self.nbytes // GGUF_DEFAULT_ALIGNMENT) * GGUF_DEFAULT_ALIGNMENT
+        return _padded(self.nbytes)
 
 
 @dataclass(frozen=True)
@@ -116,9 +118,27 @@ class GGUF(Exporter):
         packer = quantizer.outside if unit in layout.outside else quantizer
         return (*packer.levels, KEPT) if isinstance(packer, GGML) else (KEPT,)
 
-    def beyond(self, layout: Layout) -> int:
+    def sizer(self, quantizer: Quantizer) -> InFormat:
+        """Each matrix with what pads it to 32 bytes."""
+        return InFormat(quantizer, lambda own, shape, option: _padded(own.nbytes(shape, option)))
+
+    def beyond(self, layout: Layout, model: Any = None) -> int:
         """Norms and biases are F32: two bytes more each, where nothing else is left to no plan."""
-        return 2 * sum(layout.rest.values()) if layout.outside else 0
+        if model is None:
+            return 2 * sum(layout.rest.values()) if layout.outside else 0
+        even = Plan(dict.fromkeys(layout.units, KEPT), layout, "ggml")
+        reached = {f"{name}.weight" for name in shapes(even)}
+        left = sum(part.padded for part in self.parts(model, even) if part.key not in reached)
+        return left - 2 * sum(layout.rest.values())
+
+    def require_model(self, model: Any, tokenizer: Any) -> None:
+        """Raise InputError for an architecture or a tokenizer that llama.cpp does not know."""
+        settings = Settings.of(model)
+        for key, _ in model.named_parameters():
+            settings.tensor_name(key)
+        with TemporaryDirectory() as folder:
+            tokenizer.save_pretrained(folder)
+            Vocabulary.read(Path(folder), models.vocabulary(model), self.pre)
 
     def require(self, plan: Plan, quantizer: Quantizer) -> None:
         """Raise InputError for a plan that drops, another quantizer, or another architecture."""
@@ -192,7 +212,12 @@ class GGUF(Exporter):
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         writer.close()
-        return -(-file.stat().st_size // GGUF_DEFAULT_ALIGNMENT) * GGUF_DEFAULT_ALIGNMENT
+        return _padded(file.stat().st_size)
+
+
+def _padded(size: int) -> int:
+    """The next multiple of 32."""
+    return -(-size // GGUF_DEFAULT_ALIGNMENT) * GGUF_DEFAULT_ALIGNMENT
 
 
 def kinds_of(plan: Plan) -> dict[str, Kind]:

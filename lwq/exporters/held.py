@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map
 from lwq.quantizers import storage
 
 EIGHT = 8  # rows whose codes fill whole bytes at any width
-PANEL = 1 << 20  # weights that are unpacked at once: what is in between stays in the cache
+PANEL = 1 << 19  # weights that are unpacked at once: what is in between stays in the cache
 
 
 class Part(Protocol):
@@ -53,23 +53,53 @@ class Plain:
         return Plain(self.tensor.to(device))
 
 
+class Room:
+    """Keeps matrices unpacked, first come, first kept: generation asks for all of them in turn, and
+    what leaves for another would be missed in the next round.
+
+    Attributes:
+        left: bytes that may still be kept.
+    """
+
+    def __init__(self, left: int):
+        self.left = left
+        self._kept: dict[tuple[int, torch.dtype], Tensor] = {}
+
+    def whole(self, stored: "Stored", dtype: torch.dtype) -> Tensor:
+        """The weights of a matrix, kept if there is room."""
+        key = id(stored.tensors), dtype
+        if key in self._kept:
+            return self._kept[key]
+        found = stored.made(dtype)
+        if found.nbytes <= self.left:
+            self.left -= found.nbytes
+            self._kept[key] = found
+        return found
+
+
 @dataclass(frozen=True)
 class Stored:
     """What `Storage.tensors` and `header` gave.
 
     Attributes:
         kind: name of the class in STORAGES.
+        room: of the model, where matrices may stay unpacked.
     """
 
     kind: str
     tensors: Mapping[str, Tensor]
     header: Mapping[str, int]
+    room: Room
 
     @property
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def whole(self, dtype: torch.dtype) -> Tensor:
+        return self.room.whole(self, dtype)
+
+    def made(self, dtype: torch.dtype) -> Tensor:
+        """The weights, unpacked now."""
         if not self._in_eights:
             made = storage.read(self.kind, dict(self.tensors), dict(self.header))
             return made.dequantize(dtype)
@@ -90,7 +120,7 @@ class Stored:
 
     def to(self, device: torch.device) -> "Stored":
         moved = {key: tensor.to(device) for key, tensor in self.tensors.items()}
-        return Stored(self.kind, moved, self.header)
+        return Stored(self.kind, moved, self.header, self.room)
 
     @property
     def _in_eights(self) -> bool:

@@ -1,6 +1,6 @@
 """Open what lwq wrote in its own format: the weights stay packed, in memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from lwq.common.errors import InputError
 from lwq.common.names import pick
 from lwq.common.progress import quiet_transformers
 from lwq.contracts.files import read as read_json
-from lwq.exporters.held import Held, Holding, Part, Plain, Stored
+from lwq.exporters.held import Held, Holding, Part, Plain, Room, Stored
 from lwq.exporters.own import MARK
 from lwq.exporters.shared import shards
 from lwq.models import checkpoint, streaming
@@ -25,6 +25,7 @@ def load(
     device_map: str | None = None,
     trust_remote_code: bool = False,
     stream: bool = False,
+    room: int = 0,
 ) -> tuple[Any, Any]:
     """A decoder in evaluation mode and its tokenizer: `lwq.models.load`, which says the arguments,
     and beside it the folders of `lwq.export(format="lwq")`.
@@ -32,18 +33,25 @@ def load(
     Of such a folder the weights stay in memory as they are on disk, and each module unpacks its own
     when it computes: the numbers are those of the plan, in `dtype`. `device_map` is the one device
     that they go to. A packed model answers, generates and is evaluated; it cannot be quantized
-    again.
+    again. Generation unpacks every matrix for every token: `room` bytes of matrices stay unpacked
+    once they were (4 bytes a weight in float32), and cost nothing from the second token on.
     """
     folder = Path(name).expanduser()
     if not (folder / MARK).is_file():
         return models.load(name, dtype, device_map, trust_remote_code, stream)
     if stream:
         raise InputError(f"{name!r} is packed, and opens whole; leave out stream=True")
-    return _opened(name, folder, pick(models.DTYPES, "dtype", dtype), device_map, trust_remote_code)
+    wide = pick(models.DTYPES, "dtype", dtype)
+    return _opened(name, folder, wide, device_map, trust_remote_code, Room(room))
 
 
 def _opened(
-    name: str, folder: Path, dtype: torch.dtype, device: str | None, trust_remote_code: bool
+    name: str,
+    folder: Path,
+    dtype: torch.dtype,
+    device: str | None,
+    trust_remote_code: bool,
+    room: Room,
 ) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoTokenizer
 
@@ -54,7 +62,8 @@ def _opened(
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         del config.quantization_config
         model = streaming.skeleton(folder, config, dtype, trust_remote_code)
-    _fill_(model, said, dict(shards.read(folder)), torch.device(device or "cpu"), name)
+    parts = _parts(said["matrices"], dict(shards.read(folder)), room)
+    _fill_(model, said["dropped"], parts, torch.device(device or "cpu"), name)
     settle_(model, tokenizer, name)
     for block, returns_tuple in said["dropped"].items():
         models.pass_through_(models.blocks(model)[block], returns_tuple)
@@ -62,15 +71,14 @@ def _opened(
 
 
 def _fill_(
-    model: Any, said: dict[str, Any], tensors: dict[str, Tensor], device: torch.device, name: str
+    model: Any, dropped: Iterable[str], parts: dict[str, Part], device: torch.device, name: str
 ) -> None:
     """Give every parameter what the file holds of it; InputError where that is not all."""
-    parts = _parts(said["matrices"], tensors)
     holdings = dict(_matrices(model, parts))
     first = streaming.first_names(model)
     plan = model._get_dtype_plan(model.dtype)  # what architectures keep in float32
     made: dict[str, nn.Parameter] = {}
-    gone = tuple(f"{block}." for block in said["dropped"])
+    gone = tuple(f"{block}." for block in dropped)
     missing = []
     for key, own in first.items():
         holder, _, leaf = key.rpartition(".")
@@ -89,10 +97,11 @@ def _fill_(
         model.get_submodule(holder)._parameters[leaf] = made[own]
     checkpoint.require_fit(name, missing, ())
     for key, buffer in model.named_buffers():
-        buffer.data = tensors.get(key, buffer.data).to(device)
+        value = parts[key].whole(buffer.dtype) if key in parts else buffer.data
+        buffer.data = value.to(device)
 
 
-def _parts(table: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Part]:
+def _parts(table: dict[str, Any], tensors: dict[str, Tensor], room: Room) -> dict[str, Part]:
     """Matrix, or other tensor -> what the file holds of it."""
     own: dict[str, dict[str, Tensor]] = {name: {} for name in table}
     found: dict[str, Part] = {}
@@ -104,7 +113,7 @@ def _parts(table: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Part]
             found[key] = Plain(tensor)
     for name, entry in table.items():
         header = {key: value for key, value in entry.items() if key != "storage"}
-        found[name] = Stored(entry["storage"], own[name], header)
+        found[name] = Stored(entry["storage"], own[name], header, room)
     return found
 
 

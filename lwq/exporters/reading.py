@@ -70,7 +70,8 @@ def plan_from(file: str | Path, layout: Layout, quantizer: str | None = None) ->
     text = quantizer or _quantizer(said.values())
     strategy = rebuild(QUANTIZERS, "quantizer", text)
     own = strategy.grid(4)
-    options = {name: _option(one, own.group_size if own else None) for name, one in said.items()}
+    size = own.group_size if own else None
+    options = {name: _option(one, size, strategy.levels) for name, one in said.items()}
     bits = {unit: _shared(unit, list(names), options) for unit, names in layout.units.items()}
     for unit, option in bits.items():
         packer = strategy.outside if unit in layout.outside else strategy
@@ -269,10 +270,11 @@ def _quantizer(said: Any) -> str:
     return f"rtn(group_size={size}, sym={bool(symmetric)})"
 
 
-def _option(one: Said, group_size: int | None) -> Option:
+def _option(one: Said, group_size: int | None, levels: tuple[Option, ...]) -> Option:
+    """The option of `levels` that a file means; of a type of ggml that is none, its bits."""
     if one.bits == KEPT:
         return KEPT
-    if one.kind is not None:
+    if one.kind is not None and one.kind in levels:
         return one.kind
     if one.group_size in (None, group_size):
         return one.bits

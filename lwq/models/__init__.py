@@ -2,7 +2,7 @@
 that knows architectures.
 """
 
-from lwq.models.load import DTYPES, cast, load, outline
+from lwq.models.load import DTYPES, cast, load, outline, stand_in
 from lwq.models.outside import is_after, is_before, outside, places
 from lwq.models.running import drop_, pass_through_, replaced_blocks
 from lwq.models.settings import (
@@ -72,6 +72,7 @@ __all__ = [
     "resident",
     "save",
     "tensors",
+    "stand_in",
     "stored",
     "streamed",
     "tokenizer",

@@ -190,6 +190,27 @@ def on_disk(
     return model
 
 
+def stand_in(name: str, trust_remote_code: bool = False) -> tuple[Any, Any]:
+    """The model that `load` would give, without its weights, and its tokenizer.
+
+    Read are the configuration and the headers of the files. Each weight is one number that stands
+    at all its places and takes no memory, so that the model runs, and `traced`, `layout` and what
+    hangs on them see its structure. Raises InputError as `load` does, but for weights that are no
+    finite numbers.
+    """
+    if toy.depth(name) is not None:
+        return load(name)
+    with _loading(name):
+        # its names and dtypes are looked at, and all of them must be there
+        checked, tokenizer = _streamed(name, torch.float32, "cpu", trust_remote_code)
+        folder = streaming.local(_source(name))
+        model = streaming.skeleton(folder, checked.config, torch.float32, trust_remote_code)
+        streaming.stand_in_(model)
+    settle_(model, tokenizer, name)
+    matrices(model)
+    return model.eval().requires_grad_(False), tokenizer
+
+
 @dataclass(frozen=True)
 class Outline:
     """What the configuration of a model says of its size.

@@ -300,6 +300,22 @@ def skeleton(folder: Path, config: Any, dtype: torch.dtype, trust_remote_code: b
     return model
 
 
+def stand_in_(model: Any) -> None:
+    """Give each parameter on the meta device one number at all its places, in no memory; of a stack
+    of experts one matrix stands for all, since products of stacks want whole rows.
+    """
+    made: dict[str, nn.Parameter] = {}
+    for key, first in first_names(model).items():
+        owner, _, leaf = key.rpartition(".")
+        if first not in made:
+            shape, dtype = model.get_parameter(first).shape, model.get_parameter(first).dtype
+            number = torch.tensor(0.01 + len(made) * 0.618 % 1, dtype=dtype)  # not all alike
+            if len(shape) == 3:
+                number = number.repeat(shape[1:])
+            made[first] = nn.Parameter(number.expand(shape), requires_grad=False)
+        model.get_submodule(owner)._parameters[leaf] = made[first]
+
+
 def local(name: str | Path) -> Path:
     """The folder of a checkpoint: `name` itself, or what a hub delivers for it (safetensors and
     JSON only).

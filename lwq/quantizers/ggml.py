@@ -102,6 +102,11 @@ class GGML(Quantizer):
             wanted = FALLBACKS.get(wanted, Kind.IQ4_NL)
         return Kind.F16 if columns % GGML_QUANT_SIZES[wanted][0] else wanted
 
+    def same(self, shape: Shape, option: Option) -> Option:
+        """Where 256 does not divide a row, several K types fall back to one."""
+        wanted = self.kind(shape[1], option)
+        return next(own for own in self.levels if self.kind(shape[1], own) == wanted)
+
     def nbytes(self, shape: Shape, option: Option) -> int:
         return shape[0] * row_bytes(shape[1], self.kind(shape[1], option))
 

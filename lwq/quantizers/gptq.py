@@ -20,6 +20,7 @@ from lwq.quantizers.storage.packed import FLOATS, Packed, finite
 from lwq.statistics.forward import MatrixStats
 
 SOURCES = ("uniform", "quantized", "full")
+CLIPS = 20  # ranges that are tried for each group
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,10 @@ class GPTQ(grid.Grouped):
             measured, LOG.md). The groups keep the original order and their grids are fitted
             beforehand ("static groups"): no permutation has to be stored. False: the first column
             first, each group's grid fitted when it is reached.
+        clip: shrink the range of each group to where Σ_j (w_j − ŵ_j)² / U_jj² is least, which is
+            what the solver adds up (the columns to come make up for the rest), in place of the
+            range from the least to the largest weight: a third less error at 2 bits, a seventh at
+            3, next to nothing at 5 (LOG.md). Needs act_order, whose grids are fitted beforehand.
         damp_percent: λ above, as a share of the mean diagonal.
         inputs: which prefix makes X. "uniform": blocks quantized to the width at hand. A plan with
             one width then has the authors' inputs, and in any other a block's result does not
@@ -61,6 +66,7 @@ class GPTQ(grid.Grouped):
     damp_percent: float = 0.01
     inputs: str = "uniform"
     scale_dtype: str = "float16"
+    clip: bool = False
 
     needs: ClassVar[frozenset[str]] = frozenset({"gram"})
     levels: ClassVar[tuple[Option, ...]] = grid.with_groups((2, 3, 4, 5, 6, 7, 8))
@@ -68,6 +74,11 @@ class GPTQ(grid.Grouped):
     def __post_init__(self) -> None:
         pick(FLOATS, "scale_dtype", self.scale_dtype)
         pick(dict.fromkeys(SOURCES), "inputs", self.inputs)
+        if self.clip and not self.act_order:
+            raise InputError(
+                "gptq: clip=True with act_order=False: a group's weights carry the compensation "
+                "so far when its grid is fitted; leave act_order on"
+            )
         require_damping(self.damp_percent, "gptq")
 
     def __call__(self, weight: Tensor, option: Option, stats: MatrixStats) -> Packed:
@@ -78,9 +89,12 @@ class GPTQ(grid.Grouped):
         if self.act_order:
             diagonal = stats.require("gram").diagonal()
             order = torch.argsort(diagonal, descending=True, stable=True)
-            scales, zeros = fit(weight.float().reshape(rows, groups, -1))
-            w = columns_first(weight[:, order])
             factor = inverse_factor(stats, self.damp_percent, order)
+            grouped = weight.float().reshape(rows, groups, -1)
+            scales, zeros = (
+                self._clipped(grouped, bits, factor, order) if self.clip else fit(grouped)
+            )
+            w = columns_first(weight[:, order])
             codes = torch.empty(columns, rows, dtype=torch.uint8, device=w.device)
             codes[order] = with_grids(w, factor, 2**bits - 1, Grids(scales, zeros, order // size))
         else:
@@ -109,9 +123,25 @@ class GPTQ(grid.Grouped):
         return grid.grid_bytes(shape, *self.grid_of(option), self.sym, self.scale_dtype)
 
     def _fit(self, groups: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-        return grid.fit(
-            groups, bits, (2**bits - 1) / 2 if self.sym else None, FLOATS[self.scale_dtype]
-        )
+        return grid.fit(groups, bits, self._half(bits), FLOATS[self.scale_dtype])
+
+    def _clipped(
+        self, groups: Tensor, bits: int, factor: Tensor, order: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Scales and zeros (out, groups) of weights (out, groups, size)."""
+        weights = torch.empty_like(factor[0])
+        weights[order] = factor.diagonal().square().reciprocal()
+        weights = weights.reshape(1, groups.shape[1], -1)
+        dtype, half = FLOATS[self.scale_dtype], self._half(bits)
+        rows = max(1, grid.PANEL // groups[0].numel())
+        found = [
+            grid.search(part, bits, dtype, CLIPS, 2.0, half, weights) for part in groups.split(rows)
+        ]
+        scales, zeros = zip(*found, strict=True)
+        return torch.cat(scales), torch.cat(zeros)
+
+    def _half(self, bits: int) -> float | None:
+        return (2**bits - 1) / 2 if self.sym else None
 
 
 def require_damping(share: float, name: str) -> None:

@@ -13,8 +13,6 @@ from lwq.quantizers.shared import grid
 from lwq.quantizers.storage.packed import FLOATS, Packed, finite
 from lwq.statistics.forward import MatrixStats
 
-PANEL = 1 << 20  # weights whose grids are searched at once: what is in between stays in the cache
-
 
 @dataclass(frozen=True)
 class MSE(grid.Grouped):
@@ -45,7 +43,7 @@ class MSE(grid.Grouped):
         groups = grid.group_count((rows, columns), size)
         parts = [
             self._rounded(part.float().reshape(len(part), groups, -1), bits)
-            for part in weight.split(max(1, PANEL // columns))
+            for part in weight.split(max(1, grid.PANEL // columns))
         ]
         codes, scales, zeros = (torch.cat(part) for part in zip(*parts, strict=True))
         return Packed(codes, scales, bits, zeros)

@@ -3,54 +3,45 @@
 from collections.abc import Mapping
 
 from lwq.common import strips
+from lwq.common.markup import code, line, markdown
 from lwq.common.version import VERSION
-from lwq.recipes.compressed import Compressed
-
-LOAD = {  # target -> the lines that load the folder
-    "lwq": "import lwq\n\nmodel, tokenizer = lwq.load({folder!r})",
-    "transformers": (
-        "from transformers import AutoModelForCausalLM  # and: pip install compressed-tensors\n\n"
-        "model = AutoModelForCausalLM.from_pretrained({folder!r})"
-    ),
-    "vllm": "from vllm import LLM\n\nmodel = LLM({folder!r})",
-    "mlx": "from mlx_lm import load\n\nmodel, tokenizer = load({folder!r})",
-    "llama.cpp": "llama-cli -m {folder}/model.gguf -p 'Once upon a time'",
-}
+from lwq.recipes.compressed import Compressed, loading
 
 
-def card(made: Compressed, asked: Mapping[str, str], model: str, target: str) -> str:
+def card(made: Compressed, asked: Mapping[str, str], model: str) -> str:
     """The README of the folder, in Markdown."""
     rows = [line.cells() for line in made.lines]
     head = list(rows[0])
-    table = [head, ["---"] * len(head), *(list(row.values()) for row in rows)]
     guard = made.plan.provenance.get("guard", {})
-    said = [f"- {key}: `{value}`" for key, value in asked.items()]
+    said = [f"- {markdown(key)}: {code(value)}" for key, value in asked.items()]
     return "\n".join(
         [
-            f"# {model}, compressed by lwq {VERSION}",
+            f"# {markdown(model)}, compressed by lwq {VERSION}",
             "",
             f"Bits of {len(made.plan.bits)} units: "
             + strips.counted(made.plan.bits.values())
             + ". `plan.json` has them one by one.",
             "",
-            *(f"| {' | '.join(row)} |" for row in table),
+            f"| {' | '.join(map(markdown, head))} |",
+            f"|{'---|' * len(head)}",
+            *(f"| {' | '.join(map(markdown, row.values()))} |" for row in rows),
             "",
-            f"Judged on {made.judge}, beside the untouched model; 95 % intervals over documents. "
-            f"{made.advice}",
+            f"Judged on {markdown(made.judge)}, beside the untouched model; 95 % intervals over "
+            f"documents. {markdown(made.advice)}",
             "",
             "## How it was made",
             "",
             *said,
-            f"- guard: `{guard}`",
+            f"- guard: {code(guard)}",
             "",
             "## How to load it",
             "",
             "```",
-            LOAD[target].format(folder=made.folder.name),
+            loading(made.target, line(made.folder.name)),
             "```",
             "",
-            f"The licence is that of {model}. Quality was measured on a few thousand tokens of one "
-            "text: judge it on yours before you rely on it.",
+            f"The licence is that of {markdown(model)}. Quality was measured on a few thousand "
+            "tokens of one text: judge it on yours before you rely on it.",
             "",
         ]
     )

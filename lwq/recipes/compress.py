@@ -1,17 +1,18 @@
 """One command from a model to a smaller one that other programs run."""
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from lwq import models
 from lwq.common import paths
 from lwq.common.errors import InputError
-from lwq.common.hashing import digest
+from lwq.common.hashing import code_digest, codes, digest
 from lwq.common.names import build, pick, spec
 from lwq.common.sizes import parse_bytes
 from lwq.contracts import Budget, Losses, Option, Plan, Size
@@ -20,18 +21,17 @@ from lwq.engine.bank import Bank
 from lwq.engine.evaluate import reference
 from lwq.engine.store import Store
 from lwq.engine.sweep import Sweep
-from lwq.exporters import export, named, require_exportable
+from lwq.exporters import fill, named, require_exportable
+from lwq.exporters.reading import plan_from
 from lwq.exporters.targets import TARGETS, Target
 from lwq.exporters.targets import budget as target_budget
-from lwq.inputs.texts import WindowSpec
+from lwq.inputs.texts import Drawn, WindowSpec
 from lwq.quantizers import QUANTIZERS
 from lwq.recipes.card import card
 from lwq.recipes.compressed import Compressed, Judged
+from lwq.recipes.outlook import Work
 from lwq.recipes.recommend import Recipe
 from lwq.report import bootstrap
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 DONE = "compress.json"  # in the folder: what was asked for, and what was measured
 
@@ -46,6 +46,7 @@ def compress(
     target: str = "lwq",
     quantizer: str | Quantizer | None = None,
     bits: tuple[Option, ...] | None = None,
+    like: str | Path | None = None,
     recipe: Recipe | None = None,
     judge: WindowSpec | None = None,
     dtype: str = "float32",
@@ -65,40 +66,78 @@ def compress(
         target: what will run it, a name in `lwq.exporters.targets.TARGETS`.
         quantizer: what rounds; None: the target's.
         bits: options to choose from; None: the target's.
+        like: a file with somebody else's plan, as `lwq.exporters.reading.plan_from` reads it: it is
+            judged beside ours, made by our quantizer, and its bytes are the budget where no other
+            is given.
         recipe: how the plan is found.
         judge: windows that the table is measured on; None: 16 × 256 tokens of wiki.
 
     Raises:
         InputError: before the work starts, for a target, budget or folder that cannot be.
     """
-    limit, amount = _limit(size, avg_bits, true_bits)
+    alone = like is not None and size is None and avg_bits is None and true_bits is None
+    limit, amount = ("max_bytes", 0.0) if alone else one_limit(size, avg_bits, true_bits)
     runtime: Target = pick(TARGETS, "target", target)
     packer: Quantizer = build(QUANTIZERS, "quantizer", quantizer or runtime.quantizer)
-    recipe = recipe or Recipe()
+    recipe, exporter = recipe or Recipe(), named(runtime.format)
     folder = Path(out).expanduser().absolute()
     loaded, tokenizer = models.load(
         model, dtype, stream=stream, trust_remote_code=trust_remote_code
     )
+    exporter.require_model(loaded, tokenizer)
     layout = models.layout(loaded, "matrix", limit == "max_bytes")
-    beyond = named(runtime.format).beyond(layout) if limit == "max_bytes" else 0
-    budget = target_budget(target, layout, packer, limit, amount - beyond, bits)
+    beyond = exporter.beyond(layout, loaded)
+    theirs = None if like is None else plan_from(like, layout, spec(QUANTIZERS, packer))
+    if alone and theirs is not None:
+        amount = theirs.size(exporter.sizer(packer)).total_bytes + beyond
+    room = amount - beyond if limit == "max_bytes" else amount
+    budget = target_budget(target, layout, packer, limit, room, bits)
+    judge = judge or judging(models.name(loaded))
     windows, calibrated = recipe.drawn(loaded, "calibrate", None)
-    asked = _asked(loaded, budget, packer, target, recipe, calibrated)
+    asked = _asked(loaded, budget, packer, target, recipe, calibrated, judge)
+    if theirs is not None:
+        asked["like"] = f"{Path(str(like)).name} {theirs.id}"
     if (found := _finished(folder, asked)) is not None:
         return found
-    require_exportable(_all_high(budget, packer), folder, runtime.format)
-    plan = _planned(loaded, recipe, budget, packer, windows, asked)
-    lines, judged, remark = _lines(loaded, tokenizer, plan, budget, packer, windows, judge, beyond)
-    said = f"{_advice(lines)} {remark}".strip()
-    made = Compressed(folder, plan, tuple(lines), judged, said)
-    export(loaded, plan, folder, tokenizer, windows, runtime.format)
-    _describe(made, asked, model, target)
+    require_exportable(_all_high(budget, packer), folder, exporter)
+    _say(loaded, budget, packer, recipe, judge, stream)
+    plan = _planned(loaded, recipe, budget, packer, asked)
+    bank = Bank(loaded, packer, windows, Store())
+    others = uniform_around(plan, budget) | ({} if theirs is None else {"like": theirs})
+    drawn = judge.draw(tokenizer)
+    lines = _lines(loaded, plan, others, budget, bank, drawn, beyond)
+    said = f"{_advice(lines)} {bootstrap.remark(drawn.documents)}".strip()
+    made = Compressed(folder, target, plan, tuple(lines), str(judge), said)
+    with paths.whole(folder) as work:
+        fill(work, loaded, bank.packed_of(plan), plan, tokenizer, exporter)
+        _describe(work, made, asked, model)
+    bank.release()
     return made
 
 
-def _limit(
+def judging(model: str) -> WindowSpec:
+    """What the table is measured on where nobody says."""
+    toy = model.partition("-")[0] == "toy"
+    return WindowSpec("toy" if toy else "wiki", "judge", 16, 256, 0)
+
+
+def _say(
+    model: Any,
+    budget: Budget,
+    packer: Quantizer,
+    recipe: Recipe,
+    judge: WindowSpec,
+    stream: bool,
+) -> None:
+    """The estimate, before the first stage."""
+    work = Work.of(model, budget, packer, recipe, judge, stream)
+    print(f"estimate: {work.outlook(model.dtype.itemsize)}", file=sys.stderr)
+
+
+def one_limit(
     size: str | int | None, avg_bits: float | None, true_bits: float | None
 ) -> tuple[str, float]:
+    """Name and amount of the one limit that was given."""
     bytes_ = None if size is None else parse_bytes(str(size))
     given = {"max_bytes": bytes_, "avg_bits": avg_bits, "true_bits": true_bits}
     found = [(key, value) for key, value in given.items() if value is not None]
@@ -114,6 +153,7 @@ def _asked(
     target: str,
     recipe: Recipe,
     calibrated: str,
+    judge: WindowSpec,
 ) -> dict[str, str]:
     """What decides the result, in words; equal words, equal folder."""
     return {
@@ -123,6 +163,7 @@ def _asked(
         "target": target,
         "recipe": repr(recipe),
         "calibrated on": calibrated,
+        "judge": str(judge),
     }
 
 
@@ -137,13 +178,17 @@ def _planned(
     recipe: Recipe,
     budget: Budget,
     packer: Quantizer,
-    windows: Tensor,
     asked: Mapping[str, str],
 ) -> Plan:
-    """The recipe's plan, kept in the cache under what was asked for."""
-    kept = paths.writable(paths.cache() / "plans", "LWQ_CACHE") / f"{digest(dict(asked))}.json"
+    """The recipe's plan, kept in the cache under what was asked for and the code that finds it."""
+    try:
+        made = [code_digest(Recipe), *codes(packer)]
+    except (OSError, TypeError):  # code of the user's own that cannot be read
+        return recipe(model, budget, packer)
+    source = [{**asked, "judge": ""}, *made]
+    kept = paths.writable(paths.cache() / "plans", "LWQ_CACHE") / f"{digest(source)}.json"
     if not kept.is_file():
-        plan = recipe(model, budget, packer, windows)
+        plan = recipe(model, budget, packer)
         with paths.replacing(kept) as temporary:
             plan.save(temporary)
     return Plan.load(kept)
@@ -151,22 +196,19 @@ def _planned(
 
 def _lines(
     model: nn.Module,
-    tokenizer: "PreTrainedTokenizerBase",
     plan: Plan,
+    others: Mapping[str, Plan],
     budget: Budget,
-    packer: Quantizer,
-    windows: Tensor,
-    judge: WindowSpec | None,
+    bank: Bank,
+    drawn: Drawn,
     beyond: int,
-) -> tuple[list[Judged], str, str]:
-    toy = models.name(model).partition("-")[0] == "toy"
-    judge = judge or WindowSpec("toy" if toy else "wiki", "judge", 16, 256, 0)
-    judging = judge.draw(tokenizer)
-    bank = Bank(model, packer, windows, Store())
+) -> list[Judged]:
+    """The table, measured on `drawn` of the judge split."""
+    bank.restore_()
     free = models.free_memory(model) // 2
-    truth = reference(model, judging.windows, free, judging.documents)
-    sweep = Sweep(model, judging.windows, bank, truth)
-    named_plans = {**_uniform_around(plan, budget), "plan": plan}
+    truth = reference(model, drawn.windows, free, drawn.documents)
+    sweep = Sweep(model, drawn.windows, bank, truth)
+    named_plans = {**others, "plan": plan}
     distinct = {made.id: made for made in named_plans.values()}
     found = {made.id: losses for made, losses in sweep.measure(distinct.values(), "judge")}
     untouched = Size.of(budget.layout, dict.fromkeys(budget.layout.units, 16), budget.quantizer)
@@ -176,22 +218,30 @@ def _lines(
         lines.append(
             _line(name, weight, found[made.id], None if name == "plan" else found[plan.id])
         )
-    return lines, str(judge), bootstrap.remark(judging.documents)
+    return lines
 
 
-def _uniform_around(plan: Plan, budget: Budget) -> dict[str, Plan]:
-    """The largest uniform plan that is no larger than `plan`, and the next one, where there are."""
-    total = plan.size(budget.quantizer).total_bytes
-    found = []
-    for option in reversed(budget.offered):
+def uniform_bits(budget: Budget) -> dict[str, dict[str, Option]]:
+    """ "all 4" -> one option for every unit that has a choice, where all of these have it."""
+    found = {}
+    for option in budget.offered:
         bits = {
             unit: own[0] if len(own) == 1 else option
             for unit, own in budget.choices.items()
             if len(own) == 1 or option in own
         }
         if len(bits) == len(budget.choices):
-            made = Plan(bits, plan.layout, plan.quantizer)
-            found.append((made.size(budget.quantizer).total_bytes, f"all {option}", made))
+            found[f"all {option}"] = bits
+    return found
+
+
+def uniform_around(plan: Plan, budget: Budget) -> dict[str, Plan]:
+    """The largest uniform plan that is no larger than `plan`, and the next one, where there are."""
+    total = plan.size(budget.quantizer).total_bytes
+    found = []
+    for name, bits in uniform_bits(budget).items():
+        made = Plan(bits, plan.layout, plan.quantizer)
+        found.append((made.size(budget.quantizer).total_bytes, name, made))
     found.sort(key=lambda entry: entry[0])
     below = [entry for entry in found if entry[0] <= total][-1:]
     above = [entry for entry in found if entry[0] > total][:1]
@@ -209,7 +259,9 @@ def _line(name: str, weight: int, losses: Losses, plan: Losses | None) -> Judged
 def _advice(lines: list[Judged]) -> str:
     """What the next uniform size would cost and bring."""
     plan = lines[-1]
-    larger = [line for line in lines[1:-1] if line.megabytes > plan.megabytes]
+    larger = [
+        line for line in lines[1:-1] if line.name != "like" and line.megabytes > plan.megabytes
+    ]
     if not larger:
         return "The plan is as large as the widths allow."
     above, more = larger[0], larger[0].megabytes - plan.megabytes
@@ -221,14 +273,14 @@ def _advice(lines: list[Judged]) -> str:
     )
 
 
-def _describe(made: Compressed, asked: Mapping[str, str], model: str, target: str) -> None:
-    """The card, and the record that says that the folder is finished."""
-    with paths.replacing(made.folder / "README.md") as temporary:
-        temporary.write_text(card(made, asked, model, target), encoding="utf-8")
+def _describe(work: Path, made: Compressed, asked: Mapping[str, str], model: str) -> None:
+    """The card, and the record of what was asked for, in the folder before it has its name."""
     record = {"asked": dict(asked), "judge": made.judge, "advice": made.advice}
-    with paths.replacing(made.folder / DONE) as temporary:
-        lines = [asdict(line) for line in made.lines]
-        temporary.write_text(json.dumps({**record, "lines": lines}, indent=1), encoding="utf-8")
+    lines = [asdict(line) for line in made.lines]
+    with paths.writing(work):
+        (work / "README.md").write_text(card(made, asked, model), encoding="utf-8")
+        said = json.dumps({**record, "lines": lines}, indent=1)
+        (work / DONE).write_text(said, encoding="utf-8")
 
 
 def _finished(folder: Path, asked: Mapping[str, str]) -> Compressed | None:
@@ -243,4 +295,4 @@ def _finished(folder: Path, asked: Mapping[str, str]) -> Compressed | None:
         )
     lines = tuple(Judged.read(line) for line in record["lines"])
     plan = Plan.load(folder / "plan.json")
-    return Compressed(folder, plan, lines, record["judge"], record["advice"])
+    return Compressed(folder, asked["target"], plan, lines, record["judge"], record["advice"])

@@ -1,6 +1,7 @@
 """What came out of a compression: the plan, what was measured, and where it is."""
 
 import html
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,22 @@ import pandas as pd
 
 from lwq.contracts import Plan
 from lwq.report.bootstrap import Interval
+
+LOAD = {  # target -> the lines that load the folder
+    "lwq": "import lwq\n\nmodel, tokenizer = lwq.load({folder!r})",
+    "transformers": (
+        "from transformers import AutoModelForCausalLM  # and: pip install compressed-tensors\n\n"
+        "model = AutoModelForCausalLM.from_pretrained({folder!r})"
+    ),
+    "vllm": "from vllm import LLM\n\nmodel = LLM({folder!r})",
+    "mlx": "from mlx_lm import load\n\nmodel, tokenizer = load({folder!r})",
+    "llama.cpp": "llama-cli -m {file} -p 'Once upon a time'",
+}
+
+
+def loading(target: str, folder: str) -> str:
+    """The lines that load a folder, whatever its name is."""
+    return LOAD[target].format(folder=folder, file=shlex.quote(f"{folder}/model.gguf"))
 
 
 def text(value: Interval, form: str = ".4g") -> str:
@@ -67,6 +84,7 @@ class Compressed:
 
     Attributes:
         folder: where it is.
+        target: what runs it.
         plan: bits of each unit; its provenance says what the guard found.
         lines: the untouched model, uniform bits on either side, the plan.
         judge: words for the judging windows.
@@ -74,10 +92,16 @@ class Compressed:
     """
 
     folder: Path
+    target: str
     plan: Plan
     lines: tuple[Judged, ...]
     judge: str
     advice: str
+
+    @property
+    def loading(self) -> str:
+        """The lines that load it, as they stand on its card."""
+        return loading(self.target, str(self.folder))
 
     @property
     def table(self) -> pd.DataFrame:
@@ -85,4 +109,6 @@ class Compressed:
         return pd.DataFrame([line.cells() for line in self.lines])
 
     def _repr_html_(self) -> str:
-        return self.table.to_html(index=False, escape=True) + f"<p>{html.escape(self.advice)}</p>"
+        table = self.table.to_html(index=False, escape=True)
+        said = f"<p>{html.escape(self.advice)}</p><pre>{html.escape(self.loading)}</pre>"
+        return table + said

@@ -1,12 +1,18 @@
 """The default recipe: from a model and a budget to a plan, with no method named."""
 
+import hashlib
 from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from lwq import models
 from lwq.allocators import within
+from lwq.common import paths
 from lwq.common.errors import InputError
+from lwq.common.hashing import digest
 from lwq.common.names import spec
 from lwq.contracts import DROPPED, Budget, Costs, Option, Plan
 from lwq.contracts.methods import Quantizer
@@ -15,8 +21,9 @@ from lwq.engine.store import Store
 from lwq.inputs.texts import WindowSpec
 from lwq.quantizers import QUANTIZERS
 from lwq.recipes.guard import guarded
-from lwq.scorers import score
+from lwq.scorers import SCORERS, score
 from lwq.scorers.fisher import FisherKL
+from lwq.scorers.shared.code import scorer_codes
 
 TEXT = "c4"  # of calibration and of the guard; the toy model reads its own
 
@@ -81,8 +88,14 @@ class Recipe:
             seed=self.seed,
             outside=bool(budget.layout.outside),
         )
+        if (kept := _place(model, scorer, budget.layout.fingerprint, windows)) and kept.is_file():
+            return Costs.load(kept)
         found = score(model, scorer, windows, said)
         assert isinstance(found, Costs)
+        if kept:
+            with paths.replacing(kept) as temporary:
+                found.save(temporary)
+            return Costs.load(kept)  # as the next run will have them
         return found
 
     def plan(
@@ -117,6 +130,21 @@ class Recipe:
         drawn = asked.draw(tokenizer)
         # the guard's evidence adds up over windows that share nothing
         return (drawn.apart() if split == "tune" else drawn.windows), str(asked)
+
+
+def _place(model: nn.Module, scorer: FisherKL, weights: str, windows: Tensor) -> Path | None:
+    """Where the costs of a model are kept, under all that decides them; None where code of the
+    user's own cannot be read.
+    """
+    try:
+        code = scorer_codes(scorer)
+    except (OSError, TypeError):
+        return None
+    tokens = hashlib.sha256(windows.cpu().numpy().tobytes()).hexdigest()
+    source = [weights, models.configuration(model), list(windows.shape), tokens]
+    made = [spec(SCORERS, scorer), torch.__version__, version("transformers"), *code]
+    folder = paths.writable(paths.cache() / "costs", "LWQ_CACHE")
+    return folder / f"{digest([*source, *made])}.json"
 
 
 def whole_widths(quantizer: Quantizer) -> tuple[Option, ...]:

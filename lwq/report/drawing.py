@@ -11,11 +11,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from lwq.common import markup, paths
+from lwq.common.hashing import digest
 from lwq.contracts.section import Picture
 from lwq.report.play import frame_of
 
 DPI = 130
 COLORS = 64  # of a picture's palette: a quarter of the bytes, and no eye sees it
+LONGEST = 200  # letters of a picture's file name
 WIDE = 8.5  # inches from which a phone shows a picture in a box that scrolls
 # the same in all rows of a figure, or of no use without lwq
 UNSEEN = {
@@ -37,7 +39,7 @@ class Drawing:
     def __call__(self, picture: Picture) -> dict[str, Any]:
         """Draw it, and write its rows; what the template says of it."""
         name = picture.draw.__name__
-        stem = re.sub(r"[^a-z0-9]+", "-", f"{picture.what}-{name}".lower())
+        stem = self._stem(f"{picture.what}-{name}")
         figure = picture.draw(*picture.arguments)
         self._write(f"{stem}.png", _png(figure))
         rows = frame_of(picture.arguments)
@@ -51,6 +53,11 @@ class Drawing:
             "alt": picture.alt,
             "rows": picture.rows,
         }
+
+    def _stem(self, what: str) -> str:
+        """Letters, digits and dashes that no other picture has, short enough for a disk."""
+        short = re.sub(r"[^a-z0-9]+", "-", what.lower())[:LONGEST]
+        return short if f"{short}.png" not in self.drawn else f"{short}-{digest(what)}"
 
     def clean(self) -> None:
         """Delete pictures, and their rows, of earlier reports."""

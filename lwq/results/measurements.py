@@ -153,7 +153,7 @@ class Results:
         table = self.folder / TABLE
         if self.rehearsed:
             return table
-        with FileLock(self.folder / LOCK):
+        with paths.writing(self.folder), FileLock(self.folder / LOCK):
             self._read_runs()
             self.plans = plans.write(self.folder, self.plans, self._named())
             with paths.replacing(self.folder / WINDOWS) as temporary:
@@ -191,7 +191,7 @@ class Results:
     def _tabled(self) -> list[dict[str, Any]]:
         if not (self.folder / TABLE).is_file():
             return []
-        with FileLock(self.folder / LOCK):
+        with paths.writing(self.folder), FileLock(self.folder / LOCK):
             table, windows = read_tables(self.folder)
         _require_documents(self.folder, windows)
         # a process was killed between the two files: runs/ has what is missing

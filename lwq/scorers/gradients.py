@@ -124,10 +124,12 @@ class PerToken:
             if name not in self.unit_of:
                 continue
             values = self.values[self.unit_of[name]]
-            rows = pair.rows.cpu()
+            rows, said = pair.rows.cpu(), dict[Option, Tensor]()
             for row, option in enumerate(self.rounding.options):
-                said = self.measure(pair, self.rounding.change(name, option)).cpu()
-                values[row, place].view(-1).index_add_(0, rows, said)
+                alike = self.rounding.same(name, option)
+                if alike not in said:
+                    said[alike] = self.measure(pair, self.rounding.change(name, option)).cpu()
+                values[row, place].view(-1).index_add_(0, rows, said[alike])
 
     def result(self) -> Found:
         self.rounding.close()

@@ -10,7 +10,7 @@ LEAST = GIB  # what a bank, or a streamed study, may keep in any case
 REFERENCE = 4 * GIB
 WIDE = 4 * GIB  # a model that takes more in float32 is read from disk for the ends of a sweep
 # libraries, buffers and figures of the notebook's process and of the one that started it
-PROCESSES = 1.5 * GIB
+PROCESSES = 1.25 * GIB
 SQUARES = 3  # Gram matrices of the widest input, with factors and inverse
 INNER = 4  # times the width that the widest matrix reads, about
 
@@ -95,7 +95,7 @@ class Peak:
 
     def _logits(self) -> float:
         """Of one forward pass, and of one window in float32 with what is computed of it."""
-        batch = max(self.length, evaluate.TOKENS)
+        batch = min(self.windows * self.length, max(self.length, evaluate.TOKENS))
         return self.size.vocabulary * 4 * (batch + 2 * self.length)
 
     def _read(self) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -37,6 +38,9 @@ ARCHITECTURES = {  # model_type of config.json
 }
 PATTERN = 6  # one of so many layers of gemma3 sees everything
 LOCAL_BASE = 10_000.0  # of RoPE in its other layers; both are built into llama.cpp
+
+
+_names = cache(get_tensor_name_map)  # of an architecture and a number of blocks
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ class Settings:
 
     def tensor_name(self, key: str) -> str:
         """What the file calls the tensor `key` of the state dict."""
-        names = get_tensor_name_map(self.architecture.kind, self.config["num_hidden_layers"])
+        names = _names(self.architecture.kind, self.config["num_hidden_layers"])
         found = names.get_name(key, try_suffixes=(".weight", ".bias"))
         if found is None:
             raise InputError(f"gguf: llama.cpp has no tensor for {key!r} of a {self.name}")

@@ -124,7 +124,7 @@ class GridFormat(Exporter):
         return tuple(
             option
             for option in (*packer.levels, KEPT)
-            if not self._unit_fault(layout, unit, option, quantizer)
+            if not self.fault(layout, unit, option, quantizer)
         )
 
     def groups(self, layout: Layout) -> dict[str, str]:
@@ -139,7 +139,7 @@ class GridFormat(Exporter):
         return found
 
     def _nearest(self, layout: Layout, unit: str, option: Option, quantizer: Quantizer) -> Option:
-        if not self._unit_fault(layout, unit, option, quantizer):
+        if not self.fault(layout, unit, option, quantizer):
             return option
         if option == DROPPED:
             raise InputError("no option of the format comes near 0 bits; plan without them")
@@ -154,7 +154,7 @@ class GridFormat(Exporter):
 
     def _faults(self, plan: Plan, quantizer: Quantizer) -> Iterator[str]:
         for unit, option in plan.bits.items():
-            if fault := self._unit_fault(plan.layout, unit, option, quantizer):
+            if fault := self.fault(plan.layout, unit, option, quantizer):
                 yield fault
         groups = self.groups(plan.layout)
         first = {group: unit for unit, group in reversed(groups.items())}
@@ -165,7 +165,7 @@ class GridFormat(Exporter):
                     f"{plan.bits[unit]!r}: they are one matrix there, {group}"
                 )
 
-    def _unit_fault(self, layout: Layout, unit: str, option: Option, quantizer: Quantizer) -> str:
+    def fault(self, layout: Layout, unit: str, option: Option, quantizer: Quantizer) -> str:
         """The first matrix of `unit` that cannot have `option`, and why; "" where all can."""
         if option == KEPT:
             return ""
@@ -186,6 +186,11 @@ class GridFormat(Exporter):
             if why := self.reason(grid, (shape[0], shape[1])):
                 return f"{name}: {option!r}: {why}"
         return ""
+
+    def require_model(self, model: Any, tokenizer: Any) -> None:
+        """Raise InputError for a model whose matrices other programs would not find."""
+        inner = models.matrices(model)
+        _require_plain(model, (name for name, m in inner.items() if m.expert is None), self.name)
 
     def __call__(
         self, model: Any, packed: Iterator[tuple[str, Storage]], plan: Plan, folder: Path

@@ -17,6 +17,7 @@ ASKED = {
     "family": "'grid'; see lwq.Quantizer",
     "grid": "a method grid(option); see lwq.Quantizer",
     "outside": "the quantizer of embeddings and head; see lwq.Quantizer",
+    "same": "a method same(shape, option); see lwq.Quantizer",
     "nominal": "a method nominal(option) -> bits a weight; see lwq.Quantizer",
 }
 

@@ -16,6 +16,7 @@ NEGLIGIBLE = 1e-4
 # the largest weight of an ordinary matrix is larger
 TINY = 2.0**-6
 GROUPS = (32, 64, 128)  # sizes that options name
+PANEL = 1 << 20  # weights whose grids are searched at once: what is in between stays in the cache
 
 
 def fit(groups: Tensor, bits: int, half: float | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -46,24 +47,35 @@ def fit(groups: Tensor, bits: int, half: float | None, dtype: torch.dtype) -> tu
 
 
 def search(
-    groups: Tensor, bits: int, dtype: torch.dtype, steps: int = 20, power: float = 2.4
+    groups: Tensor,
+    bits: int,
+    dtype: torch.dtype,
+    steps: int = 20,
+    power: float = 2.4,
+    half: float | None = None,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`fit`, asymmetric, with the range of each group shrunk to where Σ |w − ŵ|^power is least.
+    """`fit`, with the range of each group shrunk to where Σ d |w − ŵ|^power is least.
 
     The range is tried at `steps` even fractions from 1 down to 0.2. Source: the `mse` option of
     IST-DASLab/gptq, with 20 steps for its 80.
+
+    Args:
+        groups, bits, half, dtype: as `fit`.
+        weights: d, of the shape of `groups` or one that broadcasts to it; None for 1.
     """
     best = groups.new_full(groups.shape[:-1], torch.inf)
-    scale, zero = fit(groups, bits, None, dtype)
+    scale, zero = fit(groups, bits, half, dtype)
     for fraction in torch.linspace(1, 0.2, steps, device="cpu").tolist():
         low, high = (
             groups.amin(-1, keepdim=True) * fraction,
             groups.amax(-1, keepdim=True) * fraction,
         )
-        trial = fit(groups.clamp(low, high), bits, None, dtype)
+        trial = fit(groups.clamp(low, high), bits, half, dtype)
         codes = nearest(groups, trial[0].unsqueeze(-1), trial[1].unsqueeze(-1), bits)
         error = groups - codes.sub_(trial[1].unsqueeze(-1)).mul_(trial[0].unsqueeze(-1))
-        size = error.abs_().pow_(power).sum(-1)
+        error = error.square_() if power == 2 else error.abs_().pow_(power)
+        size = (error if weights is None else error.mul_(weights)).sum(-1)
         better = size < best
         best = torch.where(better, size, best)
         scale, zero = torch.where(better, trial[0], scale), torch.where(better, trial[1], zero)

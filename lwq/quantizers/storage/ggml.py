@@ -10,6 +10,8 @@ from torch import Tensor
 from lwq.common.errors import InputError
 from lwq.contracts import Shape
 
+RUN = 1 << 12  # bytes that are unpacked as one of 16 rows
+
 
 @dataclass(frozen=True)
 class Blocks:
@@ -30,8 +32,11 @@ class Blocks:
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weights, (out_features, in_features)."""
-        found = quants.dequantize(self.data.cpu().numpy(), self.kind)
-        return torch.from_numpy(found).to(self.data.device, dtype)
+        rows, size = self.data.shape
+        # gguf-py takes 16 rows at a time; blocks know of no rows, so that these may be longer
+        many = next(n for n in range(max(1, RUN // size), 0, -1) if rows % n == 0)
+        found = quants.dequantize(self.data.cpu().numpy().reshape(-1, many * size), self.kind)
+        return torch.from_numpy(found).reshape(self.shape).to(self.data.device, dtype)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a file holds; `read` is the inverse."""

@@ -4,6 +4,7 @@ size.
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -86,18 +87,18 @@ class Packed:
             if self.shifts is None
             else scales.dtype
         )
-        codes = self.codes.reshape(self.shape[0], groups, -1).to(work)
+        codes = self.codes.reshape(self.shape[0], groups, -1).to(work)  # a copy: written below
         scales = scales.to(work).unsqueeze(-1)
         if self.shifts is not None:
-            values = codes * scales - self.shifts.unsqueeze(-1)
+            values = codes.mul_(scales).sub_(self.shifts.unsqueeze(-1))
         elif self.widths is not None:
             assert zeros is not None
             ratio = width_ratio(self.widths, self.bits).reshape(groups, -1)
             values = (codes - (zeros.to(work).unsqueeze(-1) / ratio).round()) * (scales * ratio)
         elif zeros is not None:
-            values = (codes - zeros.to(work).unsqueeze(-1)) * scales
+            values = codes.sub_(zeros.to(work).unsqueeze(-1)).mul_(scales)
         else:
-            values = (codes - 2 ** (self.bits - 1)) * scales
+            values = codes.sub_(2 ** (self.bits - 1)).mul_(scales)
         weight = values.reshape(self.shape).to(dtype)
         if self.exact is not None:
             self.exact.write_(weight)
@@ -195,7 +196,9 @@ class Packed:
         )
         codes = torch.zeros(rows, columns, dtype=torch.uint8, device=device)
         widths, stream = tensors.get("widths"), tensors["codes"]
-        if widths is None:
+        if widths is None and len(stays) == columns:
+            codes = unpack(stream, bits, (rows, columns))
+        elif widths is None:
             codes[:, stays] = unpack(stream, bits, (rows, len(stays)))
         else:
             for width in sorted(set(widths[stays].tolist())):
@@ -312,8 +315,18 @@ def unpack(stream: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
     padded[:, :bits] = torch.nn.functional.pad(
         stream, (0, len(padded) * bits - len(stream))
     ).reshape(-1, bits)
-    words, mask = padded.view(torch.int64), 2**bits - 1
-    codes = words & mask
-    for place in range(1, 8):
-        codes |= (words & (mask << (bits * place))) << ((8 - bits) * place)
-    return codes.view(torch.uint8).reshape(-1)[:count].reshape(shape)
+    codes = padded.view(torch.int64)  # eight codes in the low bits of each
+    for together in (4, 2, 1):  # the upper half of so many codes moves to the next 32, 16, 8 bits
+        low, high = _spread(bits, together)
+        upper = (codes << ((8 - bits) * together)).bitwise_and_(high)
+        codes.bitwise_and_(low).bitwise_or_(upper)
+    return padded.view(torch.uint8).reshape(-1)[:count].reshape(shape)
+
+
+@cache
+def _spread(bits: int, together: int) -> tuple[int, int]:
+    """What stays, and what has come, where runs of 2 · `together` codes of `bits` are halved."""
+    run = (1 << bits * together) - 1
+    low = sum(run << 16 * together * place for place in range(4 // together))
+    high = low << 8 * together
+    return low, high - (1 << 64) if high >> 63 else high

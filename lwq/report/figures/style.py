@@ -139,6 +139,7 @@ def canvas(
     sns.set_theme(style="whitegrid", context="paper", font="DejaVu Sans")
     mpl.rcParams["svg.hashsalt"] = "lwq"  # the same table gives the same bytes
     figure = Figure(figsize=(width, height), layout="constrained")
+    mpl.rcParams["text.parse_math"] = False  # a name with two $ is a name
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 

@@ -76,6 +76,12 @@ class Rounding:
             return self._kept(name, weight)
         return self._packed(name, weight, option).dequantize().float().sub_(weight)
 
+    def same(self, name: str, option: Option) -> Option:
+        """The first option that changes a matrix as `option` does."""
+        name = self._first.get(name, name)
+        packer = self.quantizer.outside if name in self.beyond else self.quantizer
+        return option if option == KEPT else packer.same(self.matrices[name].shape, option)
+
     def leave(self) -> None:
         """Forget what was rounded when it was asked for."""
         self._made.clear()

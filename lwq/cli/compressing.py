@@ -1,0 +1,121 @@
+"""From a model to a folder that other programs run, in one command, and whether that can be."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lwq.cli import arguments
+from lwq.cli.app import app
+from lwq.cli.options import Dtype, Model, Nsamples, Remote, Seqlen, Stream
+from lwq.cli.printing import show_checked, show_compressed
+from lwq.common.errors import InputError
+
+Size = Annotated[
+    str | None,
+    typer.Option(help="of all that is written: 95MB, 1.2GiB", rich_help_panel="Budget"),
+]
+AvgBits = Annotated[
+    float | None, typer.Option(help="nominal bits a weight, at most", rich_help_panel="Budget")
+]
+TrueBits = Annotated[
+    float | None, typer.Option(help="stored bits a weight, at most", rich_help_panel="Budget")
+]
+For = Annotated[str, typer.Option(help="what runs it: lwq, llama.cpp, transformers, vllm, mlx")]
+Rounding = Annotated[str | None, typer.Option(help="else the target's own")]
+Bits = Annotated[str | None, typer.Option(help="options to choose from; else the target's")]
+Guard = Annotated[bool, typer.Option(help="measure the plan against uniform bits, keep the better")]
+
+
+@app.command()
+def compress(
+    model: Model,
+    out: Annotated[Path | None, typer.Option(help="a new folder", rich_help_panel="Output")] = None,
+    size: Size = None,
+    avg_bits: AvgBits = None,
+    true_bits: TrueBits = None,
+    target: For = "lwq",
+    quantizer: Rounding = None,
+    bits: Bits = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            help="somebody else's plan (.gguf, config.json, exllamav3's .yaml): judged beside "
+            "ours; its bytes are the budget where none is given"
+        ),
+    ] = None,
+    guard: Guard = True,
+    dry_run: Annotated[
+        bool, typer.Option(help="what `lwq check` says; write nothing", rich_help_panel="Output")
+    ] = False,
+    nsamples: Nsamples = 16,
+    seqlen: Seqlen = 512,
+    dtype: Dtype = "float32",
+    stream: Stream = False,
+    trust_remote_code: Remote = False,
+) -> None:
+    """From a model to a smaller one that other programs run: score, plan, guard, quantize, judge,
+    export. Killed, it goes on where it was; run again, it does nothing twice.
+    """
+    from lwq.recipes import compress as recipes
+    from lwq.recipes.recommend import Recipe
+
+    if dry_run:
+        check(model, size, avg_bits, true_bits, target, quantizer, bits, guard, nsamples, seqlen)
+        return
+    if out is None:
+        raise InputError("--out names the folder to be made; --dry-run makes none")
+    made = recipes.compress(
+        model,
+        out,
+        size=size,
+        avg_bits=avg_bits,
+        true_bits=true_bits,
+        target=target,
+        quantizer=quantizer,
+        bits=arguments.options(bits),
+        like=like,
+        recipe=Recipe(guard=guard, nsamples=nsamples, seqlen=seqlen),
+        dtype=dtype,
+        stream=stream,
+        trust_remote_code=trust_remote_code,
+    )
+    show_compressed(made)
+
+
+@app.command()
+def check(
+    model: Model,
+    size: Size = None,
+    avg_bits: AvgBits = None,
+    true_bits: TrueBits = None,
+    target: For = "lwq",
+    quantizer: Rounding = None,
+    bits: Bits = None,
+    guard: Guard = True,
+    nsamples: Nsamples = 16,
+    seqlen: Seqlen = 512,
+    dtype: Dtype = "float32",
+    stream: Stream = False,
+    trust_remote_code: Remote = False,
+) -> None:
+    """What `lwq compress` would do, in seconds and without reading weights: layers, reach, bytes,
+    time, memory, disk, and which targets can hold it.
+    """
+    from lwq.recipes import check as recipes
+    from lwq.recipes.recommend import Recipe
+
+    found = recipes.check(
+        model,
+        size=size,
+        avg_bits=avg_bits,
+        true_bits=true_bits,
+        target=target,
+        quantizer=quantizer,
+        bits=arguments.options(bits),
+        recipe=Recipe(guard=guard, nsamples=nsamples, seqlen=seqlen),
+        dtype=dtype,
+        stream=stream,
+        trust_remote_code=trust_remote_code,
+    )
+    show_checked(found)
