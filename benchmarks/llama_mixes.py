@@ -32,11 +32,14 @@ from lwq.engine.store import Store
 from lwq.exporters import export
 from lwq.exporters.gguf import FILE, GGUF
 from lwq.exporters.llama_cpp.settings import Settings
-from lwq.report import intervals
+from lwq.inputs import texts
+from lwq.report import llama
+from lwq.report.bootstrap import Sample, paired
 from lwq.scorers.fisher import FisherKL
 from lwq.statistics.forward import stream
 
 PACKAGE = "@node-llama-cpp/linux-x64@3.22.1"
+OWN = "llama.cpp-"  # begins the names of its own files
 MIXES = ("Q2_K", "Q3_K_M", "Q4_K_S", "Q4_K_M", "Q5_K_M")
 OPTIONS = ("q8_0", "q6_k", "q5_k", "q5_0", "q4_1", "q4_k", "q4_0", "iq4_nl", "q3_k", "q2_k")
 NORMS = frozenset({"input_norms"})
@@ -56,13 +59,17 @@ def main(
     windows: Annotated[int, typer.Option(help="judging windows of 256 tokens")] = 16,
     uniform: Annotated[str, typer.Option(help="plans of one type to judge too")] = "",
 ) -> None:
-    """Compare, and print the table; judged.json in OUT has every window."""
+    """Compare, and print the table; judged.json in OUT has every window. llama.cpp's own mixes go
+    into the report's table too.
+    """
     work = Work(name, out, quantizer, pack or quantizer, tuple(options.split(",")))
     own = [work.own(mix, weighed) for mix in mixes.split(",") for weighed in (False, True)]
     targets = {mix: os.path.getsize(work.own(mix, True)) for mix in mixes.split(",")}
     planned = [work.planned(mix, size) for mix, size in targets.items()]
     planned += [work.uniform(option) for option in filter(None, uniform.split(","))]
-    print(table(work.judge([*own, *planned], windows)))
+    judged = work.judge([*own, *planned], windows)
+    record(name, judged, work.documents)
+    print(table(judged, work.documents))
 
 
 class Work:
@@ -82,7 +89,7 @@ class Work:
 
     def own(self, mix: str, weighed: bool) -> Path:
         """llama.cpp's own mix, with or without an importance matrix."""
-        file = self.out / f"llama.cpp-{mix}{'-imatrix' if weighed else ''}.gguf"
+        file = self.out / f"{OWN}{mix}{'-imatrix' if weighed else ''}.gguf"
         if not file.is_file():
             matrix = [self._importance()] if weighed else []
             peer("quantize", self.reference, file, mix, *matrix)
@@ -98,8 +105,9 @@ class Work:
 
     def judge(self, files: list[Path], windows: int) -> dict[str, Any]:
         """What llama.cpp finds of each file, window by window."""
-        tokens = lwq.windows("wiki", self.tokenizer, windows, 256, split="judge")
-        np.save(self.out / "judge.npy", tokens.numpy())
+        drawn = texts.draw("wiki", self.tokenizer, windows, 256, "judge", 0)
+        self.documents = drawn.documents
+        np.save(self.out / "judge.npy", drawn.windows.numpy())
         found = self.out / "judged.json"
         peer("judge", self.reference, self.out / "judge.npy", found, *files)
         return json.loads(found.read_text(encoding="utf-8"))
@@ -209,9 +217,25 @@ def library() -> Path:
     return folder / "package" / "bins" / "linux-x64"
 
 
-def table(judged: dict[str, Any]) -> str:
+def record(name: str, judged: dict[str, Any], documents: np.ndarray) -> None:
+    """llama.cpp's own mixes of one model, into the table that the report reads."""
+    rows = []
+    for path, found in judged.items():
+        mix, _, weighed = Path(path).stem.removeprefix(OWN).partition("-")
+        if Path(path).stem.startswith(OWN):
+            value, low, high = paired(_first, Sample(np.array(found["kl"]), documents))
+            ends = [found["bytes"], value, low, high, len(documents), "llama.cpp"]
+            rows.append([name, mix, bool(weighed), *ends])
+    results = HERE.parent / "results"
+    before = llama.read(results)
+    frame = pd.DataFrame(rows, columns=list(llama.COLUMNS))
+    whole = pd.concat([before[before["model"] != name], frame])
+    whole.to_csv(results / llama.FILE, index=False, lineterminator="\n")
+
+
+def table(judged: dict[str, Any], documents: np.ndarray) -> str:
     """One line a file; a planned one with its KL minus that of llama.cpp's own mixes."""
-    kl = {path: np.array(found["kl"]) for path, found in judged.items()}
+    kl = {path: Sample(np.array(found["kl"]), documents) for path, found in judged.items()}
     rows = []
     for path, found in judged.items():
         place = Path(path)
@@ -226,16 +250,16 @@ def table(judged: dict[str, Any]) -> str:
         }
         for other, against in (("plain", ".gguf"), ("imatrix", "-imatrix.gguf")):
             mix = label.rpartition("-")[2]
-            rival = place.parents[1] / f"llama.cpp-{mix}{against}"
+            rival = place.parents[1] / f"{OWN}{mix}{against}"
             if place.name == FILE and str(rival) in kl:
-                gap = intervals.paired(_gap, kl[path], kl[str(rival)])
+                gap = paired(_first, kl[path] - kl[str(rival)])
                 row[f"− {other}"] = f"{gap.value:+.4f} ({gap.low:+.4f} to {gap.high:+.4f})"
         rows.append(row)
     return pd.DataFrame(rows).fillna("").to_string(index=False, float_format="%.4f")
 
 
-def _gap(ours: np.ndarray, theirs: np.ndarray, axis: int) -> np.ndarray:
-    return ours.mean(axis) - theirs.mean(axis)
+def _first(means: np.ndarray) -> np.ndarray:
+    return means[0]
 
 
 if __name__ == "__main__":
