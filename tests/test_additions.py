@@ -127,7 +127,8 @@ def test_a_study_is_added_with_four_files_and_a_line(house):
     table = pd.read_csv(house.folder / "results/smoke/table.csv")
     kl = table[(table["metric"] == "kl") & (table["avg_bits"] == 2)].iloc[0]
     assert f"| {kl['ordering']} | 2.00 | {kl['value']:.4f} | {kl['id']} |" in page
-    assert f"{kl['value']:.6f} nats" in page and "[(t)](#mine) Two bits cost quality" in page
+    assert f"{kl['value']:.6f} nats" in page and "Two bits cost quality" in page
+    assert "| (t) 2 bits are worse than 8 | **holds**: toy | [why](#mine) |" in page
     verdicts = pd.read_csv(house.folder / "reports/smoke/verdicts.csv")
     assert set(verdicts["claim"]) == {"t"} and set(verdicts["verdict"]) == {"holds"}
     assert (house.folder / "reports/smoke/figures/mine-plans.png").is_file()
