@@ -106,8 +106,8 @@ def plan(
     quantizer: Annotated[
         str | None,
         typer.Option(
-            help="a name, a call such as 'gptq(group_size=128)', or yours: my.py:Mine; else gptq, "
-            "with --from what comes nearest to the file"
+            help="a name, a call such as 'gptq(group_size=128)', or yours: my.py:Mine; else "
+            "gptq(clip=True), with --from what comes nearest to the file"
         ),
     ] = None,
     allocator: Annotated[
@@ -146,7 +146,7 @@ def plan(
     limits = {"moved": moved, "avg_bits": avg_bits, "true_bits": true_bits, "max_bytes": max_bytes}
     if size is not None:
         limits["max_bytes"] = arguments.size(size, max_bytes)
-    packer = quantizer or "gptq"
+    packer = quantizer or quantizers.RECOMMENDED
     if from_file is not None:
         made = _taken_over(from_file, source, quantizer, limits, dtype, stream)
     elif arguments.is_scores(source):

@@ -9,6 +9,7 @@ from lwq.contracts import Budget, Layout, Option
 from lwq.contracts.layout import Sizer
 from lwq.contracts.methods import Quantizer
 from lwq.exporters import named
+from lwq.quantizers import RECOMMENDED
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,12 @@ class Target:
 
 
 TARGETS: dict[str, Target] = {
-    "lwq": Target("lwq", "gptq", (2, 3, 4, 5, 6, 8)),
+    "lwq": Target("lwq", RECOMMENDED, (2, 3, 4, 5, 6, 8)),
     # symmetric, and widths that every version of compressed-tensors packs alike
-    "transformers": Target("compressed-tensors", "gptq(sym=True)", (2, 4, 8)),
-    "vllm": Target("compressed-tensors(target='vllm')", "gptq(sym=True)", (4, 8, 16)),
+    "transformers": Target("compressed-tensors", "gptq(sym=True, clip=True)", (2, 4, 8)),
+    "vllm": Target("compressed-tensors(target='vllm')", "gptq(sym=True, clip=True)", (4, 8, 16)),
     "llama.cpp": Target("gguf", "ggml", (2, 3, 4, 5, 6, 8)),
-    "mlx": Target("mlx", "gptq", (2, 3, 4, 5, 6, 8)),
+    "mlx": Target("mlx", RECOMMENDED, (2, 3, 4, 5, 6, 8)),
 }
 
 

@@ -34,4 +34,7 @@ QUANTIZERS: dict[str, type[Quantizer]] = {
     "ggml": GGML,
 }
 
-__all__ = ["QUANTIZERS", "Blocks", "Packed", "Sparse"]
+RECOMMENDED = "gptq(clip=True)"
+"""What packs where nobody names a quantizer and the plan comes from a model; LOG.md has why."""
+
+__all__ = ["QUANTIZERS", "RECOMMENDED", "Blocks", "Packed", "Sparse"]

@@ -10,7 +10,7 @@ from lwq.common.names import build
 from lwq.common.sizes import parse_bytes
 from lwq.contracts import Budget, Costs, Option, Plan, Scores
 from lwq.contracts.methods import Allocator, Objective, Quantizer
-from lwq.quantizers import QUANTIZERS
+from lwq.quantizers import QUANTIZERS, RECOMMENDED
 from lwq.quantizers.shared.contract import require_complete
 from lwq.recipes.recommend import Recipe, whole_widths
 
@@ -45,7 +45,7 @@ def allocate(
         bits: the options to choose from; 0 drops a block, 16 keeps it. None: of scores the two
             whole widths on either side of the budget, in the recipe all that the quantizer has.
         quantizer: what will pack the weights (a name, a call in text, an object): true bytes depend
-            on it. None: rtn for scores, gptq in the recipe.
+            on it. None: rtn for scores, gptq(clip=True) in the recipe.
         allocator: a name in ALLOCATORS, a call in text or an object; by default `topk` for two
             options, `levels` for more, `uniform` for one, `knapsack` for Costs and in the recipe.
         moved: this many units leave the highest width.
@@ -94,7 +94,7 @@ def allocate(
     if named := [name for name, value in {**own, "groups": groups}.items() if value is not None]:
         raise InputError(f"{named} go with scores; score the model first: lwq.score(model, …)")
     limit, amount = allocators.one_limit(limits)
-    packer: Quantizer = build(QUANTIZERS, "quantizer", quantizer or "gptq")
+    packer: Quantizer = build(QUANTIZERS, "quantizer", quantizer or RECOMMENDED)
     require_complete(packer)
     beyond = limit == "max_bytes" if outside is None else outside
     layout = models.layout(model, "matrix", beyond)
