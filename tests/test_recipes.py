@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import lwq
+from lwq.recipes.beyond import nearest, neighbours
 from lwq.recipes.guard import uniform_plan
 from lwq.recipes.sequential import Sequential
 
@@ -107,6 +108,33 @@ def test_the_recipe_meets_its_budget_and_says_what_the_guard_found(toy, quantize
         model=model, size=110_000, quantizer=quantizer, windows=calibrate, tune=tune
     )
     assert again == plan
+
+
+def test_embeddings_get_the_best_measured_of_neighbouring_options(toy):
+    model, tokenizer = toy
+    layout = lwq.models.layout(model, "block", outside=True)
+    (unit,) = layout.outside
+    packer = lwq.QUANTIZERS["rtn"]()
+    made_up = lwq.Costs(
+        {u: {8: 1.0, 6: 2.0, 5: 3.0, 4: 4.0, 3: 9.0} for u in layout.units}, layout, "made up"
+    )
+    budget = lwq.Budget(layout, (8, 6, 5, 4, 3), packer, "max_bytes", 110_000)
+    best = lwq.allocators.within(made_up, budget, quantizer=packer)
+    plans = neighbours(best, made_up, budget, packer)
+    places = [budget.widths.index(plan.bits[unit]) for plan in plans]
+    assert places[0] == budget.widths.index(best.bits[unit]) and len(set(places)) == len(places) > 1
+    assert all(abs(place - places[0]) <= 1 for place in places)
+    assert all(budget.holds(plan.bits) for plan in plans)
+    windows = lwq.windows("toy", tokenizer, n=4, length=48, split="tune")
+    bank = lwq.Bank(model, packer)
+    chosen = nearest(model, bank, plans, windows)
+    reference, harms = lwq.reference(model, windows), []
+    for plan in plans:
+        bank.apply_(plan)
+        harms.append(lwq.evaluate(model, windows, reference).mean_kl)
+    bank.restore_()
+    assert chosen.bits == plans[int(np.argmin(harms))].bits
+    assert [tried["kl"] for tried in chosen.provenance["outside"]] == pytest.approx(harms)
 
 
 def test_a_paper_budget_leaves_embeddings_alone(toy):

@@ -20,11 +20,13 @@ from lwq.engine.bank import Bank
 from lwq.engine.store import Store
 from lwq.inputs.texts import WindowSpec
 from lwq.quantizers import QUANTIZERS
+from lwq.recipes.beyond import nearest, neighbours
 from lwq.recipes.guard import guarded
 from lwq.scorers import SCORERS, score
 from lwq.scorers.fisher import FisherKL
 from lwq.scorers.shared.code import scorer_codes
 
+LOOKED = 4  # one in so many tune windows chooses the bits of embeddings and head
 TEXT = "c4"  # of calibration and of the guard; the toy model reads its own
 
 
@@ -33,8 +35,9 @@ class Recipe:
     """How a plan is found where no method is named.
 
     Harms are KL to second order (`fisher_kl`), one for each unit and option; the plan has the least
-    sum within the budget (`knapsack`); it is kept if it beats uniform bits of its bytes on the tune
-    split (`guarded`). LOG.md says what it was measured against.
+    sum within the budget (`knapsack`); embeddings and head get the best measured of neighbouring
+    options (`nearest`); the plan is kept if it beats uniform bits of its bytes on the tune split
+    (`guarded`). LOG.md says what it was measured against.
 
     Attributes:
         guard: whether the plan is measured against uniform bits of its bytes.
@@ -107,13 +110,18 @@ class Recipe:
         windows: Tensor,
         tune: Tensor | None = None,
     ) -> Plan:
-        """The plan that costs the least harm, if the guard keeps it."""
+        """The plan of the least harm, with bits of embeddings and head that a look at the last
+        quarter of `tune` chose among neighbours, if the guard keeps it on the rest.
+        """
         plan = within(costs, budget, "knapsack", quantizer=quantizer)
         if not self.guard:
             return plan
         tune, said = self.drawn(model, "tune", tune)
         bank = Bank(model, quantizer, windows, Store())
-        return guarded(model, plan, costs, budget, windows, tune, bank, said)
+        last = len(tune) - len(tune) // LOOKED  # what chooses does not judge
+        plans = neighbours(plan, costs, budget, quantizer)
+        plan = nearest(model, bank, plans, tune[last:])
+        return guarded(model, plan, costs, budget, windows, tune[:last], bank, said)
 
     def drawn(self, model: nn.Module, split: str, given: Tensor | None) -> tuple[Tensor, str]:
         """Windows of a split, and the words for them."""
