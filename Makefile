@@ -41,8 +41,8 @@ endif
 	@$(INSTALL) -e '.[dev]'
 	@touch $@
 
-report: env ## fetch SmolLM2-135M, run the orderings study, compress it, write reports/quick/report.html
-	@$(BIN)/lwq study orderings --size quick
+report: env ## fetch SmolLM2-135M, find its best bits, write it smaller, and reports/quick/report.html
+	@$(BIN)/lwq study which_score --size quick
 	@$(BIN)/lwq compress smollm2-135m --size 95MB $(QUICK) --out out/smollm2-135m-95MB
 	@$(BIN)/lwq report --size quick
 
