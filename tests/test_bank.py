@@ -332,7 +332,7 @@ def test_refusals(toy, windows):
     with pytest.raises(
         lwq.InputError,
         match=r"did not stay in the bank: its limits \(100 bytes "
-        r"of memory, 0 on disk\)",
+        r"of memory, 0 bytes on disk\)",
     ):
         bank.apply_(plan_for(lwq.load("toy")[0], (4,)))
     half = plan_for(model, (0, 4), granularity="group")
