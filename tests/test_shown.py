@@ -37,7 +37,7 @@ SHOWN = {
     "plan": PLAN,
     "scores": lwq.Scores(VALUES, LAYOUT, EVIL, {next(iter(VALUES)): 0.5}),
     "costs": lwq.Costs({u: {4: v, 2: v + 1} for u, v in VALUES.items()}, LAYOUT, EVIL),
-    "losses": lwq.Losses(*ARRAYS, tokens=7),
+    "losses": lwq.Losses(*ARRAYS, tokens=7, documents=np.arange(len(ARRAYS[0]))),
     "size": Size(3.0, 3.5, 3.75, 8.0, 84_188_160, 140_881_536),
 }
 

@@ -48,8 +48,8 @@ def bar(label: str, total: int | None = None, **options: Any) -> tqdm:
     """A bar to be advanced with `.update(n)`; use it as a context manager."""
     shared = {"total": total, "desc": label, "delay": 0.5, **options}
     if plain():
-        form = OPEN if total is None else KNOWN
-        return tqdm(file=Lines(), mininterval=EVERY, miniters=1, bar_format=form, **shared)
+        shared["bar_format"] = OPEN if total is None else KNOWN
+        return tqdm(file=Lines(), mininterval=EVERY, miniters=1, **shared)
     return tqdm(file=sys.stderr, mininterval=0.2, dynamic_ncols=True, **shared)
 
 

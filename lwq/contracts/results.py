@@ -65,6 +65,7 @@ class Losses:
         rows = [
             [names[name], f"{values.mean():.4g}", f"{Estimate.of(values).stderr or 0:.2g}"]
             for name, values in self.arrays().items()
+            if name in names
         ]
         return strips.table(
             [f"{len(self.nll)} x {self.tokens} tokens", "mean", "standard error"],
