@@ -142,7 +142,7 @@ def test_another_dtype_stands_beside_its_deviation(tmp_path):
     table, _ = measurements.load(tmp_path / "r")
     found = {entry["what"]: entry["deviation"] for entry in overview.deviations(table)}
     assert set(found) == {"untouched", "3 bits", "4 bits"}
-    assert all(0 < abs(value) < 0.02 for value in found.values())
+    assert all(0 < abs(value) < 0.05 for value in found.values())  # of six windows, bfloat16
     assert [part["dtype"].unique().tolist() for part in intervals.sweeps(table)] == [["bfloat16"]]
     text = page.build(tmp_path / "r", tmp_path / "out").with_suffix(".md").read_text()
     assert f"| toy | rtn | bfloat16 | untouched | {100 * found['untouched']:+.2f} % |" in text
