@@ -10,6 +10,7 @@ import lwq
 from lwq import models
 from lwq.common.errors import InputError
 from lwq.statistics.backward import backward, empirical, sampled, towards
+from lwq.statistics.calls import require_separable
 from lwq.statistics.passes import counted
 
 
@@ -144,6 +145,7 @@ def test_streamed_equals_whole(tmp_path):
 def test_what_it_costs():
     model, x = architectures.make("llama"), architectures.tokens(6)
     models.units(model, "group")  # traced once a model
+    require_separable(model, x)  # tried once a model
     with counted(model) as passes:
         list(backward(model, x, sampled(0)))
     assert passes.over(x.numel()) == {"forwards": 2.0, "backwards": 1.0}
