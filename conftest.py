@@ -58,6 +58,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     had; what is marked `slow`, unless -m names it.
     """
     if item.get_closest_marker("slow") and "slow" not in item.config.option.markexpr:
-        pytest.skip("takes minutes; -m slow runs it")
+        pytest.skip("takes minutes; -m slow runs it")  # all tests share minutes
     if item.get_closest_marker("assets") and (reason := offline_reason()):
         pytest.skip(reason)  # the reason is the machine, not the test

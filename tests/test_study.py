@@ -20,6 +20,7 @@ from filelock import FileLock
 
 import lwq
 from lwq.common import paths
+from lwq.inputs import texts
 from lwq.report import figures, intervals, overview, page
 from lwq.report.sections import SECTIONS
 from lwq.results import measurements
@@ -128,7 +129,9 @@ def test_equal_plans_share_one_measurement(tmp_path, monkeypatch):
     assert len(calls) == table["plan"].nunique() < table["id"].nunique()
 
 
-def test_another_dtype_stands_beside_its_deviation(tmp_path):
+def test_another_dtype_stands_beside_its_deviation(tmp_path, monkeypatch):
+    # the windows that the bound below was set on: the toy at 3 bits is 2.4 % off on others
+    monkeypatch.setattr(texts, "draw", texts.consecutive)
     lwq.Experiment(
         "orderings", "toy", "rtn", *TEXTS, lwq.Results(tmp_path / "r"), dtype="bfloat16"
     ).sweep(
@@ -142,7 +145,7 @@ def test_another_dtype_stands_beside_its_deviation(tmp_path):
     table, _ = measurements.load(tmp_path / "r")
     found = {entry["what"]: entry["deviation"] for entry in overview.deviations(table)}
     assert set(found) == {"untouched", "3 bits", "4 bits"}
-    assert all(0 < abs(value) < 0.05 for value in found.values())  # of six windows, bfloat16
+    assert all(0 < abs(value) < 0.02 for value in found.values())
     assert [part["dtype"].unique().tolist() for part in intervals.sweeps(table)] == [["bfloat16"]]
     text = page.build(tmp_path / "r", tmp_path / "out").with_suffix(".md").read_text()
     assert f"| toy | rtn | bfloat16 | untouched | {100 * found['untouched']:+.2f} % |" in text

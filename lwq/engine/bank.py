@@ -160,7 +160,7 @@ class Bank:
     def release(self) -> None:
         """Put the original weights back and let go of the model; this bank is done."""
         self.restore_()
-        self.model._bank = None  # type: ignore[assignment]  # as in _take
+        self.model._bank = None  # type: ignore[assignment]  # torch types attributes of a module as tensors or modules
 
     def made(self, name: str, width: Option) -> Storage:
         """A matrix at a width that was prepared. Raises InputError where the bank's limits did not

@@ -209,7 +209,7 @@ def gains(gains: pd.DataFrame) -> Figure:
         row[0].set_ylabel(method, fontweight="bold")
     axes[0][0].set_yticks(range(len(names)), map(label, names))
     axes[0][0].set_ylim(len(names) - 0.5, -0.5)
-    what = "gain over the plain method at the same bytes (nats/token, log beyond ±0.1); better →"
+    what = "gain over the plain method at the same bytes\n(nats/token, log beyond ±0.1); better →"
     figure.supxlabel(f"{gains.iloc[0]['model']}: {what}", fontsize=9)
     shown = [
         Line2D(
