@@ -9,6 +9,7 @@ from scipy import stats
 
 from lwq.common.errors import InputError
 from lwq.contracts import Losses
+from lwq.contracts.estimate import Estimate
 from lwq.report import bootstrap
 from lwq.report.bootstrap import Interval, Sample
 
@@ -18,6 +19,23 @@ def test_retained_quality_limits():
     assert bootstrap.retained(nll, nll) == (1, 1, 1)
     worse = bootstrap.retained(nll, nll + np.log(2))
     assert worse == pytest.approx((0.5, 0.5, 0.5))  # a constant shift has no paired spread
+
+
+def test_losses_bring_their_documents():
+    """Eight documents of four equal windows are worth eight windows, not 32."""
+    draw = np.random.default_rng(5)
+    nll, shift = draw.normal(3, 0.5, 32), np.repeat(draw.normal(0.1, 0.1, 8), 4)
+    documents = np.repeat(np.arange(8), 4)
+    of = [Losses(values, values, None, 63, documents) for values in (nll, nll + shift)]
+    found = bootstrap.retained(*of)
+    alone = bootstrap.retained(nll, nll + shift)
+    assert found.value == alone.value and found.high - found.low > 1.8 * (alone.high - alone.low)
+    error = Estimate.of(shift, documents).stderr
+    assert error == pytest.approx(stats.sem(shift[::4]))
+    assert Estimate.of(shift).stderr == pytest.approx(stats.sem(shift)) and error > 1.8 * stats.sem(
+        shift
+    )
+    assert f"{Estimate.of(nll + shift, documents).stderr:.2g}" in of[1]._repr_html_()
 
 
 @pytest.mark.parametrize("n", [6, 16, 400])

@@ -60,10 +60,14 @@ class Losses:
         return f"Losses on {len(self.nll)} x {self.tokens} tokens: {found}"
 
     def _repr_html_(self) -> str:
-        """Each measure with its standard error over windows."""
+        """Each measure with its standard error over documents."""
         names = {"nll": "loss (nats/token)", "kl": "KL (nats/token)", "top1": "top-1 agreement"}
         rows = [
-            [names[name], f"{values.mean():.4g}", f"{Estimate.of(values).stderr or 0:.2g}"]
+            [
+                names[name],
+                f"{values.mean():.4g}",
+                f"{Estimate.of(values, self.documents).stderr or 0:.2g}",
+            ]
             for name, values in self.arrays().items()
             if name in names
         ]

@@ -156,13 +156,14 @@ def _reach(documents: float) -> float:
     return float(math.sqrt(more) * stats.t.ppf((1 + CONFIDENCE) / 2, documents - 1))
 
 
-def retained(reference_nll: Values, nll: Values) -> Interval:
+def retained(reference: Losses | Values, found: Losses | Values) -> Interval:
     """Retained quality: reference perplexity / perplexity, so that 0.95 means 5 % worse; 1 for
     equal losses.
 
-    Both arguments hold one mean NLL (nats per token) a window, on the same windows.
+    Both arguments are losses on the same windows, or their mean NLL (nats per token) a window.
     """
-    return paired(lambda means: np.exp(means[0] - means[1]), reference_nll, nll)
+    nll = [samples(one)["nll"] if isinstance(one, Losses) else one for one in (reference, found)]
+    return paired(lambda means: np.exp(means[0] - means[1]), *nll)
 
 
 def perplexity(nll: Values) -> Interval:
