@@ -7,7 +7,9 @@ from scipy.spatial import ConvexHull
 from test_page import rows_of
 
 from lwq.common.errors import InputError
-from lwq.report import answers, beside, llama, page
+from lwq.common.names import build, spec
+from lwq.quantizers import QUANTIZERS
+from lwq.report import answers, beside, llama, overview, page
 from lwq.report.bootstrap import Interval
 from lwq.report.line import Line, hull
 
@@ -42,13 +44,35 @@ def test_mixed_or_uniform(factor, verdict):
     assert verdict == "open" or (found["best"]["better"], found["best"]["worse"]) == wins
 
 
-def test_about_n_bits_it_names_the_best_measured_plan_of_that_size():
+def test_about_n_mb_it_names_the_best_measured_plan_of_that_size():
+    """LIM, half of the line's KL at 2.5, 3.5 and 4.5 bits; times 4 a smaller uniform plan wins."""
     sizes = answers.answers([arena_of({})])["sizes"]
-    assert [line["bits"] for line in sizes] == [3, 4, 5]
-    # of 40 MB: uniform 3 bits have 0.01, LIM at 2.5 bits 0.5 * 10 ** -1.5
-    assert sizes[0]["label"] == "uniform 3 bits" and sizes[0]["even"]
-    worse = answers.answers([arena_of({"lim": 0.5})])["sizes"]
-    assert worse[0]["label"] == "LIM" and worse[0]["best_mb"] == "35.0" and not worse[0]["even"]
+    assert [(line["mb"], line["bits"]) for line in sizes] == [
+        *(("35.0", "2.50"), ("45.0", "3.50"), ("55.0", "4.50"))
+    ]
+    assert {line["label"] for line in sizes} == {"LIM"}
+    assert [line["ratio"] for line in sizes] == ["0.50 [0.50, 0.50]"] * 3
+    kl, uniform = float(sizes[0]["kl"].partition(" ")[0]), float(sizes[0]["uniform"])
+    assert kl == pytest.approx(uniform / 2, rel=0.04)  # both as text
+    worse = answers.answers([arena_of({"lim": 7.0, "random(seed=0)": 8.0})])["sizes"]
+    assert [line["label"] for line in worse] == [f"uniform {bits} bits" for bits in (2, 3, 4)]
+    assert {line["ratio"] for line in worse} == {"1"}
+
+
+def test_plans_of_studies_go_by_their_score():
+    """The study of scores calls it "lim + topk", and "fisher_kl + knapsack" with its allocator."""
+    row = {"seed": None, "allocator": "topk()", "ordering": "lim + topk"}
+    assert beside._method(row, whole=False) == "LIM"
+    row = {"seed": None, "allocator": "knapsack(exact=2000)", "ordering": "fisher_kl + knapsack"}
+    assert beside._method(row, whole=True) == "fisher kl + knapsack (embeddings too)"
+
+
+def test_a_better_setting_is_not_superseded():
+    texts = {
+        name: spec(QUANTIZERS, build(QUANTIZERS, "quantizer", name))
+        for name in ("gptq", "gptq(clip=True)", "gptq(act_order=False)", "rtn")
+    }
+    assert overview.superseded(texts.values()) == {texts["gptq(act_order=False)"]}
 
 
 def test_nothing_to_say_without_mixes():

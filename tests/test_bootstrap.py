@@ -21,7 +21,7 @@ def test_retained_quality_limits():
     assert worse == pytest.approx((0.5, 0.5, 0.5))  # a constant shift has no paired spread
 
 
-def test_losses_bring_their_documents():
+def test_retained_quality_is_over_documents():
     """Eight documents of four equal windows are worth eight windows, not 32."""
     draw = np.random.default_rng(5)
     nll, shift = draw.normal(3, 0.5, 32), np.repeat(draw.normal(0.1, 0.1, 8), 4)

@@ -56,6 +56,18 @@ class Seen(HTMLParser):
         self.texts += [data.strip()] if data.strip() else []
 
 
+class Pictures(HTMLParser):
+    """The attributes of the picture of a page."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.found: list[tuple[str, str | None]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.found += attrs if tag == "img" else []
+
+
 def frame(text: str, code: str) -> str:
     """A page with one text wherever the templates have one: cells, paragraphs, pictures, code."""
     return (
@@ -73,6 +85,17 @@ def test_a_name_is_shown_and_not_obeyed(reader, name):
     assert [tag for tag in seen.tags if tag != "code"] == plain.tags
     assert seen.texts == [shown, "b", shown, "c", shown, f"x {shown} y", shown]
     assert seen.alts == [shown]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "f(a='b', c=\"d\"), e", 'x") y'])
+@pytest.mark.parametrize("reader", READERS)
+def test_a_title_ends_where_it_ends(reader, name):
+    page = READERS[reader](f'![a](figures/f.png "of {markup.title(name)}, in t")')
+    assert dict(Pictures(page).found) == {
+        "src": "figures/f.png",
+        "alt": "a",
+        "title": f"of {' '.join(name.split())}, in t",
+    }
 
 
 @pytest.mark.parametrize("name", ["smollm2-135m", "gptq(group_size=64, sym=False)", "+0.12", "a_b"])

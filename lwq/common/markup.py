@@ -10,6 +10,7 @@ import re
 _ACTIVE = re.compile(r"[\\`*\[\]<>&|~$]|(?<![^\W_])_|_(?![^\W_])")
 # at the start of a line: lists, headings and rules, but no number
 _AT_START = re.compile(r"^(\d{0,9})([-+#=.)])(?![\d−])")
+_IN_TITLE = re.compile(r"[\\`*\[\]<>&|~$_\"'(){}]")
 _NO_CODE = re.compile(r"[`<&|\\]")
 _BY_BACKSLASH = set("\\`*_[]-+#.)")  # the others are active in some readers, where `\\` is none
 # what a spreadsheet takes for the start of a formula, behind any number of our own marks
@@ -26,6 +27,13 @@ def markdown(text: object) -> str:
     """
     shown = _ACTIVE.sub(lambda found: _inert(found[0]), line(text))
     return _AT_START.sub(lambda found: found[1] + _inert(found[2]), shown)
+
+
+def title(text: object) -> str:
+    """`text` between the double quotes of a picture's title in Markdown: entities alone, since some
+    readers look for the title's end at any quote beside any bracket.
+    """
+    return _IN_TITLE.sub(lambda found: f"&#{ord(found[0])};", line(text))
 
 
 def plain(text: object) -> str:

@@ -1,7 +1,9 @@
-"""The first screen: mixed or uniform, which score, and what at about N bits, in numbers."""
+"""The first screen: mixed or uniform, which score, and what at about N MB, in numbers."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+
+import numpy as np
 
 from lwq.report import overview
 from lwq.report.beside import UNIFORM, Arena, Method
@@ -10,8 +12,8 @@ from lwq.report.figures import style
 from lwq.report.intervals import RANDOM
 from lwq.studies import grid
 
-WIDTHS = (3, 4, 5, 2, 6)  # what readers ask for first
-ASKED = 3  # sizes on the first screen
+ASKED = 5  # sizes on the first screen
+RATIO = ("ratio", "low_ratio", "high_ratio")
 
 
 def answers(arenas: Sequence[Arena]) -> dict[str, Any] | None:
@@ -85,32 +87,25 @@ def _named(arenas: Iterable[Arena], lead: str) -> Iterator[Arena]:
 
 
 def _sizes(arena: Arena) -> Iterator[dict[str, Any]]:
-    """The best measured plan no larger than the smallest file of N bits everywhere.
+    """At sizes of the leading method, the best measured plan that is no larger.
 
     Returns:
-        Lines of bits (N), mb, label, kl, uniform (its KL), id, better (whether it is the plan's
-        interval that lies below).
+        Lines of mb (of the plan), bits (nominal, a weight of its units), label, kl, uniform (KL of
+        uniform bits of the same bytes, with the same units), ratio (of both), id.
     """
-    uniform = arena.uniform
-    inner = uniform["whole"] if uniform["whole"].any() else ~uniform["whole"]
-    ladder = uniform[inner & uniform["avg_bits"].isin(WIDTHS)].sort_values("kl")
-    ladder = ladder.drop_duplicates("avg_bits").set_index("avg_bits")
-    smallest = arena.plans["total_bytes"].min()
-    asked = [bits for bits in WIDTHS if bits in ladder.index][:ASKED]
-    for row in ladder.loc[sorted(asked)].reset_index().to_dict("records"):
-        if row["total_bytes"] < smallest:
-            continue
-        best = arena.best(row["total_bytes"])
+    plans = arena.plans[arena.plans["method"] == arena.methods[0].label].dropna(subset="ratio")
+    measured = np.unique(plans["total_bytes"])
+    places = np.linspace(0, len(measured) - 1, min(ASKED, len(measured))).round().astype(int)
+    for best in {(plan := arena.best(measured[place]))["id"]: plan for place in places}.values():
+        even = best["ordering"] == UNIFORM
         yield {
-            "bits": int(row["avg_bits"]),
-            "mb": f"{row['total_bytes'] / 1e6:.1f}",
-            "best_mb": f"{best['total_bytes'] / 1e6:.1f}",
+            "mb": f"{best['total_bytes'] / 1e6:.1f}",
+            "bits": f"{best['avg_bits']:.2f}",
             "label": label(best),
-            "even": best["id"] == row["id"],
             "kl": span(best),
-            "uniform": span(row),
+            "uniform": number(best["kl"] if even else best["kl"] / best["ratio"]),
+            "ratio": "1" if even else times(Interval(*(best[key] for key in RATIO))),
             "id": best["id"],
-            "row": row["id"],
         }
 
 

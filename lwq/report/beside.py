@@ -185,7 +185,8 @@ def _methods(mixed: pd.DataFrame) -> list[str]:
 
 
 def _method(row: Mapping[Any, Any], whole: bool) -> str:
-    name = style.label(row["ordering"]) if pd.isna(row["seed"]) else RANDOM
+    score = str(row["ordering"]).partition(" + ")[0]  # "lim + topk" is LIM, whoever wrote the row
+    name = style.label(score) if pd.isna(row["seed"]) else RANDOM
     allocator = "" if pd.isna(row["allocator"]) else str(row["allocator"]).partition("(")[0]
     name += f" + {allocator}" if allocator not in ("", BLOCKS) else ""
     return f"{name} ({EMBEDDINGS})" if whole else name

@@ -15,6 +15,8 @@ from lwq.report import bootstrap, intervals
 
 LADDER = "trained by lwq.ladder in float32; the same width, tokens and recipe for all rungs"
 
+BEFORE = ("no act-order", "full inputs")  # remarks of nicknames
+
 
 def is_rung(model: Any) -> bool:
     """Whether a model is of the depth ladder."""
@@ -22,12 +24,14 @@ def is_rung(model: Any) -> bool:
 
 
 def superseded(quantizers: Iterable[str]) -> set[str]:
-    """Those whose nickname says how they differ from today's ("gptq (no act-order)"), where the
-    table has today's too.
-    """
+    """Those with a setting that lwq had before (BEFORE), where the table has them without it."""
     names = {text: nickname(str(text)) for text in set(quantizers)}
     plain = {name for name in names.values() if "(" not in name}
-    return {text for text, name in names.items() if name.partition(" (")[0] in plain - {name}}
+    return {
+        text
+        for text, name in names.items()
+        if name.partition(" (")[0] in plain and any(words in name for words in BEFORE)
+    }
 
 
 def lead(table: pd.DataFrame) -> dict[str, Any]:

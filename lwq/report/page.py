@@ -200,6 +200,7 @@ def _render(context: Mapping[str, Any], made: Mapping[str, Section], draw: Drawi
         finalize=_as_text,
     )
     environment.filters["code"] = lambda text: Markup(markup.code(text))
+    environment.filters["title"] = lambda text: Markup(markup.title(text))
     sections = []
     for name, section in made.items():
         template = environment.get_template(f"sections/{name}.md.j2")
