@@ -159,7 +159,12 @@ def test_tables_sort_by_number(opened):
     opened.execute_script(f"{table}.tHead.rows[0].cells[3].firstElementChild.click()")
     falling = opened.execute_script(column)
     opened.execute_script(f"{table}.tHead.rows[0].cells[3].firstElementChild.click()")
-    assert falling == ["3", "4", "5"] and opened.execute_script(column) == falling[::-1]
+    assert falling == ["35.0 MB", "45.0 MB", "55.0 MB"]
+    assert opened.execute_script(column) == falling[::-1]
+    names = f"[...{table}.tBodies[0].rows][0].cells[0].textContent = '104.0 MB'"
+    opened.execute_script(names)
+    opened.execute_script(f"{table}.tHead.rows[0].cells[0].firstElementChild.click()")
+    assert opened.execute_script(column) == ["104.0 MB", "45.0 MB", "35.0 MB"]
 
 
 def test_folds_open_and_a_link_into_one_opens_it(opened):

@@ -69,12 +69,16 @@ function valueOf(cell) {
   return found ? Number(found[0]) : text.trim() === "–" || !text.trim() ? -Infinity : null;
 }
 
+const SIZE = /^\d+(\.\d+)?( \w+)?$/;  // "93.5 MB"; other first columns are names
+
 function sortBy(table, place, header) {
   const up = header.getAttribute("aria-sort") === "descending";
   for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
   header.setAttribute("aria-sort", up ? "ascending" : "descending");
   const body = table.tBodies[0];
-  const words = place === 0 || [...body.rows].some((row) => valueOf(row.cells[place]) === null);
+  const cells = [...body.rows].map((row) => row.cells[place]);
+  const words = cells.some((cell) => valueOf(cell) === null) ||
+    (place === 0 && !cells.every((cell) => SIZE.test(cell.textContent.trim())));
   const order = (a, b) => words
     ? b.cells[place].textContent.localeCompare(a.cells[place].textContent, "en")
     : valueOf(b.cells[place]) - valueOf(a.cells[place]);
