@@ -13,7 +13,7 @@ from lwq.quantizers.rtn import RTN
 from lwq.report import claims, interactions
 from lwq.report.figures import budgets as drawn
 from lwq.report.sections import which_score
-from lwq.studies import budgets, experiment
+from lwq.studies import agreement, budgets
 from lwq.studies import interactions as lowering
 
 WINDOWS = 40
@@ -167,7 +167,7 @@ def test_scores_of_a_whole_file_serve_for_its_blocks_too(layout):
 
 def test_harm_at_an_option_is_what_is_ranked(layout):
     harm = {unit: {4: 1.0, 2: float(2 + i)} for i, unit in enumerate(layout.units)}
-    found = experiment.values_at(Costs(harm, layout, "made"), 2)
+    found = agreement.values_at(Costs(harm, layout, "made"), 2)
     assert found.tolist() == [float(2 + i) for i in range(len(layout.units))]
 
 
