@@ -2,6 +2,7 @@
 wrong.
 """
 
+import errno
 import hashlib
 import json
 import shutil
@@ -515,6 +516,17 @@ def test_a_failed_study_is_never_taken_for_a_result(tmp_path):
     with pytest.raises(lwq.RunError, match="orderings failed in cell .*unknown quantizer 'gptqq'"):
         grid.run(point)
     assert not point.output.exists() and point.output.with_suffix(".failed.ipynb").exists()
+
+
+def test_a_full_disk_ends_a_study_with_its_reason(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("papermill.iorw.LocalHandler.write", full)
+    point = small_point(tmp_path)
+    with pytest.raises(lwq.RunError, match="cannot write .*run.ipynb: No space left on device"):
+        grid.run(point)
+    assert [path.name for path in point.output.parent.iterdir()] == ["run.lock"]
 
 
 def test_plain_papermill_works_from_any_folder(tmp_path):
