@@ -12,6 +12,7 @@ from lwq.contracts import Costs, Row, Scores
 from lwq.quantizers.rtn import RTN
 from lwq.report import claims, interactions
 from lwq.report.figures import budgets as drawn
+from lwq.report.line import corners
 from lwq.report.sections import which_score
 from lwq.studies import agreement, budgets
 from lwq.studies import interactions as lowering
@@ -74,7 +75,7 @@ def test_a_size_beyond_the_uniform_ones_is_compared_with_nothing():
 
 def test_a_uniform_plan_that_another_beats_is_no_yardstick():
     tables = ladder().add(0.9, 150)
-    flat = which_score.frontier(which_score.plans_of(tables.done()[0]))
+    flat = corners(which_score.plans_of(tables.done()[0]))
     assert flat["total_bytes"].tolist() == [100, 200, 300]
 
 
