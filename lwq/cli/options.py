@@ -37,7 +37,9 @@ Remote = Annotated[
 ]
 Size = Annotated[
     str | None,
-    typer.Option(help="of the model as it is written, at most: 95MB, 1.2GiB", rich_help_panel="Budget"),
+    typer.Option(
+        help="of the model as it is written, at most: 95MB, 1.2GiB", rich_help_panel="Budget"
+    ),
 ]
 AvgBits = Annotated[
     float | None, typer.Option(help="nominal bits a weight, at most", rich_help_panel="Budget")
