@@ -10,8 +10,8 @@ from lwq.common.errors import InputError
 from lwq.common.names import build, spec
 from lwq.quantizers import QUANTIZERS
 from lwq.report import answers, beside, llama, overview, page
-from lwq.report.bootstrap import Interval
-from lwq.report.line import Line, hull
+from lwq.report.bootstrap import Interval, Sample
+from lwq.report.line import Line, hull, on_windows, ratio
 
 
 def arena_of(factors):
@@ -97,8 +97,19 @@ def test_the_corners_are_those_of_the_lower_convex_hull():
 
 def test_a_place_on_the_line():
     line = Line(np.array([10.0, 20.0, 40.0]), ("a", "b", "c"))
-    assert line.place(25.0) == (1, 2, 0.25) and line.place(10.0) == (0, 1, 0.0)
-    assert line.place(9.0) is None and line.place(41.0) is None
+    assert line.at(25.0) == {"b": 0.75, "c": 0.25}
+    assert line.at(10.0) == {"a": 1.0} and line.at(40.0) == {"c": 1.0}
+    assert line.at(9.0) is None and line.at(41.0) is None
+
+
+def test_the_line_on_each_window_is_never_above_the_line_of_means():
+    draw = np.random.default_rng(1)
+    kl = {key: Sample(np.exp(draw.normal(size=40)), None) for key in ("a", "b", "plan")}
+    shares = {"a": 0.3, "b": 0.7}
+    between = np.exp(sum(share * np.log(kl[key].mean()) for key, share in shares.items()))
+    assert ratio({"plan": shares}, kl).value == pytest.approx(kl["plan"].mean() / between)
+    assert on_windows(shares, kl).mean() < between
+    assert on_windows({"a": 1.0}, kl) is kl["a"]
 
 
 def test_mixes_of_llama_cpp(tmp_path):

@@ -2,6 +2,7 @@
 wrong.
 """
 
+import errno
 import hashlib
 import json
 import shutil
@@ -24,7 +25,7 @@ from lwq.inputs import texts
 from lwq.report import figures, intervals, overview, page
 from lwq.report.sections import SECTIONS
 from lwq.results import measurements
-from lwq.studies import candidates, experiment, forecast, grid
+from lwq.studies import candidates, experiment, forecast, grid, setup
 from lwq.studies.rehearsal import rehearse
 
 TEXTS = experiment.texts("toy", "toy", 4, 48, 6, 48)
@@ -66,8 +67,8 @@ def test_rows_say_everything(done):
 def test_a_second_run_measures_nothing_and_writes_the_same_bytes(done, monkeypatch):
     folder, table = done
     before = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.glob("*.*")}
-    monkeypatch.setattr(experiment, "Sweep", lambda *a: pytest.fail("measured again"))
-    monkeypatch.setattr(experiment, "Bank", lambda *a: pytest.fail("quantized again"))
+    monkeypatch.setattr(setup, "Sweep", lambda *a: pytest.fail("measured again"))
+    monkeypatch.setattr(setup, "Bank", lambda *a: pytest.fail("quantized again"))
     _, again = run(folder)
     pd.testing.assert_frame_equal(table, again)
     assert before == {
@@ -84,7 +85,7 @@ def test_two_fresh_runs_give_the_same_tables(done, tmp_path):
 def test_the_tables_alone_are_enough_to_resume(done, tmp_path, monkeypatch):
     for name in (measurements.TABLE, measurements.WINDOWS):
         shutil.copy(done[0] / name, tmp_path)
-    monkeypatch.setattr(experiment, "Sweep", lambda *a: pytest.fail("measured again"))
+    monkeypatch.setattr(setup, "Sweep", lambda *a: pytest.fail("measured again"))
     _, table = run(tmp_path)
     pd.testing.assert_frame_equal(table, done[1])
 
@@ -515,6 +516,17 @@ def test_a_failed_study_is_never_taken_for_a_result(tmp_path):
     with pytest.raises(lwq.RunError, match="orderings failed in cell .*unknown quantizer 'gptqq'"):
         grid.run(point)
     assert not point.output.exists() and point.output.with_suffix(".failed.ipynb").exists()
+
+
+def test_a_full_disk_ends_a_study_with_its_reason(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("papermill.iorw.LocalHandler.write", full)
+    point = small_point(tmp_path)
+    with pytest.raises(lwq.RunError, match="cannot write .*run.ipynb: No space left on device"):
+        grid.run(point)
+    assert [path.name for path in point.output.parent.iterdir()] == ["run.lock"]
 
 
 def test_plain_papermill_works_from_any_folder(tmp_path):

@@ -12,8 +12,9 @@ from lwq.contracts import Costs, Row, Scores
 from lwq.quantizers.rtn import RTN
 from lwq.report import claims, interactions
 from lwq.report.figures import budgets as drawn
+from lwq.report.line import corners
 from lwq.report.sections import which_score
-from lwq.studies import budgets, experiment
+from lwq.studies import agreement, budgets
 from lwq.studies import interactions as lowering
 
 WINDOWS = 40
@@ -74,7 +75,7 @@ def test_a_size_beyond_the_uniform_ones_is_compared_with_nothing():
 
 def test_a_uniform_plan_that_another_beats_is_no_yardstick():
     tables = ladder().add(0.9, 150)
-    flat = which_score.frontier(which_score.plans_of(tables.done()[0]))
+    flat = corners(which_score.plans_of(tables.done()[0]))
     assert flat["total_bytes"].tolist() == [100, 200, 300]
 
 
@@ -167,7 +168,7 @@ def test_scores_of_a_whole_file_serve_for_its_blocks_too(layout):
 
 def test_harm_at_an_option_is_what_is_ranked(layout):
     harm = {unit: {4: 1.0, 2: float(2 + i)} for i, unit in enumerate(layout.units)}
-    found = experiment.values_at(Costs(harm, layout, "made"), 2)
+    found = agreement.values_at(Costs(harm, layout, "made"), 2)
     assert found.tolist() == [float(2 + i) for i in range(len(layout.units))]
 
 

@@ -7,24 +7,23 @@ import typer
 
 from lwq.cli import arguments
 from lwq.cli.app import app
-from lwq.cli.options import Dtype, Model, Nsamples, Remote, Seqlen, Stream
+from lwq.cli.options import (
+    AvgBits,
+    Bits,
+    Dtype,
+    For,
+    Guard,
+    Model,
+    Nsamples,
+    Remote,
+    Rounding,
+    Seqlen,
+    Size,
+    Stream,
+    TrueBits,
+)
 from lwq.cli.printing import show_checked, show_compressed
 from lwq.common.errors import InputError
-
-Size = Annotated[
-    str | None,
-    typer.Option(help="of all that is written: 95MB, 1.2GiB", rich_help_panel="Budget"),
-]
-AvgBits = Annotated[
-    float | None, typer.Option(help="nominal bits a weight, at most", rich_help_panel="Budget")
-]
-TrueBits = Annotated[
-    float | None, typer.Option(help="stored bits a weight, at most", rich_help_panel="Budget")
-]
-For = Annotated[str, typer.Option(help="what runs it: lwq, llama.cpp, transformers, vllm, mlx")]
-Rounding = Annotated[str | None, typer.Option(help="else the target's own")]
-Bits = Annotated[str | None, typer.Option(help="options to choose from; else the target's")]
-Guard = Annotated[bool, typer.Option(help="measure the plan against uniform bits, keep the better")]
 
 
 @app.command()

@@ -1,55 +1,106 @@
 """What there is, and getting it."""
 
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated
 
 import typer
 
 from lwq.cli.app import app
-from lwq.cli.printing import (
-    show,
-)
+from lwq.cli.printing import show
 
-KINDS = ("scorers", "allocators", "quantizers", "formats", "models", "texts", "tasks", "studies")
+Line = tuple[str | float, ...]  # a name, what else is known of it, and what it is
+
+
+def _methods(table: Mapping[str, type]) -> Iterator[Line]:
+    for name, cls in table.items():
+        yield name, (cls.__doc__ or "").strip().splitlines()[0]
+
+
+def _scorers() -> Iterator[Line]:
+    from lwq.scorers import SCORERS
+
+    return _methods(SCORERS)
+
+
+def _allocators() -> Iterator[Line]:
+    from lwq.allocators import ALLOCATORS
+
+    return _methods(ALLOCATORS)
+
+
+def _quantizers() -> Iterator[Line]:
+    from lwq.quantizers import QUANTIZERS
+
+    return _methods(QUANTIZERS)
+
+
+def _formats() -> Iterator[Line]:
+    from lwq.exporters import EXPORTERS
+
+    return ((name, cls().says) for name, cls in EXPORTERS.items())
+
+
+def _models() -> Iterator[Line]:
+    """With millions of weights, and megabytes of them in float32, as they lie in the cache."""
+    from lwq.inputs import catalogue
+    from lwq.studies import sizes
+
+    notes = {
+        "toy": "4 random blocks, made in code",
+        **{name: entry.note for name, entry in catalogue.MODELS.items()},
+        **{
+            name: f"llama of {catalogue.rung(name)} blocks, trained here in minutes"
+            for name in catalogue.LADDER
+        },
+    }
+    for name, note in notes.items():
+        weights = sizes.of(name).parameters / 1e6
+        yield name, weights, 4 * weights, note
+
+
+def _texts() -> Iterator[Line]:
+    from lwq.inputs import catalogue, texts
+
+    yield "toy", "seeded grammar, made in code"
+    for name, entry in catalogue.TEXTS.items():
+        yield name, entry.note
+    for name, (path, *_) in texts.HUB.items():
+        yield name, f"{path} (needs a hub and lwq's extra 'hub')"
+
+
+def _tasks() -> Iterator[Line]:
+    from lwq.engine import tasks
+    from lwq.inputs import catalogue
+
+    return ((name, catalogue.TASKS[name].note) for name in tasks.STOCK)
+
+
+def _studies() -> Iterator[Line]:
+    from lwq.studies import grid
+
+    return iter(grid.names().items())
+
+
+KINDS: dict[str, Callable[[], Iterator[Line]]] = {
+    "scorers": _scorers,
+    "allocators": _allocators,
+    "quantizers": _quantizers,
+    "formats": _formats,
+    "models": _models,
+    "texts": _texts,
+    "tasks": _tasks,
+    "studies": _studies,
+}
+HEADS = {"models": ["weights (M)", "MB in float32"]}  # between the name and what it is
 
 
 @app.command("list")
 def list_(kind: Annotated[str, typer.Argument(help=" | ".join(KINDS))]) -> None:
     """What can be asked for, one line each."""
-    from lwq import allocators, exporters, quantizers, scorers
     from lwq.common.names import pick
-    from lwq.engine import tasks as questions
-    from lwq.inputs import catalogue, texts
-    from lwq.studies import grid
 
-    def first_lines(table: dict[str, type]) -> dict[str, str]:
-        return {name: (cls.__doc__ or "").strip().splitlines()[0] for name, cls in table.items()}
-
-    tables: dict[str, dict[str, str]] = {
-        "scorers": first_lines(scorers.SCORERS),
-        "allocators": first_lines(allocators.ALLOCATORS),
-        "quantizers": first_lines(quantizers.QUANTIZERS),
-        "formats": {name: cls().says for name, cls in exporters.EXPORTERS.items()},
-        "models": {
-            "toy": "4 random blocks, made in code",
-            **{name: entry.note for name, entry in catalogue.MODELS.items()},
-            **{
-                name: f"llama of {catalogue.rung(name)} blocks, trained here in minutes"
-                for name in catalogue.LADDER
-            },
-        },
-        "texts": {
-            "toy": "seeded grammar, made in code",
-            **{name: entry.note for name, entry in catalogue.TEXTS.items()},
-            **{
-                name: f"{path} (needs a hub and lwq's extra 'hub')"
-                for name, (path, *_) in texts.HUB.items()
-            },
-        },
-        "tasks": {name: catalogue.TASKS[name].note for name in questions.STOCK},
-        "studies": grid.names(),
-    }
-    found = pick(tables, "kind", kind)
-    show(kind, ["name", "what it is"], [[name, note] for name, note in found.items()])
+    lines = [list(line) for line in pick(KINDS, "kind", kind)()]
+    show(kind, ["name", *HEADS.get(kind, []), "what it is"], lines)
 
 
 @app.command()

@@ -8,15 +8,19 @@ import typer
 from lwq.cli import arguments
 from lwq.cli.app import app
 from lwq.cli.options import (
+    AvgBits,
     Dtype,
+    Guard,
     Model,
     Nsamples,
     Quantizer,
     Remote,
     Seed,
     Seqlen,
+    Size,
     Stream,
     Text,
+    TrueBits,
 )
 from lwq.cli.printing import (
     show,
@@ -86,19 +90,12 @@ def plan(
             "else the two around the budget, for a model all"
         ),
     ] = None,
-    avg_bits: Annotated[
-        float | None, typer.Option(help="nominal bits a weight, at most", rich_help_panel="Budget")
-    ] = None,
-    true_bits: Annotated[
-        float | None, typer.Option(help="stored bits a weight, at most", rich_help_panel="Budget")
-    ] = None,
+    avg_bits: AvgBits = None,
+    true_bits: TrueBits = None,
     max_bytes: Annotated[
         int | None, typer.Option(help="bytes of the whole model, at most", rich_help_panel="Budget")
     ] = None,
-    size: Annotated[
-        str | None,
-        typer.Option(help="of the whole model, at most: 95MB, 1.2GiB", rich_help_panel="Budget"),
-    ] = None,
+    size: Size = None,
     moved: Annotated[
         int | None,
         typer.Option(help="units that leave the highest width", rich_help_panel="Budget"),
@@ -128,10 +125,7 @@ def plan(
     out: Annotated[
         Path, typer.Option(help="where the plan goes (JSON)", rich_help_panel="Output")
     ] = Path("plan.json"),
-    guard: Annotated[
-        bool,
-        typer.Option(help="of a model: measure the plan against uniform bits, keep the better"),
-    ] = True,
+    guard: Guard = True,
     stream: Stream = False,
     dtype: Dtype = "float32",
     dry_run: Annotated[

@@ -35,3 +35,21 @@ Stream = Annotated[
 Remote = Annotated[
     bool, typer.Option(help="run code that a hub repository ships", rich_help_panel="Dangerous")
 ]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        help="of the model as it is written, at most: 95MB, 1.2GiB", rich_help_panel="Budget"
+    ),
+]
+AvgBits = Annotated[
+    float | None, typer.Option(help="nominal bits a weight, at most", rich_help_panel="Budget")
+]
+TrueBits = Annotated[
+    float | None, typer.Option(help="stored bits a weight, at most", rich_help_panel="Budget")
+]
+For = Annotated[str, typer.Option(help="what runs it: lwq, llama.cpp, transformers, vllm, mlx")]
+Rounding = Annotated[str | None, typer.Option(help="else the target's own")]
+Bits = Annotated[str | None, typer.Option(help="options to choose from; else the target's")]
+Guard = Annotated[
+    bool, typer.Option(help="of a model: measure the plan against uniform bits, keep the better")
+]

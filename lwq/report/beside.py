@@ -2,7 +2,7 @@
 picture are made from.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,10 +12,9 @@ from lwq.common.names import nickname
 from lwq.report import bootstrap, intervals, overview
 from lwq.report.bootstrap import Interval, Sample
 from lwq.report.figures import style
-from lwq.report.intervals import RANDOM
-from lwq.report.line import Line, hull
+from lwq.report.intervals import RANDOM, SAME
+from lwq.report.line import Line, ratio
 
-SAME = ["model", "fingerprint", "quantizer", "calibration", "judge", "dtype"]
 UNIFORM = "uniform"
 BLOCKS = "topk"  # the allocator of rankings; any other is named beside its score
 EMBEDDINGS = "embeddings too"
@@ -112,13 +111,13 @@ def _arena(rows: pd.DataFrame, kl: Mapping[str, Sample]) -> Arena | None:
     mixed = mixed.drop_duplicates(["plan", "ordering", "allocator"]).reset_index(drop=True)
     if mixed.empty or len(uniform) < 2:
         return None
-    lines = {bool(whole): _line(part) for whole, part in uniform.groupby("whole")}
+    lines = {bool(whole): Line.through(part) for whole, part in uniform.groupby("whole")}
     mixed = mixed.assign(method=_methods(mixed))
-    found = {row["id"]: _place(row, lines) for row in mixed.to_dict("records")}
-    places = {key: place for key, place in found.items() if place is not None}
+    found = {row["id"]: _shares(row, lines) for row in mixed.to_dict("records")}
+    places = {key: shares for key, shares in found.items() if shares is not None}
     if not places:
         return None
-    beside = {key: _over([place], kl) for key, place in places.items()}
+    beside = {key: ratio({key: shares}, kl) for key, shares in places.items()}
     own = {key: bootstrap.mean(kl[key]) for key in {*mixed["id"], *uniform["id"]}}
     mixed = _with_ends(_with_ends(mixed, own, "kl"), beside, "ratio")
     methods = tuple(_worth(mixed, places, kl))
@@ -142,40 +141,9 @@ def _with_ends(rows: pd.DataFrame, found: Mapping[str, Interval], name: str) -> 
     return rows.assign(**cells)
 
 
-def _line(uniform: pd.DataFrame) -> Line:
-    """Through the corners of the lower convex hull: no mean of two sizes is better than a third."""
-    rows = uniform.sort_values(["total_bytes", "kl"], ignore_index=True)
-    corners = rows.loc[hull(rows["total_bytes"], rows["kl"])]
-    return Line(corners["total_bytes"].to_numpy(dtype=float), tuple(corners["id"]))
-
-
-class Place(NamedTuple):
-    """A plan between two corners of a line: ids, and the share of the right corner."""
-
-    plan: str
-    left: str
-    right: str
-    share: float
-
-
-def _place(row: Mapping[Any, Any], lines: Mapping[bool, Line]) -> Place | None:
-    """None beyond the sizes of uniform bits."""
-    line = lines.get(row["whole"])
-    if line is None or (found := line.place(row["total_bytes"])) is None:
-        return None
-    left, right, share = found
-    return Place(row["id"], line.ids[left], line.ids[right], share)
-
-
-def _over(places: Sequence[Place], kl: Mapping[str, Sample]) -> Interval:
-    """Geometric mean, over plans, of KL over that of uniform bits at the same bytes."""
-    keys = list(dict.fromkeys(key for place in places for key in place[:3]))
-    weights = np.zeros(len(keys))
-    for plan, left, right, share in places:
-        for key, weight in ((plan, 1.0), (left, share - 1), (right, -share)):
-            weights[keys.index(key)] += weight / len(places)
-    samples = [kl[key] for key in keys]
-    return bootstrap.paired(lambda means: np.exp(weights @ np.log(means)), *samples)
+def _shares(row: Mapping[Any, Any], lines: Mapping[bool, Line]) -> dict[str, float] | None:
+    """Of the corners of uniform bits at the bytes of a plan; None beyond their sizes."""
+    return lines[row["whole"]].at(row["total_bytes"]) if row["whole"] in lines else None
 
 
 def _methods(mixed: pd.DataFrame) -> list[str]:
@@ -193,11 +161,11 @@ def _method(row: Mapping[Any, Any], whole: bool) -> str:
 
 
 def _worth(
-    mixed: pd.DataFrame, places: Mapping[str, Place], kl: Mapping[str, Sample]
+    mixed: pd.DataFrame, places: Mapping[str, Mapping[str, float]], kl: Mapping[str, Sample]
 ) -> list[Method]:
     found = []
     for label, own in mixed[mixed["id"].isin(places)].groupby("method", sort=False):
-        worth = _over([places[key] for key in own["id"]], kl)
+        worth = ratio({key: places[key] for key in own["id"]}, kl)
         better, worse = (own["high_ratio"] < 1).sum(), (own["low_ratio"] > 1).sum()
         found.append(Method(str(label), worth, int(better), int(worse), len(own)))
     return sorted(found, key=lambda method: method.worth.value)

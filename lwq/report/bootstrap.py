@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
-from scipy import stats
+from scipy import special  # not stats: it takes as long to import as all else here
 
 from lwq.common.errors import InputError
 from lwq.contracts import Losses
@@ -93,7 +93,7 @@ def paired(statistic: Callable[[np.ndarray], np.ndarray], *measured: Values) -> 
     counts = _draws(len(sizes))  # (draws, documents)
     value = float(statistic(values.mean(1)[:, None])[0])
     drawn = statistic(sums @ counts.T / (counts @ sizes))
-    beyond = stats.norm.cdf(-_reach(worth(samples[0])))
+    beyond = special.ndtr(-_reach(worth(samples[0])))
     low, high = np.quantile(drawn, [beyond, 1 - beyond])
     if not np.isfinite([value, low, high]).all():
         raise InputError(
@@ -153,7 +153,7 @@ def _draws(documents: int) -> np.ndarray:
 def _reach(documents: float) -> float:
     """How many standard deviations of the draws an end lies from the middle."""
     more = documents / (documents - 1)
-    return float(math.sqrt(more) * stats.t.ppf((1 + CONFIDENCE) / 2, documents - 1))
+    return float(math.sqrt(more) * special.stdtrit(documents - 1, (1 + CONFIDENCE) / 2))
 
 
 def retained(reference: Losses | Values, found: Losses | Values) -> Interval:

@@ -23,6 +23,8 @@ SWEEP = [
     "judge",
     "dtype",
 ]
+# what plans must share to be compared
+SAME = ["model", "fingerprint", "quantizer", "calibration", "judge", "dtype"]
 # of a sweep that answers several tasks
 ANSWERED = [column for column in SWEEP if column != "judge"]
 ENDS = {"original", "uniform"}

@@ -1,13 +1,26 @@
-"""Uniform bits as a line, straight in log KL over size: in every table and figure the same one."""
+"""Uniform bits as a line, straight in log KL over bytes: in every table and figure the same one.
 
-from collections.abc import Iterable
+What the KL is between two sizes that were measured, there are two rules for, one a kind of claim:
+
+- `ratio` takes the line through the means over windows: what the figures draw. A plan's KL over it
+  has a geometric mean over plans.
+- `on_windows` takes the line on each window: a sample, from which a plan's KL is subtracted for a
+  paired gain in nats a token. Its mean never lies above the other line (Hölder's inequality): it is
+  harder to win against.
+"""
+
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
+
+from lwq.report import bootstrap
+from lwq.report.bootstrap import Interval, Sample
 
 
 class Line(NamedTuple):
-    """Uniform bits as a line: straight in log KL over bytes, between sizes that were measured.
+    """Uniform bits as a line between sizes that were measured.
 
     Attributes:
         sizes: bytes of the whole file, ascending (points,).
@@ -17,14 +30,54 @@ class Line(NamedTuple):
     sizes: np.ndarray
     ids: tuple[str, ...]
 
-    def place(self, size: float) -> tuple[int, int, float] | None:
-        """(left corner, right corner, share of the right one) at `size`; None beyond both ends."""
+    @classmethod
+    def through(cls, uniform: pd.DataFrame) -> "Line":
+        """Uniform plans' corners."""
+        rows = corners(uniform)
+        return cls(rows["total_bytes"].to_numpy(dtype=float), tuple(rows["id"]))
+
+    def at(self, size: float) -> dict[str, float] | None:
+        """Id of a corner -> its share at `size`, one corner or two; None beyond both ends."""
         if not len(self.sizes) or not self.sizes[0] <= size <= self.sizes[-1]:
             return None
-        right = max(int(np.searchsorted(self.sizes, size)), min(1, len(self.sizes) - 1))
-        left = max(right - 1, 0)
-        width = self.sizes[right] - self.sizes[left]
-        return left, right, float((size - self.sizes[left]) / width) if width else 0.0
+        right = int(np.searchsorted(self.sizes, size))
+        if self.sizes[right] == size:
+            return {self.ids[right]: 1.0}
+        left = right - 1
+        share = float((size - self.sizes[left]) / (self.sizes[right] - self.sizes[left]))
+        return {self.ids[left]: 1 - share, self.ids[right]: share}
+
+
+def ratio(plans: Mapping[str, Mapping[str, float]], kl: Mapping[str, Sample]) -> Interval:
+    """Geometric mean, over plans, of KL over that of uniform bits at the same bytes.
+
+    Args:
+        plans: id of a plan -> what `Line.at` says of its size.
+        kl: id -> KL on each window.
+    """
+    weights: dict[str, float] = {}
+    for plan, shares in plans.items():
+        for key, weight in {plan: 1.0, **{key: -share for key, share in shares.items()}}.items():
+            weights[key] = weights.get(key, 0.0) + weight / len(plans)
+    exponents = np.array(list(weights.values()))
+    samples = [kl[key] for key in weights]
+    return bootstrap.paired(lambda means: np.exp(exponents @ np.log(means)), *samples)
+
+
+def on_windows(shares: Mapping[str, float], kl: Mapping[str, Sample]) -> Sample:
+    """KL of uniform bits on each window, at a size of which `Line.at` says the shares."""
+    if len(shares) == 1:
+        return kl[next(iter(shares))]
+    logs = sum(share * np.log(kl[key].values) for key, share in shares.items())
+    return Sample(np.exp(logs), kl[next(iter(shares))].documents)
+
+
+def corners(uniform: pd.DataFrame) -> pd.DataFrame:
+    """Of uniform plans those at the corners of the line, from the smallest: on the lower convex
+    hull, so that no mean of two sizes is better than a third.
+    """
+    rows = uniform.sort_values(["total_bytes", "kl"], ignore_index=True)
+    return rows.loc[hull(rows["total_bytes"], rows["kl"])]
 
 
 def hull(sizes: Iterable[float], losses: Iterable[float]) -> list[int]:

@@ -205,7 +205,11 @@ def _execute(point: Point, quiet: bool) -> None:
 
     partial = point.output.with_suffix(".partial.ipynb")
     try:
-        with kernel.own_kernel() as jupyter_path, environment(JUPYTER_PATH=jupyter_path):
+        with (
+            kernel.own_kernel() as jupyter_path,
+            environment(JUPYTER_PATH=jupyter_path),
+            paths.writing(point.output),  # papermill saves after each cell
+        ):
             papermill.execute_notebook(
                 str(point.notebook),
                 str(partial),

@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from lwq.allocators import within
 from lwq.common.errors import InputError
 from lwq.common.names import spec
-from lwq.contracts import DROPPED, KEPT, Budget, Costs, Layout, Option, Plan, Row, Scores, Width
+from lwq.contracts import DROPPED, KEPT, Budget, Costs, Layout, Plan, Row, Scores, Width
 from lwq.engine.costs import costs_name
 from lwq.quantizers import QUANTIZERS
 from lwq.results.measurements import REHEARSAL
@@ -28,8 +28,9 @@ from lwq.scorers import SCORERS
 from lwq.scorers.baselines import Reversed
 from lwq.scorers.shared.declared import Declared
 from lwq.studies import sizes
+from lwq.studies.asked import Questions
 from lwq.studies.candidates import Candidate
-from lwq.studies.experiment import KIND, Experiment, built_of, questions
+from lwq.studies.experiment import KIND, Experiment
 
 SHOWING = {"look", "check"}  # tags of cells that measure nothing
 ROUND = 128  # stand-in matrices have a multiple of so many columns, which any group size divides
@@ -76,7 +77,7 @@ class Rehearsal(Experiment):
         return torch.zeros(self.judge.n, self.judge.length, dtype=torch.long)
 
     @property
-    def _common(self) -> dict[str, str]:
+    def columns(self) -> dict[str, str]:
         return {
             "study": self.study,
             "model": self.model,
@@ -97,19 +98,12 @@ class Rehearsal(Experiment):
         """Blocks, whatever is asked for; `outside`: and a head."""
         return stand_in(self.model, outside)
 
-    def orderings(
-        self, names: str | Sequence[str] | Mapping[str, str], seeds: int = 0
-    ) -> dict[str, Scores | Costs]:
-        """Label -> made-up scores: an order for each label, turned round for a reverse."""
-        built = built_of(names, seeds)
-        self.scored |= any(Declared.of(scorer).needs for scorer in built.values())
-        layouts = {
-            label: self.units(outside=Declared.of(scorer).outside)
-            for label, scorer in built.items()
-        }
+    def _scores(self, scorers: Mapping[str, Any]) -> dict[str, Scores | Costs]:
+        """Made-up scores: an order for each label, turned round for a reverse."""
+        self.scored |= any(Declared.of(scorer).needs for scorer in scorers.values())
         return {
-            label: Scores(_made_up(scorer, layouts[label]), layouts[label], spec(SCORERS, scorer))
-            for label, scorer in built.items()
+            label: _made_up_scores(scorer, self.units(outside=Declared.of(scorer).outside))
+            for label, scorer in scorers.items()
         }
 
     def costs(self, widths: Sequence[int], windows: int = 8) -> Costs:
@@ -120,7 +114,7 @@ class Rehearsal(Experiment):
             unit: {width: (1 + value) * math.exp(-width) for width in widths}
             for unit, value in weight.items()
         }
-        return Costs(harm, self.layout, costs_name(self._common["quantizer"]))
+        return Costs(harm, self.layout, costs_name(self.columns["quantizer"]))
 
     def search(self, scores: Scores | Costs, budget: Budget, allocator: str, passes: float) -> Plan:
         """The plan of a knapsack, in place of the one that a search would find."""
@@ -134,26 +128,11 @@ class Rehearsal(Experiment):
             key = (row.plan, row.high, row.low, row.ordering, row.moved)
             self.noted.setdefault(key, (row, candidate.plan))
 
-    def answer(
-        self,
-        candidates: Iterable[Candidate],
-        tasks: Sequence[str],
-        items: int,
-        seed: int = 0,
-        hub: bool = False,
-    ) -> None:
+    def _answer(self, plan: Plan, rows: Mapping[str, Row], questions: Questions) -> None:
         """Take note of the questions."""
-        for candidate in candidates:
-            for task in tasks:
-                row = replace(self._row(candidate), judge=questions(task, items, seed, hub))
-                self.questions[key_of(row)] = items
+        self.questions.update({key_of(row): questions.items for row in rows.values()})
 
-    def rankings(
-        self,
-        variants: Sequence[str] | Mapping[str, str],
-        default: Scores | Costs,
-        option: Option = KEPT,
-    ) -> None:
+    def rankings(self, *variants: Any, **settings: Any) -> None:
         """Nothing: no plan is measured."""
 
     def table(self, **where: Any) -> pd.DataFrame:
@@ -183,6 +162,10 @@ def stand_in(model: str, outside: bool = False) -> Layout:
     if outside:
         units["lm_head"] = {"lm_head": (12 * columns, columns)}
     return Layout(model, "", "block", units, dict.fromkeys(["", *names], 0))
+
+
+def _made_up_scores(scorer: Any, layout: Layout) -> Scores:
+    return Scores(_made_up(scorer, layout), layout, spec(SCORERS, scorer))
 
 
 def _made_up(scorer: Any, layout: Layout) -> dict[str, float]:

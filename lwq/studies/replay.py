@@ -4,7 +4,7 @@
 drawn from them, are those that were measured; the run ends where one is missing.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -13,10 +13,11 @@ import pandas as pd
 
 from lwq.common.errors import InputError
 from lwq.common.names import spec
-from lwq.contracts import Costs, Layout, Scores
+from lwq.contracts import Costs, Layout, Plan, Row, Scores
 from lwq.quantizers import QUANTIZERS
+from lwq.studies.asked import Questions
 from lwq.studies.candidates import Candidate
-from lwq.studies.experiment import KIND, questions
+from lwq.studies.experiment import KIND
 from lwq.studies.rehearsal import Rehearsal, key_of, noting, stand_in
 
 SAID = "every row is looked up in the results table; nothing is loaded or measured"
@@ -32,10 +33,6 @@ def look_up() -> str:
 @dataclass
 class Replay(Rehearsal):
     """An experiment whose rows stand in the results already; it measures nothing."""
-
-    def __post_init__(self) -> None:
-        self.__dict__.pop("_rows", None)  # of other texts, where this is a copy by `using`
-        super().__post_init__()
 
     @cached_property
     def _rows(self) -> list[Mapping[str, Any]]:
@@ -84,21 +81,19 @@ class Replay(Rehearsal):
         return Layout(self.model, "", "block", units, dict.fromkeys(["", *units], 0))
 
     @property
-    def _common(self) -> dict[str, str]:
+    def columns(self) -> dict[str, str]:
         """The columns that all rows share, as the table has them."""
         shared = ("study", "model", "fingerprint", "calibration", "judge", "dtype")
         quantizer = spec(QUANTIZERS, self.quantizer)
         return {**{name: self._the(name) for name in shared}, "quantizer": quantizer}
 
-    def orderings(
-        self, names: str | Sequence[str] | Mapping[str, str], seeds: int = 0
-    ) -> dict[str, Scores | Costs]:
-        """Label -> scores in the order in which its measured plans gave bits.
+    def _scores(self, scorers: Mapping[str, Any]) -> dict[str, Scores | Costs]:
+        """Scores in the order in which the measured plans of a label gave bits.
 
         Plans know an order as finely as they were measured: units that all of them treat alike
         stand in the order of the forward pass.
         """
-        made = {k: v for k, v in super().orderings(names, seeds).items() if isinstance(v, Scores)}
+        made = {k: v for k, v in super()._scores(scorers).items() if isinstance(v, Scores)}
         bits = dict(self._given(made))
         return {
             label: replace(scores, importance=bits[label]) if label in bits else scores
@@ -124,19 +119,10 @@ class Replay(Rehearsal):
         for candidate in candidates:
             self._require(vars(self._row(candidate)))
 
-    def answer(
-        self,
-        candidates: Iterable[Candidate],
-        tasks: Sequence[str],
-        items: int,
-        seed: int = 0,
-        hub: bool = False,
-    ) -> None:
+    def _answer(self, plan: Plan, rows: Mapping[str, Row], questions: Questions) -> None:
         """Nothing; raises InputError where a task has no row."""
-        for candidate in candidates:
-            for task in tasks:
-                judge = questions(task, items, seed, hub)
-                self._require({**vars(self._row(candidate)), "judge": judge})
+        for row in rows.values():
+            self._require(vars(row))
 
     def _require(self, row: Mapping[str, Any]) -> None:
         if key_of(row) not in self._known:
@@ -147,5 +133,5 @@ class Replay(Rehearsal):
 
     def table(self, **where: Any) -> pd.DataFrame:
         """This experiment's rows with those columns; nothing is written."""
-        shared = {key: value for key, value in self._common.items() if key != "quantizer"}
+        shared = {key: value for key, value in self.columns.items() if key != "quantizer"}
         return self.results.table(**{**shared, **where})

@@ -16,14 +16,12 @@ from lwq.report.bootstrap import Interval
 from lwq.report.claims import HOLDS, UNDECIDED, Found, decide
 from lwq.report.figures import style
 from lwq.report.figures.style import label
-from lwq.report.intervals import RANDOM
+from lwq.report.intervals import RANDOM, SAME
 from lwq.results.plans import StoredPlan
 from lwq.studies import grid
 
 NAME = "dynamic_methods"
 ONE_MORE = "one bit more"
-# what plans must share to be compared
-SAME = ["model", "fingerprint", "quantizer", "calibration", "judge", "dtype"]
 
 
 def gained(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:

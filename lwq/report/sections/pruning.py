@@ -13,13 +13,12 @@ from lwq.report.bootstrap import Interval, Sample
 from lwq.report.claims import FAILS, HOLDS, UNDECIDED, Found, decide
 from lwq.report.figures import style
 from lwq.report.figures.style import label
-from lwq.report.intervals import BEST
+from lwq.report.intervals import BEST, SAME
 from lwq.results.plans import StoredPlan
 from lwq.studies import grid
 
 NAME = "pruning"
 TEXTS = ["calibration", "judge", "dtype"]
-SAME = ["model", "fingerprint", "quantizer", *TEXTS]  # what plans must share to be compared
 SIZE = 0.2  # bits by which the size of a mask may differ from that of a plan with dropped blocks
 
 

@@ -13,6 +13,8 @@ from lwq.report import claims, figures, interactions, intervals
 from lwq.report.bootstrap import Interval, Sample, mean
 from lwq.report.claims import FAILS, HOLDS, Found, decide
 from lwq.report.figures import budgets, style
+from lwq.report.intervals import SAME
+from lwq.report.line import Line, corners, on_windows
 from lwq.results.plans import StoredPlan
 from lwq.studies import grid
 
@@ -22,8 +24,6 @@ GROUPS = "group sizes"  # options are widths with group sizes
 WHOLE = "whole file"  # embeddings and head among the units
 READING = "reading"  # a score beside the measured harm of single units
 MEASURED = "at_option"  # the score that is measured, unit by unit
-# what plans must share to be compared
-SAME = ["model", "fingerprint", "quantizer", "calibration", "judge", "dtype"]
 METHOD = ["ordering", "way"]
 PANEL = ["model", "quantizer", "judge", "whole"]  # what a table and a figure show together
 
@@ -39,47 +39,6 @@ def plans_of(table: pd.DataFrame) -> pd.DataFrame:
 def budget_of(row: Mapping[Any, Any]) -> float:
     """Stored bits a weight that a plan was held to; NaN where there was no budget."""
     return float(str(row["budget"]).partition("=")[2] or "nan")
-
-
-def frontier(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of uniform plans those on the lower convex hull of log KL over bytes, from the smallest."""
-    kept: list[dict[Any, Any]] = []
-    for row in rows.sort_values(["total_bytes", "kl"]).to_dict("records"):
-        point = row["total_bytes"], np.log(row["kl"])
-        if kept and point[0] == kept[-1]["total_bytes"]:
-            continue
-        while len(kept) > 1 and _below(kept[-2], kept[-1], point):
-            kept.pop()
-        kept.append(row)
-    return pd.DataFrame(kept)
-
-
-def _below(first: Mapping[Any, Any], middle: Mapping[Any, Any], last: tuple[float, float]) -> bool:
-    """Whether the line from `first` to `last` passes below `middle`."""
-    (x, y), (u, v) = ((row["total_bytes"], float(np.log(row["kl"]))) for row in (first, middle))
-    return (v - y) * (last[0] - x) >= (last[1] - y) * (u - x)
-
-
-def uniform_at(
-    uniform: pd.DataFrame, total: int, kl: Mapping[str, Sample]
-) -> tuple[Sample, tuple[str, ...]] | None:
-    """KL of uniform bits at `total` bytes on each window, and the rows behind it.
-
-    Between two sizes it is a straight line in log KL, which passes below a straight line in KL: the
-    comparison that is harder to win. None beyond the sizes that were measured.
-    """
-    sizes = uniform["total_bytes"].to_numpy(dtype=float)
-    above = int(np.searchsorted(sizes, total))
-    if above == len(sizes) or (above == 0 and sizes[0] > total):
-        return None
-    right = uniform.iloc[above]["id"]
-    if sizes[above] == total:
-        return kl[right], (right,)
-    left = uniform.iloc[above - 1]["id"]
-    share = (total - sizes[above - 1]) / (sizes[above] - sizes[above - 1])
-    below, beyond = kl[left], kl[right]
-    mixed = np.exp((1 - share) * np.log(below.values) + share * np.log(beyond.values))
-    return Sample(mixed, below.documents), (left, right)
 
 
 def compared(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
@@ -98,25 +57,21 @@ def compared(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
     for _, part in plans_of(table).groupby(SAME, sort=False):
         whole = part["way"].str.startswith(WHOLE)
         for beyond, rows in ((False, part[~whole]), (True, part[whole])):
-            flat = frontier(rows[rows["ordering"] == "uniform"])
+            flat = Line.through(rows[rows["ordering"] == "uniform"])
             for row in rows[rows["ordering"] != "uniform"].to_dict("records"):
                 line = row | {"asked": budget_of(row), "whole": beyond}
                 found.append(line | _gain(row, flat, kl))
     return pd.DataFrame(found)
 
 
-def _gain(row: Mapping[Any, Any], flat: pd.DataFrame, kl: Mapping[str, Sample]) -> dict[str, Any]:
-    beside = uniform_at(flat, row["total_bytes"], kl) if len(flat) else None
-    if beside is None:
-        nothing = float("nan")
-        return {
-            **{"gain": nothing, "low": nothing, "high": nothing, "ratio": nothing},
-            "beside": (),
-        }
-    truth, ids = beside
-    gain = mean(truth - kl[row["id"]])
-    ratio = kl[row["id"]].mean() / truth.mean()
-    return {"gain": gain.value, "low": gain.low, "high": gain.high, "ratio": ratio, "beside": ids}
+def _gain(row: Mapping[Any, Any], flat: Line, kl: Mapping[str, Sample]) -> dict[str, Any]:
+    shares = flat.at(row["total_bytes"])
+    if shares is None:
+        return {**dict.fromkeys(("gain", "low", "high", "ratio"), float("nan")), "beside": ()}
+    truth, own = on_windows(shares, kl), kl[row["id"]]
+    gain, low, high = mean(truth - own)
+    ratio = own.mean() / truth.mean()
+    return {"gain": gain, "low": low, "high": high, "ratio": ratio, "beside": tuple(shares)}
 
 
 def never_worse(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, Any]) -> Found:
@@ -340,7 +295,7 @@ def _curves(frame: pd.DataFrame, table: pd.DataFrame) -> Iterator[Picture]:
     flat = flat.assign(whole=flat["way"].str.startswith(WHOLE))
     for place, part in frame.groupby(PANEL):
         model, quantizer, judge, whole = place
-        own = frontier(flat[(flat[PANEL] == list(place)).all(axis=1)])
+        own = corners(flat[(flat[PANEL] == list(place)).all(axis=1)])
         what = "whole file" if whole else "blocks"
         name = f"{model}, {nickname(str(quantizer))}, {what}, {_windows(judge)}"
         yield Picture(
