@@ -39,9 +39,10 @@ from lwq.contracts import (
     Size,
     load_scores,
 )
+from lwq.contracts.results import FLOOR, TAILS
 from lwq.engine import costs as measuring
 from lwq.engine.bank import Bank, restore_
-from lwq.engine.evaluate import Reference, reference
+from lwq.engine.evaluate import Reference, divergence, reference
 from lwq.engine.objective import Objective
 from lwq.engine.store import Store
 from lwq.engine.sweep import Sweep
@@ -58,6 +59,8 @@ from lwq.studies.candidates import Candidate
 # the carried models were dequantized from groups of 32, which such a grid would reproduce exactly
 FORBIDDEN_GROUP = 32
 PASSES = ("forwards", "backwards")  # of what a score says that it took
+ROUGH = "bfloat16"  # what the same model is mostly run in
+ROUGHLY = f"reference, {ROUGH}"  # the ordering of the noise floor
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,20 @@ def _shared(make: Callable[["Experiment"], Any]) -> Any:
     return property(get, doc=make.__doc__)
 
 
+def _of_text(make: Callable[["Experiment"], Any]) -> Any:
+    """The same for what is made of the judging windows: that of the text used last is held."""
+
+    def get(self: "Experiment") -> Any:
+        text, found = self.held.get(make.__name__, (None, None))
+        if text != self.judge:
+            self.held.pop(make.__name__, None)  # two need not stand in memory together
+            found = make(self)
+            self.held[make.__name__] = self.judge, found
+        return found
+
+    return property(get, doc=make.__doc__)
+
+
 # what experiments are, inside a rehearsal
 KIND: ContextVar[type["Experiment"] | None] = ContextVar("kind", default=None)
 
@@ -115,6 +132,7 @@ class Experiment:
             Where it is narrower than float32 the ends of a sweep are judged in float32 too.
         stream: keep the weights on disk, as `lwq.load` does: the same numbers, slower, in less
             memory.
+        tails: quantiles of KL over tokens stand in the rows, too.
         held: what experiments that come from this one by `using` share with it.
     """
 
@@ -127,6 +145,7 @@ class Experiment:
     dtype: str = "float32"
     judge_dtype: str = ""
     stream: bool = False
+    tails: bool = False
     held: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __new__(cls, *arguments: Any, **settings: Any) -> "Experiment":
@@ -175,12 +194,12 @@ class Experiment:
     def judged(self) -> nn.Module:
         """The model that holds the plans: `loaded` itself, or a copy in `judge_dtype`."""
         model = self.loaded[0]
-        if self.judge_dtype == self.dtype:
-            return model
-        restore_(model)
-        return (
-            self._load(self.judge_dtype)[0] if self.stream else models.cast(model, self.judge_dtype)
-        )
+        return model if self.judge_dtype == self.dtype else self._rounded(self.judge_dtype)
+
+    def _rounded(self, dtype: str) -> nn.Module:
+        """The untouched model in another dtype."""
+        restore_(self.loaded[0])
+        return self._load(dtype)[0] if self.stream else models.cast(self.loaded[0], dtype)
 
     @_shared
     def fingerprint(self) -> str:
@@ -202,7 +221,7 @@ class Experiment:
     def calibration(self) -> Tensor:
         return self.calibrate.draw(self.loaded[1]).windows
 
-    @_shared
+    @_of_text
     def judged_on(self) -> Drawn:
         """The judging windows, and their documents."""
         return self.judge.draw(self.loaded[1])
@@ -218,7 +237,7 @@ class Experiment:
             self.judged, self.quantizer, self.calibration, Store(), room, exact=self.loaded[0]
         )
 
-    @_shared
+    @_of_text
     def reference(self) -> Reference:
         """The untouched model on the judging windows."""
         restore_(self.judged)
@@ -228,15 +247,22 @@ class Experiment:
     @cached_property
     def engine(self) -> Sweep:
         """Measures plans on the judging windows."""
-        return Sweep(self.judged, self.judging, self.bank, self.reference)
+        return Sweep(self.judged, self.judging, self.bank, self.reference, tails=self.tails)
 
-    def using(self, quantizer: Any = None, calibrate: WindowSpec | None = None) -> "Experiment":
-        """The same with another quantizer or other calibration windows; the loaded model and the
-        reference are shared.
+    def using(
+        self,
+        quantizer: Any = None,
+        calibrate: WindowSpec | None = None,
+        judge: WindowSpec | None = None,
+    ) -> "Experiment":
+        """The same with another quantizer, other calibration or other judging windows; the loaded
+        model is shared, and the reference where the judging windows are the same.
         """
         other = copy.copy(self)
         # what was made of the old ones goes; what all share stands in `held`
         kept = {"calibration"} if calibrate is None else set()
+        if quantizer is None and calibrate is None:
+            kept.add("bank")
         made = {
             key for key, value in vars(Experiment).items() if isinstance(value, cached_property)
         }
@@ -245,6 +271,7 @@ class Experiment:
         }
         other.quantizer = self.quantizer if quantizer is None else quantizer
         other.calibrate = calibrate or self.calibrate
+        other.judge = judge or self.judge
         other.__post_init__()
         return other
 
@@ -428,7 +455,7 @@ class Experiment:
         for candidate in candidates:
             row = self._row(candidate)
             self.results.remember(candidate.plan)
-            if not self.results.known(row):
+            if not self.results.known(row, TAILS if self.tails else ()):
                 left.setdefault(row.plan, []).append((row, candidate.plan))
         if not left:
             return
@@ -438,6 +465,29 @@ class Experiment:
             for row, _ in left[plan.id]:
                 self.results.keep(row, losses, time.monotonic() - start)
                 start = time.monotonic()
+
+    def measure_floor(self) -> None:
+        """Measure the noise floor on the judging windows: KL of the same model, computed otherwise.
+
+        The untouched model in float32 is the truth; what stands beside it is the same model as it
+        is mostly run, weights and arithmetic in bfloat16. A KL below that says nothing of a plan.
+        """
+        row, plan = self._floor()
+        self.results.remember(plan)
+        if self.results.known(row, TAILS):
+            return
+        if self.dtype != "float32":
+            raise InputError(f"dtype={self.dtype!r}: a noise floor is measured against float32")
+        start = time.monotonic()
+        restore_(self.judged)
+        rounded = self.judged if self.judge_dtype == ROUGH else self._rounded(ROUGH)
+        found = divergence(rounded, self.loaded[0], self.judging, self.judged_on.documents)
+        self.results.keep(row, found, time.monotonic() - start)
+
+    def _floor(self) -> tuple[Row, Plan]:
+        """The row of the noise floor; its dtype says that it is no plan judged as others are."""
+        (found,) = candidates.uniform(self.layout, self.quantizer, [KEPT], ROUGHLY, FLOOR)
+        return replace(self._row(found), dtype=f"{ROUGH} against float32"), found.plan
 
     def answer(
         self,

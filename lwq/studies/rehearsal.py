@@ -134,6 +134,11 @@ class Rehearsal(Experiment):
             key = (row.plan, row.high, row.low, row.ordering, row.moved)
             self.noted.setdefault(key, (row, candidate.plan))
 
+    def measure_floor(self) -> None:
+        """Take note of the noise floor."""
+        row, plan = self._floor()
+        self.noted.setdefault((row.plan, row.high, row.low, row.ordering, row.moved), (row, plan))
+
     def answer(
         self,
         candidates: Iterable[Candidate],

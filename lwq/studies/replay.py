@@ -124,6 +124,10 @@ class Replay(Rehearsal):
         for candidate in candidates:
             self._require(vars(self._row(candidate)))
 
+    def measure_floor(self) -> None:
+        """Nothing; raises InputError where it has no row."""
+        self._require(vars(self._floor()[0]))
+
     def answer(
         self,
         candidates: Iterable[Candidate],
