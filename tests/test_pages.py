@@ -11,6 +11,7 @@ import lwq
 from lwq.common import paths
 from lwq.report import claims
 from lwq.report.sections import orderings as section
+from lwq.results import measurements
 from lwq.studies import candidates, experiment, grid, pages, replay
 from lwq.studies.replay import Replay
 
@@ -76,9 +77,12 @@ def test_a_random_model_is_called_one():
 def test_each_study_with_a_page_has_one_with_its_verdict(study):
     entry = grid.catalogue()[study]
     assert 1 <= entry["page"] <= len(entry["sizes"][pages.SIZE])
-    page = json.loads((paths.REPORTS / "notebooks" / entry["notebook"]).read_text("utf-8"))
+    file = paths.REPORTS / "notebooks" / entry["notebook"]
+    if not file.is_file() and study not in set(measurements.load(paths.RESULTS)[0]["study"]):
+        pytest.skip("no row of this study is tracked")
+    page = json.loads(file.read_text("utf-8"))
     said = "".join(page["cells"][-1]["outputs"][0]["text"])
-    assert all(f"({key}) " in said for key in entry["claims"])
+    assert all(f"({key}) " in said for key in entry.get("claims", {}))
     assert f"point {entry['page']} of" in "".join(page["cells"][1]["source"])
     text = json.dumps(page)
     assert str(paths.WORK) not in text and "IProgress" not in text

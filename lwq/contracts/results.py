@@ -1,6 +1,7 @@
 """What was measured."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -9,6 +10,9 @@ from lwq.common.errors import InputError
 from lwq.contracts.estimate import Estimate
 
 TOGETHER = "together"  # the way of plans that lower a few units together, beside each alone
+APART = "by text"  # the way of plans that are judged on several texts, each beside the others
+FLOOR = "noise floor"  # the way of the untouched model, computed otherwise
+TAILS = {"kl_p50": 0.5, "kl_p90": 0.9, "kl_p99": 0.99}  # metric -> share of tokens below it
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,8 @@ class Losses:
         tokens: scored tokens a window; the first token of a window is not scored.
         documents: where each window comes from (`lwq.inputs.texts.Drawn`); None where that is not
             known, and each window is taken for one of its own.
+        tails: quantiles of KL over all scored tokens, by the names of `TAILS`; empty where nobody
+            asked for them.
     """
 
     nll: np.ndarray
@@ -30,6 +36,7 @@ class Losses:
     top1: np.ndarray | None
     tokens: int
     documents: np.ndarray | None = None
+    tails: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def perplexity(self) -> float:
@@ -49,7 +56,7 @@ class Losses:
         return float(self.nll.mean()) if self.kl is None else self.mean_kl
 
     def first(self, count: int) -> "Losses":
-        """On the first `count` windows."""
+        """On the first `count` windows, without `tails`."""
         kl, top1, documents = (
             None if one is None else one[:count] for one in (self.kl, self.top1, self.documents)
         )
@@ -81,7 +88,9 @@ class Losses:
         reference.
         """
         values = {"perplexity": self.perplexity}
-        return values if self.kl is None else {**values, "kl": self.mean_kl, "top1": self.agreement}
+        if self.kl is None:
+            return values
+        return {**values, "kl": self.mean_kl, "top1": self.agreement, **self.tails}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What was measured on each window, and its document."""

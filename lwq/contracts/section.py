@@ -38,6 +38,7 @@ class Picture:
         what: what of the study is shown, such as a model.
         alt: what a reader sees in it, in a sentence.
         rows: which rows made it.
+        floor: model and text whose noise floor is drawn into it, where KL is on its axis.
     """
 
     draw: "Callable[..., Figure]"
@@ -45,6 +46,7 @@ class Picture:
     what: str
     alt: str
     rows: str
+    floor: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from lwq import models
 from lwq.common.errors import InputError
 from lwq.common.progress import track
 from lwq.contracts import Losses
+from lwq.contracts.results import TAILS
 from lwq.engine.store import checksum
 from lwq.statistics.calls import logits_after
 
@@ -142,6 +143,7 @@ def evaluate(
     reference: Reference | None = None,
     label: str = "evaluate",
     documents: np.ndarray | None = None,
+    tails: bool = False,
 ) -> Losses:
     """Measure `model` on `windows`.
 
@@ -151,6 +153,7 @@ def evaluate(
             measured.
         label: of the progress bar.
         documents: where each window comes from (n,), for intervals; None: what the reference says.
+        tails: quantiles of KL over tokens, too.
 
     Returns:
         Losses: per window, mean over its length − 1 scored tokens, in nats per token.
@@ -162,25 +165,68 @@ def evaluate(
     """
     require_windows_fit(model, windows, reference)
     answers = track(logits(model, windows), label, len(windows), leave=False)
-    found = measured(model, windows, answers, reference)
+    found = measured(model, windows, answers, reference, tails)
     return found if documents is None else replace(found, documents=documents)
 
 
-def measured(
-    model: nn.Module, windows: Tensor, found: Iterable[Tensor], reference: Reference | None
+@torch.inference_mode()
+def divergence(
+    model: nn.Module, exact: nn.Module, windows: Tensor, documents: np.ndarray | None = None
 ) -> Losses:
-    """Losses of logits, one tensor a window; the arguments and errors are those of `evaluate`."""
-    truth = iter(_answers(model, reference)) if reference else None
+    """Measure `model` against `exact`, quantiles over tokens included, a forward pass of both at a
+    time: no answers are kept, and the two may differ in dtype and in every weight.
+    """
+    require_windows_fit(model, windows)
+    found = track(logits(model, windows), "noise floor", len(windows), leave=False)
+    return replace(
+        _losses(model, windows, found, logits(exact, windows), True, True), documents=documents
+    )
+
+
+def measured(
+    model: nn.Module,
+    windows: Tensor,
+    found: Iterable[Tensor],
+    reference: Reference | None,
+    tails: bool = False,
+) -> Losses:
+    """Losses of logits, one tensor a window; the other arguments and errors are those of
+    `evaluate`.
+    """
+    if reference is None:
+        return _losses(model, windows, found, None, False, False)
+    truth = _answers(model, reference)
+    losses = _losses(model, windows, found, truth, not reference.log_probs, tails)
+    return replace(losses, documents=reference.losses.documents)
+
+
+def _losses(
+    model: nn.Module,
+    windows: Tensor,
+    found: Iterable[Tensor],
+    truth: Iterable[Tensor] | None,
+    raw: bool,
+    tails: bool,
+) -> Losses:
+    """Losses of logits against `truth`, one tensor a window: log-probabilities or, where `raw`,
+    logits.
+
+    KL of every token is kept where quantiles are asked for: a float32 a token.
+    """
+    answers = iter(truth) if truth is not None else None
     nll: list[float] = []
     kl: list[float] = []
     top1: list[float] = []
+    tokens: list[np.ndarray] = []
     for window, answer in zip(windows, found, strict=True):
-        if truth is None:
+        if answers is None:
             nll.append(_nll(torch.log_softmax(answer.float(), dim=-1), window))
             continue
-        means = _against(next(truth), not (reference and reference.log_probs), answer, window)
-        for values, mean in zip((nll, kl, top1), means, strict=True):
-            values.append(mean)
+        each = _against(next(answers), raw, answer, window)
+        for values, own in zip((nll, kl, top1), each, strict=True):
+            values.append(float(own.double().mean()))
+        if tails:
+            tokens.append(each[1].cpu().numpy())
     if not np.isfinite(nll).all():
         raise InputError(
             f"{models.name(model)!r} answers with NaN or Inf on window "
@@ -188,18 +234,24 @@ def measured(
         )
     return Losses(
         np.array(nll),
-        np.array(kl) if truth else None,
-        np.array(top1) if truth else None,
+        np.array(kl) if answers else None,
+        np.array(top1) if answers else None,
         windows.shape[1] - 1,
-        reference.losses.documents if reference else None,
+        tails=_tails(np.concatenate(tokens)) if tokens else {},
     )
+
+
+def _tails(kl: np.ndarray) -> dict[str, float]:
+    """Quantiles over tokens (n,)."""
+    ends = np.quantile(kl.astype(np.float64), list(TAILS.values()))
+    return dict(zip(TAILS, ends.tolist(), strict=True))
 
 
 def _against(
     truth: Tensor, raw: bool, answer: Tensor, window: Tensor
-) -> tuple[float, float, float]:
-    """Mean NLL, KL and top-1 agreement of one window, a few rows at a time: the arrays in between
-    stay in the cache.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """NLL, KL and top-1 agreement of each token of one window, a few rows at a time: the arrays in
+    between stay in the cache.
 
     truth: of the reference (length − 1, vocabulary), log-probabilities or, where `raw`, logits;
         answer: logits, the same
@@ -215,10 +267,7 @@ def _against(
         nll.append(-q.gather(-1, token[:, None])[:, 0])
         top1.append(p.argmax(-1) == q.argmax(-1))
         kl.append(torch.sub(p, q, out=q).mul_(p.exp()).sum(-1))
-    mean_nll, mean_kl, mean_top1 = (
-        float(torch.cat(values).double().mean()) for values in (nll, kl, top1)
-    )
-    return mean_nll, mean_kl, mean_top1
+    return torch.cat(nll), torch.cat(kl), torch.cat(top1)
 
 
 def _nll(log_probs: Tensor, window: Tensor) -> float:

@@ -40,6 +40,7 @@ class Sweep:
         bank: of the same model; makes and swaps what the plans ask for.
         reference: from `lwq.reference` on the same windows, for KL and agreement.
         memory: bytes, see above.
+        tails: quantiles of KL over tokens, too.
         blocks_run: how many blocks ran so far; a full forward pass runs all of them for each plan.
     """
 
@@ -50,11 +51,13 @@ class Sweep:
         bank: Bank,
         reference: Reference | None = None,
         memory: int = MEMORY,
+        tails: bool = False,
     ):
         require_windows_fit(model, windows, reference)
         if bank.model is not model:
             raise InputError("the bank holds another model; make it of the model that is swept")
         self.model, self.windows, self.bank, self.reference = model, windows, bank, reference
+        self.tails = tails
         self.blocks = models.blocks(model)
         bank.restore_()
         require_separable(model, windows)
@@ -97,11 +100,10 @@ class Sweep:
             return self._last[1]
         self.bank.apply_(plan)
         hidden = self._run(path)
+        found = head(self.model, self.windows, hidden)
         self._last = (
             path,
-            measured(
-                self.model, self.windows, head(self.model, self.windows, hidden), self.reference
-            ),
+            measured(self.model, self.windows, found, self.reference, self.tails),
         )
         return self._last[1]
 

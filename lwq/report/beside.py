@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lwq.common.names import nickname
+from lwq.contracts.results import APART, FLOOR
 from lwq.report import bootstrap, intervals, overview
 from lwq.report.bootstrap import Interval, Sample
 from lwq.report.figures import style
@@ -95,6 +96,7 @@ def arenas(table: pd.DataFrame, windows: pd.DataFrame) -> list[Arena]:
 def _measured(table: pd.DataFrame, kl: Mapping[str, Sample]) -> pd.DataFrame:
     """One line a plan of whole widths, its metrics beside each other."""
     rows = table[table["metric"].isin(intervals.METRICS) & (table["family"] == "grid")]
+    rows = rows[~rows["way"].isin((APART, FLOOR))]
     rows = rows[(rows["low"] > 0) | (rows["ordering"] == UNIFORM)]
     values = rows.pivot_table(index="id", columns="metric", values="value")
     rows = rows.drop_duplicates("id").drop(columns=["metric", "value"]).join(values, on="id")

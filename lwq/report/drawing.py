@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image
 from lwq.common import markup, paths
 from lwq.common.hashing import digest
 from lwq.contracts.section import Picture
+from lwq.report.figures import style
 from lwq.report.play import frame_of
 
 DPI = 130
@@ -28,9 +30,14 @@ UNSEEN = {
 
 @dataclass
 class Drawing:
-    """Draws pictures into a folder; each is named after what it shows and what draws it."""
+    """Draws pictures into a folder; each is named after what it shows and what draws it.
+
+    Attributes:
+        floors: (model, text) -> noise floor, nats a token.
+    """
 
     folder: Path
+    floors: Mapping[tuple[str, str], float] = field(default_factory=dict)
     drawn: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -41,6 +48,8 @@ class Drawing:
         name = picture.draw.__name__
         stem = self._stem(f"{picture.what}-{name}")
         figure = picture.draw(*picture.arguments)
+        if picture.floor in self.floors:
+            style.noise_floor(figure, self.floors[picture.floor])
         self._write(f"{stem}.png", _png(figure))
         rows = frame_of(picture.arguments)
         if rows is not None:
@@ -51,7 +60,7 @@ class Drawing:
             "data": "" if rows is None else f"{self.folder.name}/{stem}.csv",
             "wide": figure.get_figwidth() > WIDE,
             "alt": picture.alt,
-            "rows": picture.rows,
+            "rows": re.sub(r"[\"']", "", picture.rows),  # a quote would end the picture's title
         }
 
     def _stem(self, what: str) -> str:

@@ -13,10 +13,12 @@ from markupsafe import Markup
 from lwq.common import markup, paths
 from lwq.common.names import nickname
 from lwq.common.version import VERSION
+from lwq.contracts.results import APART
 from lwq.contracts.section import Picture, Section, Verdict
 from lwq.report import answers, beside, bootstrap, claims, html, llama, overview, play
 from lwq.report.drawing import Drawing
 from lwq.report.figures.frontier import frontier
+from lwq.report.floor import floors, text_of
 from lwq.report.sections import SECTIONS
 from lwq.results import cells, measurements, plans
 from lwq.studies import grid
@@ -45,7 +47,7 @@ def build(results_dir: str | Path, reports_dir: str | Path) -> Path:
     found = _in_order(verdict for section in made.values() for verdict in section.verdicts)
     _write_verdicts(found, target / VERDICTS)
     arenas, mixes = beside.arenas(table, windows), llama.read(results_dir)
-    draw = Drawing(target / FIGURES)
+    draw = Drawing(target / FIGURES, floors(table))
     context = {
         **_overview(table, windows),
         "answers": _answers(arenas, mixes, draw),
@@ -86,6 +88,7 @@ def _overview(table: pd.DataFrame, windows: pd.DataFrame) -> dict[str, Any]:
         "models": list(overview.models(table)),
         "uniform": overview.uniform(table),
         "deviations": list(overview.deviations(table)),
+        "by_text": bool((table["way"] == APART).any()),
         "environments": list(table["environment"].unique()),
         "resamples": bootstrap.RESAMPLES,
         "seed": bootstrap.SEED,
@@ -104,8 +107,14 @@ def _answers(
     shown = tuple(line["label"] for line in found["shown"])
     alt = f"KL against the bytes of the whole file; lower left is better: {found['name']}."
     rows = f"model {found['model']}, metric kl"
-    picture = Picture(frontier, (arenas[0], own, shown), found["model"], alt, rows)
-    return {**found, "figure": draw(picture), "mixes": sorted(own["judged_in"].unique())}
+    place = (str(found["model"]), text_of(found["judge"]))
+    picture = Picture(frontier, (arenas[0], own, shown), found["model"], alt, rows, place)
+    return {
+        **found,
+        "figure": draw(picture),
+        "floor": draw.floors.get(place),
+        "mixes": sorted(own["judged_in"].unique()),
+    }
 
 
 def _where(arenas: list[beside.Arena], made: Mapping[str, Section]) -> str:

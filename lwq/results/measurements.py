@@ -3,6 +3,7 @@ afterwards. Resume is a look-up.
 """
 
 import json
+from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -67,12 +68,13 @@ class Results:
             self._index(record)
         self._read_runs()
 
-    def known(self, row: Row) -> bool:
-        """Whether `row` was measured, or another row with the same plan on the same texts; that one
-        is then kept under both.
+    def known(self, row: Row, wanted: Iterable[str] = ()) -> bool:
+        """Whether `row` was measured, with the metrics `wanted`, or another row with the same plan
+        on the same texts; that one is then kept under both.
         """
         key = identity(row)
-        if key not in self.found and (twin := self._by_plan.get(_content(asdict(row)))):
+        twin = self._by_plan.get(_content(asdict(row)), "")
+        if not self._has(key, wanted) and self._has(twin, wanted):
             kept = {
                 name: value
                 for name, value in self.found[twin].items()
@@ -80,7 +82,10 @@ class Results:
             }
             kept["plan"] = self.plans.get(row.plan)
             self.add({"row": asdict(replace(row, id=key)), "seconds": 0.0, **kept})
-        return key in self.found
+        return self._has(key, wanted)
+
+    def _has(self, key: str, wanted: Iterable[str]) -> bool:
+        return key in self.found and self.found[key]["metrics"].keys() >= set(wanted)
 
     def remember(self, plan: Plan) -> None:
         """Keep a plan beside the rows that name it; `write` puts it into plans.jsonl."""

@@ -73,19 +73,21 @@ def fitting(
     quantizer: Quantizer,
     options: Sequence[Option],
     allocator: str,
-    true_bits: Sequence[float],
+    sizes: Sequence[float],
     way: str = "blocks",
+    limit: str = "true_bits",
 ) -> Iterator[Candidate]:
     """With each score: the allocator's plan for each size, under the label "score + allocator";
     sizes out of reach are left out.
 
     Args:
         options: to choose from; none: the two whole widths on either side of a size.
-        true_bits: stored bits a weight, at most, of all weights that the units of a score have.
+        sizes: stored bits a weight, at most, of all weights that the units of a score have.
         way: what the table says of these plans.
+        limit: "true_bits", or what sizes are instead, such as "avg_bits".
     """
     for label, scores in found.items():
-        for budget in _within_reach(scores.layout, quantizer, options, true_bits):
+        for budget in _within_reach(scores.layout, quantizer, options, sizes, limit):
             yield _made(
                 f"{label} + {allocator}", scores, within(scores, budget, allocator), budget, way
             )
@@ -107,12 +109,16 @@ def searching(
 
 
 def _within_reach(
-    layout: Layout, quantizer: Quantizer, options: Sequence[Option], true_bits: Sequence[float]
+    layout: Layout,
+    quantizer: Quantizer,
+    options: Sequence[Option],
+    sizes: Sequence[float],
+    limit: str = "true_bits",
 ) -> Iterator[Budget]:
-    for size in true_bits:
-        chosen = tuple(options) or adjacent(layout, quantizer, "true_bits", size)
+    for size in sizes:
+        chosen = tuple(options) or adjacent(layout, quantizer, limit, size)
         try:
-            yield Budget(layout, chosen, quantizer, "true_bits", size)
+            yield Budget(layout, chosen, quantizer, limit, size)
         except InputError:
             continue
 

@@ -28,7 +28,7 @@ LEAST = {  # parameter -> the smallest number that it, or each in its list, may 
     ),
     **dict.fromkeys(("windows", "steps", "seqlen", "length"), 2),
 }
-NEVER_EMPTY = ("orderings", "models", "methods")
+NEVER_EMPTY = ("orderings", "models", "methods", "judges")
 
 
 def require_type(name: str, value: Any, default: Any) -> None:
@@ -128,7 +128,7 @@ def _checks(values: Mapping[str, Any]) -> dict[str, Callable[[Any], Any]]:
         "dtype": partial(pick, models.DTYPES, "dtype"),
         "judge_dtype": partial(pick, {"": None, **models.DTYPES}, "dtype"),
         **dict.fromkeys(("model", "models"), require_model),
-        **dict.fromkeys(("text", "judge", "other_texts"), require_text),
+        **dict.fromkeys(("text", "judge", "judges", "other_texts"), require_text),
     }
 
 
@@ -171,7 +171,7 @@ def placed(values: Mapping[str, Any]) -> dict[str, Any]:
 
     known = {
         **dict.fromkeys(("model", "models"), resolve.is_own),
-        **dict.fromkeys(("text", "judge", "other_texts"), texts.is_own),
+        **dict.fromkeys(("text", "judge", "judges", "other_texts"), texts.is_own),
     }
     return {
         name: _placed(value, known[name]) if name in known else value

@@ -15,12 +15,18 @@ import torch
 from lwq.common.errors import InputError
 from lwq.common.version import VERSION
 from lwq.contracts import KEPT, Budget, Costs, Option, Plan, Row, Scores, Size
+from lwq.contracts.results import FLOOR, TAILS
+from lwq.engine.bank import restore_
+from lwq.engine.evaluate import divergence
 from lwq.studies import agreement, asked, candidates, memory, scored, sizes
 from lwq.studies.asked import Questions
 from lwq.studies.asked import quantizer as quantizer
 from lwq.studies.asked import texts as texts
 from lwq.studies.candidates import Candidate
 from lwq.studies.setup import Setup
+
+ROUGH = "bfloat16"  # what the same model is mostly run in
+ROUGHLY = f"reference, {ROUGH}"  # the ordering of the noise floor
 
 # what experiments are, inside a rehearsal
 KIND: ContextVar[type["Experiment"] | None] = ContextVar("kind", default=None)
@@ -101,7 +107,7 @@ class Experiment(Setup):
         for candidate in candidates:
             row = self._row(candidate)
             self.results.remember(candidate.plan)
-            if not self.results.known(row):
+            if not self.results.known(row, TAILS if self.tails else ()):
                 left.setdefault(row.plan, []).append((row, candidate.plan))
         if not left:
             return
@@ -111,6 +117,29 @@ class Experiment(Setup):
             for row, _ in left[plan.id]:
                 self.results.keep(row, losses, time.monotonic() - start)
                 start = time.monotonic()
+
+    def measure_floor(self) -> None:
+        """Measure the noise floor on the judging windows: KL of the same model, computed otherwise.
+
+        The untouched model in float32 is the truth; what stands beside it is the same model as it
+        is mostly run, weights and arithmetic in bfloat16. A KL below that says nothing of a plan.
+        """
+        row, plan = self._floor()
+        self.results.remember(plan)
+        if self.results.known(row, TAILS):
+            return
+        if self.dtype != "float32":
+            raise InputError(f"dtype={self.dtype!r}: a noise floor is measured against float32")
+        start = time.monotonic()
+        restore_(self.judged)
+        rounded = self.judged if self.judge_dtype == ROUGH else self.rounded(ROUGH)
+        found = divergence(rounded, self.loaded[0], self.judging, self.judged_on.documents)
+        self.results.keep(row, found, time.monotonic() - start)
+
+    def _floor(self) -> tuple[Row, Plan]:
+        """The row of the noise floor; its dtype says that it is no plan judged as others are."""
+        (found,) = candidates.uniform(self.layout, self.quantizer, [KEPT], ROUGHLY, FLOOR)
+        return replace(self._row(found), dtype=f"{ROUGH} against float32"), found.plan
 
     def answer(
         self,

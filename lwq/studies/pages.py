@@ -14,6 +14,7 @@ import nbformat
 from lwq.common import paths, strips
 from lwq.common.errors import InputError
 from lwq.common.names import pick
+from lwq.results.measurements import Results
 from lwq.studies import grid
 from lwq.studies.grid import Point
 
@@ -50,10 +51,13 @@ def banner(*models: str) -> Banner | None:
 
 
 def make(studies: list[str] | None = None) -> Iterator[Path]:
-    """Run the pages of these studies, of all that have one by default; yields them as they come."""
+    """Run the pages of these studies, yields them as they come; by default of all that have one and
+    rows in the tracked table.
+    """
     catalogue = grid.catalogue()
     known = {name: entry for name, entry in catalogue.items() if "page" in entry}
-    for name in studies or known:
+    measured = {record["row"]["study"] for record in Results(grid.folders(SIZE)[0]).found.values()}
+    for name in studies or [name for name in known if name in measured]:
         entry = pick(known, "study with a page", name)
         points = entry["sizes"].get(SIZE, [])
         number = entry["page"]

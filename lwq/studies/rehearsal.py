@@ -128,6 +128,11 @@ class Rehearsal(Experiment):
             key = (row.plan, row.high, row.low, row.ordering, row.moved)
             self.noted.setdefault(key, (row, candidate.plan))
 
+    def measure_floor(self) -> None:
+        """Take note of the noise floor."""
+        row, plan = self._floor()
+        self.noted.setdefault((row.plan, row.high, row.low, row.ordering, row.moved), (row, plan))
+
     def _answer(self, plan: Plan, rows: Mapping[str, Row], questions: Questions) -> None:
         """Take note of the questions."""
         self.questions.update({key_of(row): questions.items for row in rows.values()})

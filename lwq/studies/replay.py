@@ -119,6 +119,10 @@ class Replay(Rehearsal):
         for candidate in candidates:
             self._require(vars(self._row(candidate)))
 
+    def measure_floor(self) -> None:
+        """Nothing; raises InputError where it has no row."""
+        self._require(vars(self._floor()[0]))
+
     def _answer(self, plan: Plan, rows: Mapping[str, Row], questions: Questions) -> None:
         """Nothing; raises InputError where a task has no row."""
         for row in rows.values():

@@ -43,6 +43,20 @@ def _shared(make: Callable[["Setup"], Any]) -> Any:
     return property(get, doc=make.__doc__)
 
 
+def _of_text(make: Callable[["Setup"], Any]) -> Any:
+    """The same for what is made of the judging windows: that of the text used last is held."""
+
+    def get(self: "Setup") -> Any:
+        text, found = self.held.get(make.__name__, (None, None))
+        if text != self.judge:
+            self.held.pop(make.__name__, None)  # two need not stand in memory together
+            found = make(self)
+            self.held[make.__name__] = self.judge, found
+        return found
+
+    return property(get, doc=make.__doc__)
+
+
 @dataclass
 class Setup:
     """Everything that a study's measurements have in common. What is expensive is made when it is
@@ -60,6 +74,7 @@ class Setup:
             Where it is narrower than float32 the ends of a sweep are judged in float32 too.
         stream: keep the weights on disk, as `lwq.load` does: the same numbers, slower, in less
             memory.
+        tails: quantiles of KL over tokens stand in the rows, too.
         held: what experiments that come from this one by `using` share with it.
     """
 
@@ -72,6 +87,7 @@ class Setup:
     dtype: str = "float32"
     judge_dtype: str = ""
     stream: bool = False
+    tails: bool = False
     held: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -116,12 +132,12 @@ class Setup:
     def judged(self) -> nn.Module:
         """The model that holds the plans: `loaded` itself, or a copy in `judge_dtype`."""
         model = self.loaded[0]
-        if self.judge_dtype == self.dtype:
-            return model
-        restore_(model)
-        return (
-            self._load(self.judge_dtype)[0] if self.stream else models.cast(model, self.judge_dtype)
-        )
+        return model if self.judge_dtype == self.dtype else self.rounded(self.judge_dtype)
+
+    def rounded(self, dtype: str) -> nn.Module:
+        """The untouched model in another dtype."""
+        restore_(self.loaded[0])
+        return self._load(dtype)[0] if self.stream else models.cast(self.loaded[0], dtype)
 
     @_shared
     def fingerprint(self) -> str:
@@ -143,7 +159,7 @@ class Setup:
     def calibration(self) -> Tensor:
         return self.calibrate.draw(self.loaded[1]).windows
 
-    @_shared
+    @_of_text
     def judged_on(self) -> Drawn:
         """The judging windows, and their documents."""
         return self.judge.draw(self.loaded[1])
@@ -159,7 +175,7 @@ class Setup:
             self.judged, self.quantizer, self.calibration, Store(), room, exact=self.loaded[0]
         )
 
-    @_shared
+    @_of_text
     def reference(self) -> Reference:
         """The untouched model on the judging windows."""
         restore_(self.judged)
@@ -169,15 +185,22 @@ class Setup:
     @cached_property
     def engine(self) -> Sweep:
         """Measures plans on the judging windows."""
-        return Sweep(self.judged, self.judging, self.bank, self.reference)
+        return Sweep(self.judged, self.judging, self.bank, self.reference, tails=self.tails)
 
-    def using(self, quantizer: Any = None, calibrate: WindowSpec | None = None) -> Self:
-        """The same with another quantizer or other calibration windows; the loaded model and the
-        reference are shared.
+    def using(
+        self,
+        quantizer: Any = None,
+        calibrate: WindowSpec | None = None,
+        judge: WindowSpec | None = None,
+    ) -> Self:
+        """The same with another quantizer, other calibration or other judging windows; the loaded
+        model is shared, and the reference where the judging windows are the same.
         """
         other = copy.copy(self)
         # what was made of the old ones goes; what all share stands in `held`
         kept = {"calibration"} if calibrate is None else set()
+        if quantizer is None and calibrate is None:
+            kept.add("bank")
         made = {
             key
             for kind in type(self).__mro__
@@ -189,6 +212,7 @@ class Setup:
         }
         other.quantizer = self.quantizer if quantizer is None else quantizer
         other.calibrate = calibrate or self.calibrate
+        other.judge = judge or self.judge
         other.__post_init__()
         return other
 

@@ -9,9 +9,11 @@ from lwq.report.figures.pruned import pruning, pruning_gaps
 from lwq.report.figures.strips import plans, strip
 from lwq.report.figures.style import all_high, is_random, label
 from lwq.report.figures.sweeps import curves, retained_curve, tasks, thresholds
+from lwq.report.figures.texts import by_text
 
 __all__ = [
     "all_high",
+    "by_text",
     "correlations",
     "curves",
     "far",

@@ -46,7 +46,8 @@ def frontier(arena: Arena, mixes: pd.DataFrame, shown: tuple[str, ...]) -> Figur
             axis.annotate(name, (row["bytes"] / MB, row["kl"]), (5, 3), **_NOTE)
     style.log_scale(axis)
     axis.set(xlabel="whole file (MB)", ylabel="KL to the untouched model (nats/token)")
-    axis.annotate("better ↙", (0.015, 0.03), xycoords="axes fraction", fontsize=10)
+    clear = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # of a noise floor behind it
+    axis.annotate("better ↙", (0.015, 0.03), xycoords="axes fraction", fontsize=10, bbox=clear)
     axis.set_title(arena.name)
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure

@@ -47,7 +47,7 @@ WIDTHS = {
     3: Look("#E69F00", "-", "^"),
     2: Look("#777777", "-", "v"),
 }
-RANDOM, UNIFORM = "#999999", "#000000"
+RANDOM, UNIFORM, FAINT = "#999999", "#000000", "#666666"
 # decades of a log axis -> what is labelled
 STEPS = {2.5: (1.0,), 1.1: (1.0, 2.0, 5.0), 0.55: (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)}
 HIGH = 0.6  # retained quality above which all of a figure must lie for its axis to leave out 0
@@ -211,6 +211,15 @@ def log_scale(axis: Axes) -> None:
     )
     axis.yaxis.set_minor_locator(NullLocator())
     plain(axis)
+
+
+def noise_floor(figure: Figure, value: float) -> None:
+    """A thin grey line at the KL that another arithmetic alone costs, in the first axes."""
+    axis = figure.axes[0]
+    axis.axhline(value, color=FAINT, lw=0.9, ls=":", zorder=1)
+    place: dict[str, Any] = {"xycoords": axis.get_yaxis_transform(), "textcoords": "offset points"}
+    axis.annotate("noise floor", (1, value), (-3, 2), **place, ha="right", fontsize=8, color=FAINT)
+    log_scale(axis)
 
 
 def quality_scale(axis: Axes, quality: pd.Series) -> bool:

@@ -16,6 +16,7 @@ from lwq.report.sections import (
     orderings,
     pruning,
     template,
+    where_it_hurts,
     which_score,
 )
 from lwq.results.plans import StoredPlan
@@ -28,5 +29,6 @@ SECTIONS: dict[str, Sectioner] = {
     "pruning": pruning.section,
     "dynamic_methods": dynamic_methods.section,
     "which_score": which_score.section,
+    "where_it_hurts": where_it_hurts.section,
     "template": template.section,
 }

@@ -13,6 +13,7 @@ from lwq.report import claims, figures, interactions, intervals
 from lwq.report.bootstrap import Interval, Sample, mean
 from lwq.report.claims import FAILS, HOLDS, Found, decide
 from lwq.report.figures import budgets, style
+from lwq.report.floor import text_of
 from lwq.report.intervals import SAME
 from lwq.report.line import Line, corners, on_windows
 from lwq.results.plans import StoredPlan
@@ -304,6 +305,7 @@ def _curves(frame: pd.DataFrame, table: pd.DataFrame) -> Iterator[Picture]:
             name,
             f"KL to the untouched model against stored size, one line a method: {name}.",
             f"study {NAME}, model {model}, quantizer {quantizer}, judge {judge}",
+            (str(model), text_of(judge)),
         )
 
 
