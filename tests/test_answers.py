@@ -64,7 +64,7 @@ def test_plans_of_studies_go_by_their_score():
     row = {"seed": None, "allocator": "topk()", "ordering": "lim + topk"}
     assert beside._method(row, whole=False) == "LIM"
     row = {"seed": None, "allocator": "knapsack(exact=2000)", "ordering": "fisher_kl + knapsack"}
-    assert beside._method(row, whole=True) == "fisher kl + knapsack (embeddings too)"
+    assert beside._method(row, whole=True) == "fisher kl + knapsack (whole file)"
 
 
 def test_a_better_setting_is_not_superseded():

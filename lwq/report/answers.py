@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from lwq.inputs import catalogue
 from lwq.report import overview
 from lwq.report.beside import UNIFORM, Arena, Method
 from lwq.report.bootstrap import Interval
@@ -77,10 +78,12 @@ def _shown(methods: Iterable[Method]) -> Iterator[Method]:
 
 
 def _named(arenas: Iterable[Arena], lead: str) -> Iterator[Arena]:
-    """The first one of each other model, without rungs of the ladder."""
-    seen = {lead}
+    """The first one of each other model, without rungs of the ladder; a carried model and its file
+    (`NAME@file`) are one.
+    """
+    seen = {lead.removesuffix(catalogue.AS_FILED)}
     for arena in arenas:
-        model = arena.first["model"]
+        model = str(arena.first["model"]).removesuffix(catalogue.AS_FILED)
         if not overview.is_rung(model) and model not in seen:
             seen.add(model)
             yield arena

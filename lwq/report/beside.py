@@ -18,7 +18,7 @@ from lwq.report.line import Line, ratio
 
 UNIFORM = "uniform"
 BLOCKS = "topk"  # the allocator of rankings; any other is named beside its score
-EMBEDDINGS = "embeddings too"
+EMBEDDINGS = "whole file"
 
 
 class Method(NamedTuple):

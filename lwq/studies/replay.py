@@ -115,9 +115,14 @@ class Replay(Rehearsal):
                 yield label, {unit: sum(float(bits[unit]) for bits in numbers) for unit in units}
 
     def measure(self, candidates: Iterable[Candidate]) -> None:
-        """Nothing; raises InputError where a candidate has no row."""
+        """Nothing; raises InputError where a candidate has no row.
+
+        Uniform bits of whole files are taken as they stand in the table: which of them lie near a
+        size, only the model tells.
+        """
         for candidate in candidates:
-            self._require(vars(self._row(candidate)))
+            if (candidate.ordering, candidate.way) != ("uniform", "whole file"):
+                self._require(vars(self._row(candidate)))
 
     def measure_floor(self) -> None:
         """Nothing; raises InputError where it has no row."""
