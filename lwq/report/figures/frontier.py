@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from lwq.report.beside import Arena
 from lwq.report.figures import style
 from lwq.report.intervals import RANDOM
+from lwq.studies import grid
 
 MB = 1e6
 BEST = style.Look("#000000", "-", "*")
@@ -29,7 +30,7 @@ def frontier(arena: Arena, mixes: pd.DataFrame, shown: tuple[str, ...]) -> Figur
     """
     figure, axes = style.canvas(6.4, 4.6)
     axis = axes[0][0]
-    looks = style.looks(style.labels(arena.plans))
+    looks = style.looks(grid.claimed())
     known = {style.label(name): look for name, look in looks.items()} | {
         RANDOM: style.Look(style.RANDOM, "", ".")
     }
@@ -38,22 +39,35 @@ def frontier(arena: Arena, mixes: pd.DataFrame, shown: tuple[str, ...]) -> Figur
         look = known.get(method, BEST)
         _points(axis, part, look, method, place)
     _uniform(axis, arena)
-    if len(mixes):
-        color, _, marker = MIXES
-        axis.plot(mixes["bytes"] / MB, mixes["kl"], marker, color=color, ms=7, label="llama.cpp")
-        for row in mixes.to_dict("records"):
-            name = f"{row['mix']}{'' if row['imatrix'] else ' plain'}"
-            axis.annotate(name, (row["bytes"] / MB, row["kl"]), (5, 3), **_NOTE)
+    _mixes(axis, mixes)
     style.log_scale(axis)
     axis.set(xlabel="whole file (MB)", ylabel="KL to the untouched model (nats/token)")
     clear = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # of a noise floor behind it
     axis.annotate("better ↙", (0.015, 0.03), xycoords="axes fraction", fontsize=10, bbox=clear)
     axis.set_title(arena.name)
-    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 
 
 _NOTE: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8}
+
+
+def _mixes(axis: Axes, mixes: pd.DataFrame) -> None:
+    """Hollow without an importance matrix, full with one; named at the upper of both."""
+    color, _, marker = MIXES
+    for imatrix, part in mixes.groupby("imatrix"):
+        face, said = (color, "with") if imatrix else ("white", "without")
+        axis.plot(
+            part["bytes"] / MB,
+            part["kl"],
+            marker,
+            color=color,
+            mfc=face,
+            ms=7,
+            label=f"llama.cpp {said} imatrix",
+        )
+    for row in mixes.sort_values("kl").drop_duplicates("mix", keep="last").to_dict("records"):
+        axis.annotate(row["mix"], (row["bytes"] / MB, row["kl"]), (5, 4), color=color, **_NOTE)
 
 
 def _points(axis: Axes, part: pd.DataFrame, look: style.Look, name: str, place: int) -> None:
@@ -65,7 +79,7 @@ def _points(axis: Axes, part: pd.DataFrame, look: style.Look, name: str, place: 
         ends,
         fmt=marker,
         color=color,
-        ms=5,
+        ms=9 if marker == "*" else 5,
         lw=1,
         label=name,
         zorder=2 + place,
@@ -74,12 +88,14 @@ def _points(axis: Axes, part: pd.DataFrame, look: style.Look, name: str, place: 
 
 def _uniform(axis: Axes, arena: Arena) -> None:
     rows = arena.uniform.set_index("id")
+    bent = {key for line in arena.lines.values() for key in line.ids}
+    named = (rows["avg_bits"] % 1 == 0) & (~rows["whole"] | rows.index.isin(bent))
     for line in arena.lines.values():
         corners = rows.loc[list(line.ids)]
         axis.plot(line.sizes / MB, corners["kl"], ":", color=style.UNIFORM, lw=1.2)
     axis.plot(
         rows["total_bytes"] / MB, rows["kl"], "x", color=style.UNIFORM, ms=7, label="uniform bits"
     )
-    for row in rows[rows["avg_bits"] % 1 == 0].to_dict("records"):
+    for row in rows[named].to_dict("records"):
         place = (row["total_bytes"] / MB, row["kl"])
         axis.annotate(f"{row['avg_bits']:.0f} bits", place, (5, 4), **_NOTE)
