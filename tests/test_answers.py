@@ -45,10 +45,10 @@ def test_mixed_or_uniform(factor, verdict):
 
 
 def test_about_n_mb_it_names_the_best_measured_plan_of_that_size():
-    """LIM, half of the line's KL at 2.5, 3.5 and 4.5 bits; times 4 a smaller uniform plan wins."""
+    """LIM, half of the line's KL at 2.8, 3.8 and 4.8 stored bits; times 4 a smaller uniform plan wins."""
     sizes = answers.answers([arena_of({})])["sizes"]
     assert [(line["mb"], line["bits"]) for line in sizes] == [
-        *(("35.0", "2.50"), ("45.0", "3.50"), ("55.0", "4.50"))
+        *(("35.0", "2.80"), ("45.0", "3.80"), ("55.0", "4.80"))
     ]
     assert {line["label"] for line in sizes} == {"LIM"}
     assert [line["ratio"] for line in sizes] == ["0.50 [0.50, 0.50]"] * 3

@@ -21,16 +21,19 @@ def answers(arenas: Sequence[Arena]) -> dict[str, Any] | None:
     """What the template says first; None where no mixed plan stands beside uniform bits.
 
     Returns:
-        name, model, windows, judge (text), remark: of the leading arena; best and shown (methods as
-        `line` says them); verdict ("mixed", "uniform" or "open"); clear (whether the
-        best is told apart from the next); sizes (lines of `_sizes`); others (lines: name, best
-        method, verdict) of other models with today's quantizers; tried (allocators).
+        name, model, windows, judge (text), remark: of the leading arena; best (a method, as `line`
+        says it); shown (methods with the same units as the claimed scores); drawn (labels of both);
+        losing (labels of those
+        that are worse than uniform bits); verdict ("mixed", "uniform" or "open"); clear (whether
+        the first shown is told apart from the next); sizes (lines of `_sizes`); others (lines:
+        name, best method, verdict) of other models with today's quantizers; allocators (tried).
     """
     if not arenas:
         return None
     lead, *others = arenas
     first = lead.first
-    shown = list(_shown(lead.methods))
+    alike = [method for method in lead.methods if not method.whole] or lead.methods
+    shown = list(_shown(alike))
     return {
         "name": lead.name,
         "model": first["model"],
@@ -40,6 +43,8 @@ def answers(arenas: Sequence[Arena]) -> dict[str, Any] | None:
         "verdict": verdict(lead.methods[0].worth),
         "best": line(lead.methods[0]),
         "shown": [line(method) for method in shown],
+        "drawn": list(dict.fromkeys(method.label for method in (lead.methods[0], *shown))),
+        "losing": [method.label for method in shown if verdict(method.worth) == "uniform"],
         "clear": len(shown) > 1 and shown[0].worth.high < shown[1].worth.low,
         "sizes": list(_sizes(lead)),
         "others": [
@@ -61,6 +66,7 @@ def verdict(worth: Interval) -> str:
 def line(method: Method) -> dict[str, Any]:
     """A method as text."""
     counts = {"better": method.better, "worse": method.worse, "plans": method.plans}
+    counts |= {"whole": method.whole}
     return {"label": method.label, "worth": times(method.worth), **counts}
 
 
@@ -93,7 +99,7 @@ def _sizes(arena: Arena) -> Iterator[dict[str, Any]]:
     """At sizes of the leading method, the best measured plan that is no larger.
 
     Returns:
-        Lines of mb (of the plan), bits (nominal, a weight of its units), label, kl, uniform (KL of
+        Lines of mb (of the plan), bits (stored, a weight of its units), label, kl, uniform (KL of
         uniform bits of the same bytes, with the same units), ratio (of both), id.
     """
     plans = arena.plans[arena.plans["method"] == arena.methods[0].label].dropna(subset="ratio")
@@ -103,7 +109,7 @@ def _sizes(arena: Arena) -> Iterator[dict[str, Any]]:
         even = best["ordering"] == UNIFORM
         yield {
             "mb": f"{best['total_bytes'] / 1e6:.1f}",
-            "bits": f"{best['avg_bits']:.2f}",
+            "bits": f"{best['true_bits']:.2f}",
             "label": label(best),
             "kl": span(best),
             "uniform": number(best["kl"] if even else best["kl"] / best["ratio"]),

@@ -28,6 +28,7 @@ class Method(NamedTuple):
         worth: geometric mean of its KL over that of uniform bits of the same bytes; below 1 it is
             better.
         better, worse: plans whose own interval lies on that side, of `plans` in all.
+        whole: whether embeddings and head are among the units.
     """
 
     label: str
@@ -35,6 +36,7 @@ class Method(NamedTuple):
     better: int
     worse: int
     plans: int
+    whole: bool
 
 
 class Arena(NamedTuple):
@@ -169,5 +171,6 @@ def _worth(
     for label, own in mixed[mixed["id"].isin(places)].groupby("method", sort=False):
         worth = ratio({key: places[key] for key in own["id"]}, kl)
         better, worse = (own["high_ratio"] < 1).sum(), (own["low_ratio"] > 1).sum()
-        found.append(Method(str(label), worth, int(better), int(worse), len(own)))
+        whole = bool(own["whole"].all())
+        found.append(Method(str(label), worth, int(better), int(worse), len(own), whole))
     return sorted(found, key=lambda method: method.worth.value)

@@ -68,7 +68,7 @@ def build(results_dir: str | Path, reports_dir: str | Path) -> Path:
     more = play.data(arenas, kept, table, mixes) | {
         "size": context["size"],
         "table": measurements.TABLE,
-        "shown": [line["label"] for line in (context["answers"] or {"shown": []})["shown"]],
+        "shown": (context["answers"] or {"drawn": []})["drawn"],
     }
     with paths.replacing(target / "report.html") as temporary:
         temporary.write_text(html.page(text, target, FIGURES, more), encoding="utf-8")
@@ -104,7 +104,7 @@ def _answers(
     if found is None:
         return None
     own = mixes[mixes["model"] == found["model"]]
-    shown = tuple(line["label"] for line in found["shown"])
+    shown = tuple(found["drawn"])
     alt = f"KL against the bytes of the whole file; lower left is better: {found['name']}."
     rows = f"model {found['model']}, metric kl"
     place = (str(found["model"]), text_of(found["judge"]))

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from lwq.contracts import Option
 from lwq.report.figures import style
 from lwq.report.figures.strips import WIDTHS
+from lwq.studies import grid
 
 PLAIN = ("blocks", "whole file")  # ways that the axis says
 SHOWN = 9  # methods that get a line of their own, best first
-PALETTE = [color for color, _ in style.COLORS]
 
 
 def method(ordering: str, way: str) -> str:
@@ -39,19 +39,23 @@ def size_curves(frame: pd.DataFrame, uniform: pd.DataFrame, title: str) -> Figur
         frame[~chance].groupby(["ordering", "way"], sort=False),
         key=lambda entry: np.log(entry[1]["ratio"]).mean(),
     )
+    scores = frame.loc[~chance, "ordering"].str.partition(" + ")[0]
+    looks = style.looks([*grid.claimed(), *scores.unique()])
     for place, ((ordering, way), own) in enumerate(methods[:SHOWN]):
         own = own.sort_values("total_bytes")
         label = method(str(ordering), str(way))
-        look = {"color": PALETTE[place % len(PALETTE)], "marker": style.MARKERS[place]}
+        color = looks[str(ordering).partition(" + ")[0]].color
+        look = {"color": color, "marker": style.MARKERS[place]}
         axis.plot(own["total_bytes"] / 1e6, own["kl"], ms=4, lw=1.3, label=label, **look)
-    axis.plot(
-        frame.loc[chance, "total_bytes"] / 1e6,
-        frame.loc[chance, "kl"],
-        ls="",
-        marker=".",
-        color=style.RANDOM,
-        label="random orders",
-    )
+    if chance.any():
+        axis.plot(
+            frame.loc[chance, "total_bytes"] / 1e6,
+            frame.loc[chance, "kl"],
+            ls="",
+            marker=".",
+            color=style.RANDOM,
+            label="random orders",
+        )
     if len(uniform):
         axis.plot(
             uniform["total_bytes"] / 1e6,

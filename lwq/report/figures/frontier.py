@@ -30,13 +30,14 @@ def frontier(arena: Arena, mixes: pd.DataFrame, shown: tuple[str, ...]) -> Figur
     """
     figure, axes = style.canvas(6.4, 4.6)
     axis = axes[0][0]
-    looks = style.looks(grid.claimed())
+    scores = [str(name).partition(" + ")[0] for name in arena.plans["ordering"].unique()]
+    looks = style.looks([*grid.claimed(), *scores])
     known = {style.label(name): look for name, look in looks.items()} | {
         RANDOM: style.Look(style.RANDOM, "", ".")
     }
     for place, method in enumerate(shown[::-1], start=1):
         part = arena.plans[arena.plans["method"] == method]
-        look = known.get(method, BEST)
+        look = BEST if place == len(shown) else known.get(method.partition(" + ")[0], BEST)
         _points(axis, part, look, method, place)
     _uniform(axis, arena)
     _mixes(axis, mixes)

@@ -49,8 +49,8 @@ def compared(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
         A line a plan with a budget: the columns of its row, `kl`, `perplexity`, `top1`, `asked`
         (bits a weight that it was held to), `whole` (embeddings and head among the units), `gain`,
         `low`, `high` (KL of uniform bits less its own, nats a token; above 0 it is better; NaN
-        where no uniform plans lie on both sides), `ratio` (its KL over that of uniform bits) and
-        `beside` (ids of those).
+        where no uniform plans lie on both sides), `ratio` (its KL over that of uniform bits; NaN
+        also for a plan that is uniform itself) and `beside` (ids of those).
     """
     kl = intervals.by_id(windows, "kl")
     found = []
@@ -58,20 +58,25 @@ def compared(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
     for _, part in plans_of(table).groupby(SAME, sort=False):
         whole = part["way"].str.startswith(WHOLE)
         for beyond, rows in ((False, part[~whole]), (True, part[whole])):
-            flat = Line.through(rows[rows["ordering"] == "uniform"])
+            uniform = rows[rows["ordering"] == "uniform"]
+            flat = Line.through(uniform)
+            even = set(rows.loc[rows["plan"].isin(uniform["plan"]), "id"])
             for row in rows[rows["ordering"] != "uniform"].to_dict("records"):
                 line = row | {"asked": budget_of(row), "whole": beyond}
-                found.append(line | _gain(row, flat, kl))
+                found.append(line | _gain(row, flat, kl, even))
     return pd.DataFrame(found)
 
 
-def _gain(row: Mapping[Any, Any], flat: Line, kl: Mapping[str, Sample]) -> dict[str, Any]:
+def _gain(
+    row: Mapping[Any, Any], flat: Line, kl: Mapping[str, Sample], even: set[str]
+) -> dict[str, Any]:
     shares = flat.at(row["total_bytes"])
     if shares is None:
         return {**dict.fromkeys(("gain", "low", "high", "ratio"), float("nan")), "beside": ()}
     truth, own = on_windows(shares, kl), kl[row["id"]]
     gain, low, high = mean(truth - own)
-    ratio = own.mean() / truth.mean()
+    beside = np.exp(sum(share * np.log(kl[key].mean()) for key, share in shares.items()))
+    ratio = float("nan") if row["id"] in even else own.mean() / beside
     return {"gain": gain, "low": low, "high": high, "ratio": ratio, "beside": tuple(shares)}
 
 
