@@ -45,7 +45,7 @@ def test_mixed_or_uniform(factor, verdict):
 
 
 def test_about_n_mb_it_names_the_best_measured_plan_of_that_size():
-    """LIM, half of the line's KL at 2.8, 3.8 and 4.8 stored bits; times 4 a smaller uniform plan wins."""
+    """LIM, half of the line's KL at 2.8, 3.8 and 4.8 stored bits; else a uniform plan."""
     sizes = answers.answers([arena_of({})])["sizes"]
     assert [(line["mb"], line["bits"]) for line in sizes] == [
         *(("35.0", "2.80"), ("45.0", "3.80"), ("55.0", "4.80"))
