@@ -47,7 +47,8 @@ def compared(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A line a plan with a budget: the columns of its row, `kl`, `perplexity`, `top1`, `asked`
-        (bits a weight that it was held to), `whole` (embeddings and head among the units), `gain`,
+        (bits a weight that it was held to), `whole` (embeddings and head among the units),
+        `least` (KL of the best uniform plan no larger), `gain`,
         `low`, `high` (KL of uniform bits less its own, nats a token; above 0 it is better; NaN
         where no uniform plans lie on both sides), `ratio` (its KL over that of uniform bits; NaN
         also for a plan that is uniform itself) and `beside` (ids of those).
@@ -62,7 +63,8 @@ def compared(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
             flat = Line.through(uniform)
             even = set(rows.loc[rows["plan"].isin(uniform["plan"]), "id"])
             for row in rows[rows["ordering"] != "uniform"].to_dict("records"):
-                line = row | {"asked": budget_of(row), "whole": beyond}
+                fits = uniform.loc[uniform["total_bytes"] <= row["total_bytes"], "kl"]
+                line = row | {"asked": budget_of(row), "whole": beyond, "least": fits.min()}
                 found.append(line | _gain(row, flat, kl, even))
     return pd.DataFrame(found)
 
@@ -87,7 +89,10 @@ def never_worse(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str
             continue
         gain = Interval(row["gain"], row["low"], row["high"])
         verdict = FAILS if decide(gain) == FAILS else HOLDS
-        text = f"KL {row['kl']:.4f}, gain over uniform bits of its bytes {_signed(gain)}"
+        text = (
+            f"KL {row['kl']:.4f}, gain over uniform bits of its bytes {_signed(gain)}; "
+            f"the best uniform file no larger has {row['least']:.4f}"
+        )
         yield row["model"], _setting(row), verdict, text, (*row["beside"], row["id"])
 
 
