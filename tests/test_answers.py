@@ -9,7 +9,7 @@ from test_page import rows_of
 from lwq.common.errors import InputError
 from lwq.common.names import build, spec
 from lwq.quantizers import QUANTIZERS
-from lwq.report import answers, beside, llama, overview, page
+from lwq.report import answers, beside, line, llama, overview, page
 from lwq.report.bootstrap import Interval, Sample
 from lwq.report.line import Line, hull, on_windows, ratio
 
@@ -93,6 +93,11 @@ def test_the_corners_are_those_of_the_lower_convex_hull():
             for place in simplex
         }
         assert hull(sizes, losses) == sorted(lower)
+
+
+def test_a_larger_and_worse_file_is_no_corner():
+    rows = {"id": list("abcd"), "total_bytes": [1.0, 2.0, 3.0, 4.0], "kl": [1.0, 0.1, 0.05, 2.0]}
+    assert line.corners(pd.DataFrame(rows))["id"].tolist() == ["a", "b", "c"]
 
 
 def test_a_place_on_the_line():

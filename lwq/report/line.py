@@ -74,9 +74,11 @@ def on_windows(shares: Mapping[str, float], kl: Mapping[str, Sample]) -> Sample:
 
 def corners(uniform: pd.DataFrame) -> pd.DataFrame:
     """Of uniform plans those at the corners of the line, from the smallest: on the lower convex
-    hull, so that no mean of two sizes is better than a third.
+    hull, so that no mean of two sizes is better than a third; one that is no better than a smaller
+    one is left out.
     """
-    rows = uniform.sort_values(["total_bytes", "kl"], ignore_index=True)
+    rows = uniform.sort_values(["total_bytes", "kl"])
+    rows = rows[rows["kl"] < rows["kl"].cummin().shift(fill_value=np.inf)].reset_index(drop=True)
     return rows.loc[hull(rows["total_bytes"], rows["kl"])]
 
 
