@@ -149,10 +149,12 @@ function mark([color, shape], x, y, extra = {}) {
 }
 
 function looksOf(arena) {
-  const shown = [...new Set([...data.shown, ...arena.methods])];
+  const best = arena.methods.slice(0, 1).filter((name) => !data.claimed.includes(name));
+  const shown = [...new Set([...best, ...data.claimed, ...data.shown, ...arena.methods])];
   const looks = new Map([["uniform", BLACK], ["random", GREY]]);
-  let place = arena.methods[0] && !data.claimed.includes(arena.methods[0]) ? 0 : 1;
+  let place = 1 - best.length;
   for (const name of shown) {
+    if (data.claimed.includes(name) && !arena.methods.includes(name)) place++;  // kept for it
     if (!arena.methods.includes(name) || looks.has(name) || place >= LOOKS.length) continue;
     if (/reversed| to (last|first)$/.test(name)) continue;
     looks.set(name, LOOKS[place++]);
