@@ -70,3 +70,4 @@ lab: env ## open JupyterLab at the clone, with the tour in front
 
 bench: env ## compare speed and memory with peers, each in an environment of its own (an hour or two, resumable)
 	@PIP_ARGS="$(PIP_ARGS)" $(BIN)/python benchmarks/run.py $(BENCH_ARGS)
+	@PIP_ARGS="$(PIP_ARGS)" $(BIN)/python benchmarks/schemes.py

@@ -6,7 +6,8 @@ Both see the same documents of c4, choose among 2, 4 and 8 bits in groups of 64 
 the blocks, and their plans are rounded to nearest and judged alike: KL to the untouched model and
 perplexity on wiki's judge split. AutoScheme comes first; lwq may spend the stored bits that its
 plan takes, and no more. A third line lets lwq choose among all of its widths, a fourth is the
-uniform plan of most bits within the limit. Written to schemes.csv and schemes.md.
+uniform plan of most bits within the limit. Seconds are those of choosing, AutoScheme's with its
+rounding. Written to schemes.csv and schemes.md.
 """
 
 import json
@@ -120,7 +121,7 @@ def line(average: str, who: str, plan: Plan, seconds: float, losses: Any) -> dic
         "KL": kl.value,
         "from": kl.low,
         "to": kl.high,
-        "seconds to choose": seconds,
+        "seconds": seconds,
     }
 
 

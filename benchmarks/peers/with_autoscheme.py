@@ -1,7 +1,8 @@
 """auto-round's AutoScheme: which layer gets 2, 4 or 8 bits, for an average; groups of 64.
 
 with_autoscheme.py AVERAGES FOLDER TEXTS: averages with commas, as auto-round counts them; TEXTS is
-a JSON file of documents to calibrate on. Prints average -> layer -> bits, and seconds of each.
+a JSON file of documents to calibrate on. Prints average -> layer -> bits, and the seconds of
+each, with the rounding that follows.
 """
 
 import json

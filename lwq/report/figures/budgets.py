@@ -104,17 +104,25 @@ def plan_map(bits: Mapping[str, Option], title: str) -> Figure:
         cmap=sns.color_palette("cividis_r", len(WIDTHS)),
         vmin=0,
         vmax=len(WIDTHS) - 1,
-        annot=table.fillna("").astype(str),
+        annot=table.map(_said),
         fmt="",
         annot_kws={"size": 6.5},
         linewidths=0.5,
         cbar=False,
     )
+    axes[0][0].grid(visible=False)
     axes[0][0].set(xlabel="", ylabel="block")
     axes[0][0].tick_params(labelsize=7)
     axes[0][0].tick_params(axis="y", rotation=0)
     axes[0][0].set_title(title, fontsize=9)
     return figure
+
+
+def _said(option: Option | None) -> str:
+    """An option in its cell; a column with gaps holds whole widths as floats."""
+    if option is None or pd.isna(option):
+        return ""
+    return option if isinstance(option, str) else f"{option:g}"
 
 
 def _by_kind(bits: Mapping[str, Option]) -> pd.DataFrame:
