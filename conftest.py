@@ -12,6 +12,8 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core: a second thread would only wait
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @cache
