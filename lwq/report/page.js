@@ -9,7 +9,7 @@ const CODES = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
 const SHADES = ["#fee838", "#e1cc55", "#c3b369", "#a59c74", "#8a8678", "#707173", "#575d6d",
   "#3b496c", "#123570", "#00204d"];
 const LOOKS = [["#000000", "star"], ["#0072b2", "circle"], ["#d55e00", "square"],
-  ["#117733", "diamond"], ["#aa4499", "up"], ["#661100", "down"]];
+  ["#332288", "diamond"], ["#aa4499", "up"], ["#661100", "down"]];
 const GREY = ["#999999", "dot"];
 const BLACK = ["#000000", "cross"];
 

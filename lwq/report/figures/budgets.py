@@ -61,8 +61,8 @@ def size_curves(frame: pd.DataFrame, uniform: pd.DataFrame, title: str) -> Figur
             uniform["total_bytes"] / 1e6,
             uniform["kl"],
             color=style.UNIFORM,
-            marker="s",
-            ms=4,
+            marker="x",
+            ms=5,
             label="uniform",
         )
     style.log_scale(axis)

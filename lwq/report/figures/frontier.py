@@ -30,6 +30,7 @@ def frontier(arena: Arena, mixes: pd.DataFrame, shown: tuple[str, ...]) -> Figur
     """
     figure, axes = style.canvas(6.4, 4.6)
     axis = axes[0][0]
+    claimed = {style.label(name) for name in grid.claimed()}
     scores = [str(name).partition(" + ")[0] for name in arena.plans["ordering"].unique()]
     looks = style.looks([*grid.claimed(), *scores])
     known = {style.label(name): look for name, look in looks.items()} | {
@@ -37,7 +38,8 @@ def frontier(arena: Arena, mixes: pd.DataFrame, shown: tuple[str, ...]) -> Figur
     }
     for place, method in enumerate(shown[::-1], start=1):
         part = arena.plans[arena.plans["method"] == method]
-        look = BEST if place == len(shown) else known.get(method.partition(" + ")[0], BEST)
+        star = place == len(shown) and method not in claimed
+        look = BEST if star else known.get(method.partition(" + ")[0], BEST)
         _points(axis, part, look, method, place)
     _uniform(axis, arena)
     _mixes(axis, mixes)

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from lwq.contracts.results import FLOOR
 from lwq.report.figures import style
+from lwq.studies import grid
 
 EVEN = ("^", "s", "v", "p", "h")  # of uniform bits, the fewest first
 MIXED = ("o", "D", "P", "X", "*")
@@ -51,14 +52,16 @@ def by_text(frame: pd.DataFrame, title: str) -> Figure:
 
 
 def _looks(names: list[str]) -> dict[str, style.Look]:
-    """Uniform bits black, mixes in colour; each has a marker of its own."""
+    """Uniform bits black, mixes in the colour of their score; each has a marker of its own."""
     even = sorted(name for name in names if name.startswith("uniform"))
     mixed = [name for name in names if name not in even]
     colors = [color for color, _ in style.COLORS]
     black = {n: style.Look(style.UNIFORM, "", EVEN[i % len(EVEN)]) for i, n in enumerate(even)}
+    scores = [name.partition(" + ")[0] for name in mixed]
+    order = list(dict.fromkeys([*map(style.label, grid.claimed()), *scores]))
     return black | {
-        n: style.Look(colors[i % len(colors)], "", MIXED[i % len(MIXED)])
-        for i, n in enumerate(mixed)
+        n: style.Look(colors[order.index(score) % len(colors)], "", MIXED[i % len(MIXED)])
+        for i, (n, score) in enumerate(zip(mixed, scores, strict=True))
     }
 
 
