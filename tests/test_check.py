@@ -113,7 +113,7 @@ def test_the_estimate_follows_the_work(folder):
     one = check(str(folder), size="140kB", recipe=lwq.Recipe(nsamples=16, seqlen=512))
     two = check(str(folder), size="140kB", recipe=lwq.Recipe(nsamples=16, seqlen=64, guard=False))
     assert two.outlook.seconds["guard"] == 0 < one.outlook.seconds["guard"]
-    assert one.outlook.memory == two.outlook.memory and one.outlook.disk == two.outlook.disk
+    assert one.outlook.memory >= two.outlook.memory and one.outlook.disk == two.outlook.disk
     assert torch.get_default_dtype() == torch.float32
 
 

@@ -13,6 +13,7 @@ from test_apply import plan_for
 
 import lwq
 from lwq import models
+from lwq.engine import room
 from lwq.engine.bank import Bank
 from lwq.engine.originals import Originals
 from lwq.engine.store import Store
@@ -144,7 +145,7 @@ def test_an_estimate_says_what_streaming_and_16_bits_save(tmp_path):
 def test_the_peak_is_that_of_the_largest_moment():
     size = sizes.Sizes(10, 1e9, 1000, 1000, 9e8)
     peak = memory.Peak(size, 4, 4, False, 3, False, 100, 8, 64)
-    held = 4e9 + memory.GIB + 2.7e9  # weights, originals, three widths
+    held = 4e9 + memory.GIB + room.LEAST  # weights, originals, of three widths what is kept
     assert peak.bytes() == pytest.approx(memory.PROCESSES + held, rel=0.05)
     twins = replace(peak, judged=2)
     assert twins.bytes() > peak.bytes() + 1e9

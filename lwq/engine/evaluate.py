@@ -4,7 +4,6 @@ window.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from lwq.common.errors import InputError
 from lwq.common.progress import track
 from lwq.contracts import Losses
 from lwq.contracts.results import TAILS
-from lwq.engine.store import checksum
+from lwq.engine.remade import Remade
 from lwq.statistics.calls import logits_after
 
 TOKENS = 1024  # tokens a forward pass; part of the arithmetic, so it is fixed
@@ -34,30 +33,28 @@ class Reference:
         log_probs: log-probabilities of each window, float32 (length − 1, vocabulary), of a float32
             model.
         logits: the same of a model with 16 bits, as it gave them: half of the memory.
-        hidden: where those take too much memory, the last block's output of each forward pass
-            (windows, length, width); the head is run again.
-        head: checksum of the weights that make logits of those, which the evaluated model has to
-            share; 0 without them.
+        remade: where those take too much memory, what makes them again; else None.
     """
 
     windows: Tensor
     losses: Losses
     log_probs: list[Tensor]
     logits: list[Tensor]
-    hidden: list[Tensor]
-    head: int = 0
+    remade: Remade | None = None
 
     def first(self, count: int) -> "Reference":
         """The reference on the first `count` windows."""
-        windows = self.windows[:count]
-        hidden = torch.cat(self.hidden)[:count] if self.hidden else None
+        windows, remade = self.windows[:count], self.remade
+        if remade is not None:
+            hidden = list(batches(torch.cat(list(remade.hidden))[:count]))
+            remade = replace(remade, batches=list(batches(windows)), hidden=hidden)
         return replace(
             self,
             windows=windows,
             losses=self.losses.first(count),
             log_probs=self.log_probs[:count],
             logits=self.logits[:count],
-            hidden=[] if hidden is None else list(batches(hidden)),
+            remade=remade,
         )
 
 
@@ -100,8 +97,8 @@ def reference(
     Args:
         windows: LongTensor (n, length).
         memory: bytes of answers to keep (n · (length − 1) · vocabulary · 4, or · 2 for a model with
-            16 bits). Where that is not enough the last hidden states are kept, and each evaluation
-            runs the head once more.
+            16 bits). Where that is not enough the last hidden states are kept, and the weights that
+            follow the blocks; each evaluation runs the head once more, with those.
         documents: where each window comes from (n,), for intervals; see `Losses`.
     """
     require_windows_fit(model, windows)
@@ -131,9 +128,8 @@ def reference(
         if hook is not None:
             hook.remove()
     losses = Losses(np.array(nll), np.zeros(n), np.ones(n), length - 1, documents)
-    return Reference(
-        windows, losses, log_probs, answers, hidden, 0 if fits else _head_checksum(model)
-    )
+    remade = None if fits else Remade.of(model, list(batches(windows)), hidden)
+    return Reference(windows, losses, log_probs, answers, remade)
 
 
 @torch.inference_mode()
@@ -160,8 +156,7 @@ def evaluate(
 
     Raises:
         InputError: for windows longer than the context, ids outside the vocabulary, a reference on
-            other windows, a model that answers with NaN or Inf, or one with another final norm or
-            head than a reference that kept hidden states.
+            other windows, or a model that answers with NaN or Inf.
     """
     require_windows_fit(model, windows, reference)
     answers = track(logits(model, windows), label, len(windows), leave=False)
@@ -195,7 +190,7 @@ def measured(
     """
     if reference is None:
         return _losses(model, windows, found, None, False, False)
-    truth = _answers(model, reference)
+    truth = _answers(reference)
     losses = _losses(model, windows, found, truth, not reference.log_probs, tails)
     return replace(losses, documents=reference.losses.documents)
 
@@ -274,36 +269,10 @@ def _nll(log_probs: Tensor, window: Tensor) -> float:
     return -float(log_probs.gather(-1, window[1:, None].to(log_probs.device)).double().mean())
 
 
-def _answers(model: nn.Module, reference: Reference) -> Iterable[Tensor]:
-    """The kept log-probabilities, or the kept logits, or those that the head makes of the kept
-    hidden states.
-    """
-    if reference.hidden and _head_checksum(model) != reference.head:
-        raise InputError(
-            f"the final norm or the head of {models.name(model)!r} is not that of the reference, "
-            f"which kept hidden states only; "
-            "take it with memory= large enough for its logits, or on fewer windows"
-        )
-    return (
-        reference.log_probs or reference.logits or head(model, reference.windows, reference.hidden)
-    )
-
-
-def _head_checksum(model: Any) -> int:
-    """Of all weights outside the blocks but an input embedding that the head does not share; names
-    and ties do not count.
-    """
-    blocks = next(iter(models.blocks(model))).rpartition(".")[0] + "."
-    first, last = (
-        getattr(part, "weight", None)
-        for part in (model.get_input_embeddings(), model.get_output_embeddings())
-    )
-    total = 0
-    for key, weight in list(model.named_parameters()):
-        if not key.startswith(blocks) and (weight is last or weight is not first):
-            with models.resident(model, key):
-                total += checksum({"": model.get_parameter(key)})
-    return total
+def _answers(reference: Reference) -> Iterable[Tensor]:
+    """The kept log-probabilities, or logits, kept or made again."""
+    kept = reference.log_probs or reference.logits
+    return kept if reference.remade is None else reference.remade.logits()
 
 
 def require_windows_fit(

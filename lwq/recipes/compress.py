@@ -17,6 +17,7 @@ from lwq.common.names import build, pick, spec
 from lwq.common.sizes import parse_bytes
 from lwq.contracts import Budget, Losses, Option, Plan, Size
 from lwq.contracts.methods import Quantizer
+from lwq.engine import room
 from lwq.engine.bank import Bank
 from lwq.engine.evaluate import reference
 from lwq.engine.store import Store
@@ -90,8 +91,8 @@ def compress(
     theirs = None if like is None else plan_from(like, layout, spec(QUANTIZERS, packer))
     if alone and theirs is not None:
         amount = theirs.size(exporter.sizer(packer)).total_bytes + beyond
-    room = amount - beyond if limit == "max_bytes" else amount
-    budget = target_budget(target, layout, packer, limit, room, bits)
+    within = amount - beyond if limit == "max_bytes" else amount
+    budget = target_budget(target, layout, packer, limit, within, bits)
     judge = judge or judging(models.name(loaded))
     windows, calibrated = recipe.drawn(loaded, "calibrate", None)
     asked = _asked(loaded, budget, packer, target, recipe, calibrated, judge)
@@ -102,7 +103,7 @@ def compress(
     require_exportable(_all_high(budget, packer), folder, exporter)
     _say(loaded, budget, packer, recipe, judge, stream)
     plan = _planned(loaded, recipe, budget, packer, asked)
-    bank = Bank(loaded, packer, windows, Store())
+    bank = Bank(loaded, packer, windows, Store(), room.of_bank(loaded))
     others = uniform_around(plan, budget) | ({} if theirs is None else {"like": theirs})
     drawn = judge.draw(tokenizer)
     lines = _lines(loaded, plan, others, budget, bank, drawn, beyond)
@@ -205,9 +206,8 @@ def _lines(
 ) -> list[Judged]:
     """The table, measured on `drawn` of the judge split."""
     bank.restore_()
-    free = models.free_memory(model) // 2
-    truth = reference(model, drawn.windows, free, drawn.documents)
-    sweep = Sweep(model, drawn.windows, bank, truth)
+    truth = reference(model, drawn.windows, room.of_reference(model), drawn.documents)
+    sweep = Sweep(model, drawn.windows, bank, truth, room.of_states(model))
     named_plans = {**others, "plan": plan}
     distinct = {made.id: made for made in named_plans.values()}
     found = {made.id: losses for made, losses in sweep.measure(distinct.values(), "judge")}

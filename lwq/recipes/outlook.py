@@ -17,12 +17,13 @@ from lwq.recipes.recommend import Recipe
 from lwq.scorers.fisher import FisherKL
 from lwq.statistics.forward import MatrixStats
 from lwq.studies.forecast import REACHED, speed
+from lwq.studies.memory import PROCESSES, Peak
+from lwq.studies.sizes import Sizes
 
 ROWS, COLUMNS = 512, 256  # of the slice of a matrix that is rounded to see how long it takes
 LOOKED = 16  # windows that the guard mostly needs
 NUMBER = 100  # operations to turn one logit into its part of a loss
-PROCESS = 1 << 30  # bytes of Python, its libraries, and what is computed on the way
-BANK = 4 << 30  # bytes that the bank keeps in memory, at most
+ROUNDED = 8  # bytes of a weight of the matrix that is rounded: in float32, and what it becomes
 WRITTEN = 100e6  # bytes a second, hashed, written and read back
 
 
@@ -108,7 +109,7 @@ class Work:
             "judge": 4 * self._measuring(judged) / rate + 3 * once,
             "write": self._written() / WRITTEN,
         }
-        return Outlook(seconds, self._memory(options, judged, wide), self._banked(options))
+        return Outlook(seconds, self._memory(options, wide), self._banked(options))
 
     def _passes(self, options: int) -> float:
         """Operations of the passes that collect what the quantizer needs."""
@@ -167,15 +168,30 @@ class Work:
         bits = {unit: own[0] for unit, own in self.budget.choices.items()}
         return float(Size.of(self.budget.layout, bits, self.budget.quantizer).total_bytes)
 
-    def _memory(self, options: list[Option], judged: int, wide: int) -> float:
-        """Weights, the originals of those that plans change, what is packed, and the reference."""
-        layout = self.budget.layout
-        weights = layout.total + sum(layout.rest.values())
-        held = float(wide * (weights + self.inner))
-        if self.streamed:
-            held = 2 * wide * (self.inner / max(len(layout.rest) - 1, 1) + self.head)
-        packed = min(self._banked(options), BANK)
-        return PROCESS + held + packed + 4 * judged * self.vocabulary
+    def _memory(self, options: list[Option], wide: int) -> float:
+        """As of a study that measures plans of so many widths, or where embeddings are rounded."""
+        layout, recipe = self.budget.layout, self.recipe
+        size = Sizes(
+            blocks=max(len(layout.rest) - 1, 1),
+            parameters=layout.total + sum(layout.rest.values()),
+            vocabulary=self.vocabulary,
+            width=self.head // self.vocabulary,
+            in_blocks=self.inner + sum(layout.rest.values()) - layout.rest[""],
+        )
+        peak = Peak(
+            size,
+            wide,
+            wide,
+            self.streamed,
+            len(options),
+            "gram" in self.packer.needs,
+            recipe.nsamples * recipe.seqlen,
+            self.judge.n,
+            self.judge.length,
+        )
+        rounded = ROUNDED * max(map(layout.weights, layout.outside), default=0)
+        weights = size.largest if self.streamed else size.parameters
+        return max(peak.working(), PROCESSES + wide * weights + rounded)
 
 
 def _slice(shape: Shape) -> Shape:

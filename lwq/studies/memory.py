@@ -2,29 +2,15 @@
 
 from dataclasses import dataclass
 
-from lwq.engine import bank, evaluate, originals, sweep
+from lwq.engine import evaluate, originals, room
 from lwq.studies.sizes import Sizes
 
 GIB = 1 << 30
-LEAST = GIB  # what a bank, or a streamed study, may keep in any case
-REFERENCE = 4 * GIB
 WIDE = 4 * GIB  # a model that takes more in float32 is read from disk for the ends of a sweep
 # libraries, buffers and figures of the notebook's process and of the one that started it
 PROCESSES = 1.25 * GIB
 SQUARES = 3  # Gram matrices of the widest input, with factors and inverse
 INNER = 4  # times the width that the widest matrix reads, about
-
-
-def of_bank(weights: int, streamed: bool) -> int:
-    """Bytes of quantized weights that are kept: as many as the model has, within limits."""
-    return LEAST if streamed else max(LEAST, min(bank.MEMORY, weights))
-
-
-def of_reference(free: int, streamed: bool) -> int:
-    """Bytes of the reference's answers that are kept; above it only hidden states are, and the head
-    makes the same answers of them once more for each plan.
-    """
-    return min(free // 2, LEAST if streamed else REFERENCE)
 
 
 def streams(parameters: float) -> bool:
@@ -59,7 +45,11 @@ class Peak:
 
     def bytes(self) -> float:
         """At the worst moment: scoring, measuring, or measuring the ends in float32."""
-        return PROCESSES + max(self._scoring(), self._measuring(), self._ends())
+        return max(self.working(), PROCESSES + self._ends())
+
+    def working(self) -> float:
+        """Where nothing is measured again in float32."""
+        return PROCESSES + max(self._scoring(), self._measuring())
 
     def _scoring(self) -> float:
         # a block as one vector, and in float64
@@ -85,12 +75,13 @@ class Peak:
         """
         size, tokens = self.size, self.windows * self.length
         kept = 0 if streamed else min(number * size.in_blocks, originals.MEMORY)
-        packed = min(widths * size.in_blocks, of_bank(int(number * size.parameters), streamed))
+        packed = min(widths * size.in_blocks, room.bank(int(number * size.parameters), streamed))
         answers = self.windows * (self.length - 1) * size.vocabulary * number
-        limit = LEAST if streamed else REFERENCE
+        limit = room.reference(streamed)
         states = tokens * size.width * number
-        reference = answers if answers <= limit else states
-        between = min(size.blocks * states, sweep.MEMORY)
+        head = size.vocabulary * size.width * number
+        reference = answers if answers <= limit else states + head
+        between = min(size.blocks * states, room.states(streamed))
         return self._held(number, streamed) + kept + packed + reference + between + self._logits()
 
     def _logits(self) -> float:

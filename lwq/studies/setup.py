@@ -16,6 +16,7 @@ from lwq import models
 from lwq.common.errors import InputError
 from lwq.common.names import build, pick, spec
 from lwq.contracts import Layout
+from lwq.engine import room
 from lwq.engine.bank import Bank, restore_
 from lwq.engine.evaluate import Reference, reference
 from lwq.engine.store import Store
@@ -24,7 +25,6 @@ from lwq.inputs import catalogue
 from lwq.inputs.texts import Drawn, WindowSpec, token_digest
 from lwq.quantizers import QUANTIZERS
 from lwq.results.measurements import Results
-from lwq.studies import memory
 
 # the carried models were dequantized from groups of 32, which such a grid would reproduce exactly
 FORBIDDEN_GROUP = 32
@@ -170,22 +170,23 @@ class Setup:
 
     @cached_property
     def bank(self) -> Bank:
-        room = memory.of_bank(models.nbytes(self.judged), self.stream)
+        held = room.of_bank(self.judged)
         return Bank(
-            self.judged, self.quantizer, self.calibration, Store(), room, exact=self.loaded[0]
+            self.judged, self.quantizer, self.calibration, Store(), held, exact=self.loaded[0]
         )
 
     @_of_text
     def reference(self) -> Reference:
         """The untouched model on the judging windows."""
         restore_(self.judged)
-        room = memory.of_reference(models.free_memory(self.judged), self.stream)
-        return reference(self.judged, self.judging, room, self.judged_on.documents)
+        held = room.of_reference(self.judged)
+        return reference(self.judged, self.judging, held, self.judged_on.documents)
 
     @cached_property
     def engine(self) -> Sweep:
         """Measures plans on the judging windows."""
-        return Sweep(self.judged, self.judging, self.bank, self.reference, tails=self.tails)
+        held = room.of_states(self.judged)
+        return Sweep(self.judged, self.judging, self.bank, self.reference, held, tails=self.tails)
 
     def using(
         self,
