@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import lwq
-from lwq.recipes.beyond import nearest, neighbours
 from lwq.recipes.guard import uniform_plan
+from lwq.recipes.looks import LARGE, alternatives, nearest
 from lwq.recipes.sequential import Sequential
 
 
@@ -116,11 +116,11 @@ def test_embeddings_get_the_best_measured_of_neighbouring_options(toy):
     (unit,) = layout.outside
     packer = lwq.QUANTIZERS["rtn"]()
     made_up = lwq.Costs(
-        {u: {8: 1.0, 6: 2.0, 5: 3.0, 4: 4.0, 3: 9.0} for u in layout.units}, layout, "made up"
+        {u: {8: 0.01, 6: 0.02, 5: 0.03, 4: 0.04, 3: 0.09} for u in layout.units}, layout, "made up"
     )
     budget = lwq.Budget(layout, (8, 6, 5, 4, 3), packer, "max_bytes", 110_000)
     best = lwq.allocators.within(made_up, budget, quantizer=packer)
-    plans = neighbours(best, made_up, budget, packer)
+    plans = alternatives(best, made_up, budget, packer)
     places = [budget.widths.index(plan.bits[unit]) for plan in plans]
     assert places[0] == budget.widths.index(best.bits[unit]) and len(set(places)) == len(places) > 1
     assert all(abs(place - places[0]) <= 1 for place in places)
@@ -134,7 +134,32 @@ def test_embeddings_get_the_best_measured_of_neighbouring_options(toy):
         harms.append(lwq.evaluate(model, windows, reference).mean_kl)
     bank.restore_()
     assert chosen.bits == plans[int(np.argmin(harms))].bits
-    assert [tried["kl"] for tried in chosen.provenance["outside"]] == pytest.approx(harms)
+    assert [tried["kl"] for tried in chosen.provenance["looked at"]] == pytest.approx(harms)
+
+
+def test_large_harms_are_looked_at_as_if_they_saturated(toy):
+    """The worst unit counts for less than its square says, and only where little of a model is
+    left.
+    """
+    layout = lwq.models.layout(toy[0], "block")
+    packer = lwq.QUANTIZERS["rtn"]()
+    budget = lwq.Budget(layout, (8, 4, 2), packer, "avg_bits", 4.0)
+
+    def plans(unit):
+        first, *others = layout.units
+        harm = {name: {8: 0.0, 4: unit, 2: 9 * unit} for name in others}
+        costs = lwq.Costs({first: {8: 0.0, 4: 20 * unit, 2: 21 * unit}, **harm}, layout, "made up")
+        best = lwq.allocators.within(costs, budget, quantizer=packer)
+        total = sum(costs[name][option] for name, option in best.bits.items())
+        return total, best, alternatives(best, costs, budget, packer)
+
+    total, best, found = plans(0.001)
+    assert total < LARGE and found == [best]
+    total, best, found = plans(0.1)
+    assert total >= LARGE and found[0] == best
+    assert set(best.bits.values()) == {8, 4, 2} and set(found[1].bits.values()) == {4}
+    assert all(budget.holds(plan.bits) for plan in found)
+    assert len({plan.id for plan in found}) == len(found)
 
 
 def test_a_paper_budget_leaves_embeddings_alone(toy):

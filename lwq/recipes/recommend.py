@@ -21,13 +21,13 @@ from lwq.engine.bank import Bank
 from lwq.engine.store import Store
 from lwq.inputs.texts import WindowSpec
 from lwq.quantizers import QUANTIZERS
-from lwq.recipes.beyond import nearest, neighbours
 from lwq.recipes.guard import guarded
+from lwq.recipes.looks import alternatives, nearest
 from lwq.scorers import SCORERS, score
 from lwq.scorers.fisher import FisherKL
 from lwq.scorers.shared.code import scorer_codes
 
-LOOKED = 4  # one in so many tune windows chooses the bits of embeddings and head
+LOOKED = 4  # one in so many tune windows chooses among the alternatives
 TEXT = "c4"  # of calibration and of the guard; the toy model reads its own
 
 
@@ -36,9 +36,10 @@ class Recipe:
     """How a plan is found where no method is named.
 
     Harms are KL to second order (`fisher_kl`), one for each unit and option; the plan has the least
-    sum within the budget (`knapsack`); embeddings and head get the best measured of neighbouring
-    options (`nearest`); the plan is kept if it beats uniform bits of its bytes on the tune split
-    (`guarded`). LOG.md says what it was measured against.
+    sum within the budget (`knapsack`); where harms tell plans apart badly, for embeddings and head
+    and at very few bits, the best measured of a few is taken (`alternatives`); the plan is kept if
+    it beats uniform bits of its bytes on the tune split (`guarded`). LOG.md says what it was
+    measured against.
 
     Attributes:
         guard: whether the plan is measured against uniform bits of its bytes.
@@ -111,8 +112,8 @@ class Recipe:
         windows: Tensor,
         tune: Tensor | None = None,
     ) -> Plan:
-        """The plan of the least harm, with bits of embeddings and head that a look at the last
-        quarter of `tune` chose among neighbours, if the guard keeps it on the rest.
+        """The plan of the least harm, or the alternative that a look at the last quarter of `tune`
+        chose, if the guard keeps it on the rest.
         """
         plan = within(costs, budget, "knapsack", quantizer=quantizer)
         if not self.guard:
@@ -120,7 +121,7 @@ class Recipe:
         tune, said = self.drawn(model, "tune", tune)
         bank = Bank(model, quantizer, windows, Store(), room.of_bank(model))
         last = len(tune) - len(tune) // LOOKED  # what chooses does not judge
-        plans = neighbours(plan, costs, budget, quantizer)
+        plans = alternatives(plan, costs, budget, quantizer)
         plan = nearest(model, bank, plans, tune[last:])
         return guarded(model, plan, costs, budget, windows, tune[:last], bank, said)
 
