@@ -15,6 +15,7 @@ from gguf import GGUFReader
 
 import lwq
 from lwq.exporters.targets import TARGETS
+from lwq.inputs.texts import WindowSpec
 from lwq.recipes.recommend import Recipe
 
 QUICK = Recipe(nsamples=4, seqlen=48, tune=16, length=48)
@@ -42,6 +43,33 @@ def test_llama_cpp_gets_a_gguf_ggml(tmp_path):
     (file,) = found.folder.glob("*.gguf")
     tensors = file.stat().st_size - GGUFReader(file).data_offset  # the rest is the header
     assert round(found.lines[-1].megabytes * 1e6) == tensors <= 140_000
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_from_disk_it_makes_the_same_files_ggml(tmp_path, target):
+    for part in lwq.load("toy"):
+        part.save_pretrained(tmp_path / "saved")
+    size = "200kB" if target in ("vllm", "transformers") else "140kB"
+    sums = []
+    for stream in (False, True):
+        found = lwq.compress(
+            str(tmp_path / "saved"),
+            tmp_path / str(stream),
+            size=size,
+            target=target,
+            recipe=replace(QUICK, text="toy"),
+            judge=WindowSpec("toy", "judge", 4, 48, 0),
+            stream=stream,
+        )
+        files = {
+            f.name: f.read_bytes()
+            for f in found.folder.iterdir()
+            if f.suffix in (".gguf", ".safetensors") or f.name == "plan.json"
+        }
+        plan = json.loads(files.pop("plan.json"))
+        sums.append((files, plan["bits"], [line.kl.value for line in found.lines]))
+    assert sums[0][0] and sums[0][0] == sums[1][0] and sums[0][1] == sums[1][1]
+    assert sums[0][2] == pytest.approx(sums[1][2], rel=1e-3)
 
 
 def test_the_folder_opens_and_judges_as_the_table_says(tmp_path):

@@ -1,5 +1,7 @@
 """fisher_kl against its formula in plain loops, and against the KL that it stands for."""
 
+from dataclasses import fields
+
 import architectures
 import pytest
 import torch
@@ -11,6 +13,7 @@ from lwq.common.names import build
 from lwq.quantizers import QUANTIZERS
 from lwq.scorers import SCORERS
 from lwq.scorers.fisher import FisherKL
+from lwq.scorers.gradients import Fisher, Hutchinson
 from lwq.scorers.shared.code import scorer_codes
 from lwq.statistics.backward import empirical, sampled
 
@@ -230,6 +233,27 @@ def test_streamed_equals_whole(tmp_path):
             lwq.score(lwq.load(str(tmp_path), stream=stream)[0], spec, x)
             for stream in (False, True)
         )
+        for unit, harm in plain.items():
+            assert streamed[unit] == pytest.approx(harm, rel=1e-3, abs=1e-9)
+
+
+# tied and untied heads
+@pytest.mark.parametrize("name", ["gemma3", "llama"])
+def test_embeddings_and_head_are_scored_from_disk_as_in_memory(tmp_path, name):
+    """Every scorer that knows embeddings and head."""
+    model, x = architectures.make(name), architectures.tokens(6)
+    model.save_pretrained(tmp_path)
+    lwq.load("toy")[1].save_pretrained(tmp_path)
+    own = [kind for kind in SCORERS.values() if "outside" in {f.name for f in fields(kind)}]
+    scorers = [kind(outside=True) for kind in own if kind is not Fisher and kind is not Hutchinson]
+    scorers.append(FisherKL(around=4, outside=True))
+    assert len(scorers) > 4
+    for scorer in scorers:
+        plain, streamed = (
+            lwq.score(lwq.load(str(tmp_path), stream=stream)[0], scorer, x)
+            for stream in (False, True)
+        )
+        assert plain.layout.outside
         for unit, harm in plain.items():
             assert streamed[unit] == pytest.approx(harm, rel=1e-3, abs=1e-9)
 

@@ -35,6 +35,7 @@ from lwq.statistics.calls import (
 )
 
 LABELS = ("sampled", "empirical")
+ROWS = 64  # positions whose vocabulary is added up in float64 at once
 # (number of the window, its logits (length, vocabulary)) -> the gradient there, same shape
 Slope = Callable[[int, Tensor], Tensor]
 
@@ -103,10 +104,12 @@ def sampled(seed: int) -> Slope:
 
     def slope(number: int, logits: Tensor) -> Tensor:
         p = logits.float().softmax(-1)
-        ladder = p.double().cumsum(-1)
         draws = torch.rand(len(p), 1, generator=generator, dtype=torch.float64).to(p.device)
-        y = torch.searchsorted(ladder, draws * ladder[:, -1:]).clamp_(max=p.shape[-1] - 1)
-        return p.neg_().scatter_add_(-1, y, torch.ones_like(y, dtype=p.dtype))
+        for some, draw in zip(p.split(ROWS), draws.split(ROWS), strict=True):
+            ladder = some.double().cumsum(-1)
+            y = torch.searchsorted(ladder, draw * ladder[:, -1:]).clamp_(max=p.shape[-1] - 1)
+            some.neg_().scatter_add_(-1, y, torch.ones_like(y, dtype=p.dtype))
+        return p
 
     return slope
 
@@ -133,7 +136,7 @@ def towards(answers: Callable[[int], Tensor]) -> Slope:
 
 @torch.no_grad()
 def backward(
-    model: nn.Module, windows: Tensor, slope: Slope, label: str = "backward"
+    model: Any, windows: Tensor, slope: Slope, label: str = "backward"
 ) -> Iterator[Gradients]:
     """Pairs of every matrix, from the head back to the embedding.
 
@@ -146,8 +149,8 @@ def backward(
 
     Yields:
         Gradients: of the head, window by window; of the blocks from the last to the first, batch
-        by batch; of the embedding, batch by batch. A block's weights are in memory until the next
-        part is asked for.
+        by batch; of the embedding, batch by batch. A part's weights are in memory until the next
+        is asked for.
 
     Raises:
         InputError, naming the block, where its output holds NaN or Inf; or for a matrix that sees
@@ -161,14 +164,15 @@ def backward(
         require_tokens(calls, windows, "gradient scorers")
         inputs, hidden = _forward(model, calls, keep)
         upstream: list[Tensor] = []
-        for batch, states in zip(windows.split(BATCH), hidden, strict=True):
-            slopes: list[Tensor] = []
-            for window, state in zip(batch.split(1), states.split(1), strict=True):
-                number = len(upstream) * BATCH + len(slopes)
-                found = _through_head(model, window, state, slope, number)
-                slopes.append(found.gradient)
-                yield found
-            upstream.append(torch.cat(slopes))
+        with models.resident(model, _part(model, model.get_output_embeddings())):
+            for batch, states in zip(windows.split(BATCH), hidden, strict=True):
+                slopes: list[Tensor] = []
+                for window, state in zip(batch.split(1), states.split(1), strict=True):
+                    number = len(upstream) * BATCH + len(slopes)
+                    found = _through_head(model, window, state, slope, number)
+                    slopes.append(found.gradient)
+                    yield found
+                upstream.append(torch.cat(slopes))
         del hidden
         for name in track(list(blocks)[::-1], label):
             own = {key: m for key, m in matrices.items() if key.startswith(name + ".")}
@@ -177,8 +181,15 @@ def backward(
                     found = _through_block(calls, name, blocks[name], own, number, states, upstream)
                     upstream[number] = found.gradient
                     yield found
-        for number, batch in enumerate(windows.split(BATCH)):
-            yield _through_embedding(model, batch, number, upstream[number])
+        with models.resident(model, _part(model, model.get_input_embeddings())):
+            for number, batch in enumerate(windows.split(BATCH)):
+                yield _through_embedding(model, batch, number, upstream[number])
+
+
+def _part(model: nn.Module, module: nn.Module) -> str:
+    """The matrix outside the blocks that an embedding or head computes with."""
+    path = models.module_name(model, module)
+    return next((name for name, paths in models.places(model).items() if path in paths), path)
 
 
 Keep = Callable[[str, Tensor], Tensor]

@@ -71,9 +71,9 @@ class Rounding:
         tied head goes by its own name, too.
         """
         name = self._first.get(name, name)
-        weight = self.matrices[name].view().float()
+        weight = self.matrices[name].view()
         if option == KEPT:
-            return self._kept(name, weight)
+            return self._kept(name, weight.float())
         return self._packed(name, weight, option).dequantize().float().sub_(weight)
 
     def same(self, name: str, option: Option) -> Option:
@@ -103,8 +103,8 @@ class Rounding:
         if (name, option) not in self._made:
             try:
                 packer = self.quantizer.outside if name in self.beyond else self.quantizer
-                made = packer(weight, option, MatrixStats())
-                require_true(packer, option, weight, made)
+                made = packer(weight.float(), option, MatrixStats())
+                require_true(packer, option, weight.float(), made)
             except InputError as error:
                 raise InputError(f"{name}: {error}") from None
             self._made[name, option] = made
