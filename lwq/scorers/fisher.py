@@ -18,9 +18,10 @@ from lwq.scorers.shared.checks import require_blocks
 from lwq.scorers.shared.declared import Found, Harms, Joint
 from lwq.scorers.shared.listening import Source, heard
 from lwq.scorers.shared.rounding import WIDTHS, Rounding, rounding
-from lwq.statistics.backward import Pair, backward, towards
+from lwq.statistics.backward import backward, towards
 from lwq.statistics.calls import BATCH, capture, logits_after, run_blocks
 from lwq.statistics.forward import GRADIENTS, WINDOWS, Stats
+from lwq.statistics.heard import Pair
 
 POOLS = ("token", "window")
 

@@ -16,8 +16,9 @@ from lwq.contracts.estimate import Estimate
 from lwq.scorers.shared.declared import Found, Harms, importance
 from lwq.scorers.shared.listening import Source, heard, listen
 from lwq.scorers.shared.rounding import WIDTHS, Rounding
-from lwq.statistics.backward import Gradients, Pair
+from lwq.statistics.backward import Gradients
 from lwq.statistics.forward import GRADIENTS, WINDOWS, Stats
+from lwq.statistics.heard import Pair
 
 # a pair, the change of its matrix (out, in) -> a number for each token (tokens,)
 Measure = Callable[[Pair, Tensor], Tensor]
