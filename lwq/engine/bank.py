@@ -20,7 +20,7 @@ from lwq.common.names import rebuild, spec
 from lwq.common.sizes import readable
 from lwq.contracts import DROPPED, KEPT, Layout, Option, Plan, require_whole_drops
 from lwq.contracts.methods import Quantizer, Storage
-from lwq.engine import apply
+from lwq.engine import apply, room
 from lwq.engine.apply import (
     drop_blocks_,
     matrix_bits,
@@ -31,8 +31,6 @@ from lwq.engine.apply import (
 from lwq.engine.originals import Originals
 from lwq.engine.store import Store
 from lwq.quantizers import QUANTIZERS
-
-MEMORY = 4 << 30
 
 
 class _Lost(InputError):
@@ -51,7 +49,7 @@ class Bank:
         quantizer: an object; its `inputs`, if it has them, must be "full" or "uniform".
         windows: calibration windows, LongTensor (n, length), where the quantizer needs statistics.
         store: where results outlive the process; None keeps them in memory only.
-        memory: bytes of results kept in memory.
+        memory: bytes of results kept in memory; None: as `room` says of the model.
         exact: the same model in a wider dtype, which is what gets quantized and what plans are made
             for; the results are written into `model`, rounded to its dtype. Without it, `model`
             itself.
@@ -63,7 +61,7 @@ class Bank:
         quantizer: Quantizer,
         windows: Tensor | None = None,
         store: Store | None = None,
-        memory: int = MEMORY,
+        memory: int | None = None,
         exact: nn.Module | None = None,
     ):
         if quantizer.inputs == "quantized":
@@ -83,7 +81,8 @@ class Bank:
         self.matrices = {**inner, **self.beyond}
         self.now: dict[str, Option] = dict.fromkeys(self.matrices, KEPT)
         self.packed: LRUCache[tuple[str, Option], Storage] = LRUCache(
-            memory, getsizeof=lambda packed: packed.resident_bytes
+            room.of_bank(model) if memory is None else memory,
+            getsizeof=lambda packed: packed.resident_bytes,
         )
         self.source = source(
             quantizer, f"{self.layout.fingerprint}-{models.configuration(self.exact)}", windows

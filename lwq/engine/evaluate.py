@@ -14,13 +14,13 @@ from lwq.common.errors import InputError
 from lwq.common.progress import track
 from lwq.contracts import Losses
 from lwq.contracts.results import TAILS
+from lwq.engine import room
 from lwq.engine.remade import Remade
 from lwq.statistics.calls import logits_after
 
 TOKENS = 1024  # tokens a forward pass; part of the arithmetic, so it is fixed
 # logits that are turned into losses at once: a few arrays of them stay in a processor's cache
 NUMBERS = 1 << 19
-MEMORY = 2 << 30  # bytes of the reference's answers that are kept; above it only hidden states are
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def head(model: nn.Module, windows: Tensor, hidden: Sequence[Tensor]) -> Iterato
 def reference(
     model: nn.Module,
     windows: Tensor,
-    memory: int = MEMORY,
+    memory: int | None = None,
     documents: np.ndarray | None = None,
 ) -> Reference:
     """Measure `model` as the reference; take it before `quantize_`.
@@ -98,12 +98,14 @@ def reference(
         windows: LongTensor (n, length).
         memory: bytes of answers to keep (n · (length − 1) · vocabulary · 4, or · 2 for a model with
             16 bits). Where that is not enough the last hidden states are kept, and the weights that
-            follow the blocks; each evaluation runs the head once more, with those.
+            follow the blocks; each evaluation runs the head once more, with those. None: as `room`
+            says of the model.
         documents: where each window comes from (n,), for intervals; see `Losses`.
     """
     require_windows_fit(model, windows)
     n, length = windows.shape
     wide = next(model.parameters()).dtype
+    memory = room.of_reference(model) if memory is None else memory
     fits = n * (length - 1) * models.vocabulary(model) * wide.itemsize <= memory
     log_probs, answers, hidden, nll = [], [], [], []
     last = list(models.blocks(model).values())[-1]

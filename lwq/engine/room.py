@@ -5,19 +5,18 @@ part, because it does not fit.
 from torch import nn
 
 from lwq import models
-from lwq.engine import bank as banks
-from lwq.engine import sweep
 
-LEAST = 1 << 30  # of quantized weights, in any case
-STREAMED = 1 << 29  # of each, beside a streamed model
+BANK, LEAST = 4 << 30, 1 << 30  # of quantized weights, at most and in any case
 REFERENCE = 4 << 30
+STATES = 2 << 30
+STREAMED = 1 << 29  # of each, beside a streamed model
 
 
 def bank(weights: int, streamed: bool) -> int:
     """Bytes of quantized weights: a quarter of what the model has, within limits. A plan changes
     few blocks of the one before it, and what is not here is read from the store.
     """
-    return STREAMED if streamed else max(LEAST, min(banks.MEMORY, weights // 4))
+    return STREAMED if streamed else max(LEAST, min(BANK, weights // 4))
 
 
 def reference(streamed: bool) -> int:
@@ -29,7 +28,7 @@ def reference(streamed: bool) -> int:
 
 def states(streamed: bool) -> int:
     """Bytes of the states between blocks that a sweep keeps."""
-    return STREAMED if streamed else sweep.MEMORY
+    return STREAMED if streamed else STATES
 
 
 def of_bank(model: nn.Module) -> int:

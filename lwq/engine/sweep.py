@@ -10,12 +10,12 @@ from lwq import models
 from lwq.common.errors import InputError
 from lwq.common.progress import bar
 from lwq.contracts import DROPPED, KEPT, Losses, Option, Plan, dropped, inside
+from lwq.engine import room
 from lwq.engine.apply import matrix_bits
 from lwq.engine.bank import Bank
 from lwq.engine.evaluate import Reference, batches, head, measured, require_windows_fit
 from lwq.statistics.calls import Calls, capture, require_separable
 
-MEMORY = 2 << 30
 # options of what is used before the blocks, of each block in turn, of what is used after them
 Path = tuple[tuple[Option, ...], ...]
 
@@ -39,7 +39,7 @@ class Sweep:
         windows: judging windows, LongTensor (n, length).
         bank: of the same model; makes and swaps what the plans ask for.
         reference: from `lwq.reference` on the same windows, for KL and agreement.
-        memory: bytes, see above.
+        memory: bytes, see above; None: as `room` says of the model.
         tails: quantiles of KL over tokens, too.
         blocks_run: how many blocks ran so far; a full forward pass runs all of them for each plan.
     """
@@ -50,7 +50,7 @@ class Sweep:
         windows: Tensor,
         bank: Bank,
         reference: Reference | None = None,
-        memory: int = MEMORY,
+        memory: int | None = None,
         tails: bool = False,
     ):
         require_windows_fit(model, windows, reference)
@@ -63,8 +63,9 @@ class Sweep:
         require_separable(model, windows)
         with torch.inference_mode():
             self.calls = capture_batches(model, windows)
-        room = max(1, memory // sum(states.nbytes for states in self.calls.hidden))
-        self.stride = math.ceil(len(self.blocks) / room)
+        memory = room.of_states(model) if memory is None else memory
+        fit = max(1, memory // sum(states.nbytes for states in self.calls.hidden))
+        self.stride = math.ceil(len(self.blocks) / fit)
         self.blocks_run = 0
         self._kept = {0: self.calls.hidden}  # number of a block -> its input, for the path below
         self._path: Path = ()  # of the blocks that ran last

@@ -17,7 +17,6 @@ from lwq.common.names import build, pick, spec
 from lwq.common.sizes import parse_bytes
 from lwq.contracts import Budget, Losses, Option, Plan, Size
 from lwq.contracts.methods import Quantizer
-from lwq.engine import room
 from lwq.engine.bank import Bank
 from lwq.engine.evaluate import reference
 from lwq.engine.store import Store
@@ -103,7 +102,7 @@ def compress(
     require_exportable(_all_high(budget, packer), folder, exporter)
     _say(loaded, budget, packer, recipe, judge, stream)
     plan = _planned(loaded, recipe, budget, packer, asked)
-    bank = Bank(loaded, packer, windows, Store(), room.of_bank(loaded))
+    bank = Bank(loaded, packer, windows, Store())
     others = uniform_around(plan, budget) | ({} if theirs is None else {"like": theirs})
     drawn = judge.draw(tokenizer)
     lines = _lines(loaded, plan, others, budget, bank, drawn, beyond)
@@ -206,8 +205,8 @@ def _lines(
 ) -> list[Judged]:
     """The table, measured on `drawn` of the judge split."""
     bank.restore_()
-    truth = reference(model, drawn.windows, room.of_reference(model), drawn.documents)
-    sweep = Sweep(model, drawn.windows, bank, truth, room.of_states(model))
+    truth = reference(model, drawn.windows, documents=drawn.documents)
+    sweep = Sweep(model, drawn.windows, bank, truth)
     named_plans = {**others, "plan": plan}
     distinct = {made.id: made for made in named_plans.values()}
     found = {made.id: losses for made, losses in sweep.measure(distinct.values(), "judge")}

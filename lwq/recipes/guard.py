@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from lwq.common.errors import InputError
 from lwq.common.names import rebuild
 from lwq.contracts import Budget, Costs, Option, Plan
-from lwq.engine import room
 from lwq.engine.bank import Bank
 from lwq.engine.evaluate import evaluate, reference
 from lwq.quantizers import QUANTIZERS
@@ -51,7 +50,7 @@ def compared(model: nn.Module, bank: Bank, mixed: Plan, uniform: Plan, windows: 
     test = Sequential()
     for part in _looks(windows):
         bank.restore_()
-        truth = reference(model, part, room.of_reference(model))
+        truth = reference(model, part)
         harms = []
         for plan in (mixed, uniform):
             bank.apply_(plan)

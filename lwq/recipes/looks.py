@@ -11,7 +11,6 @@ from lwq.allocators import within
 from lwq.common.errors import InputError
 from lwq.contracts import Budget, Costs, Plan
 from lwq.contracts.methods import Quantizer
-from lwq.engine import room
 from lwq.engine.bank import Bank
 from lwq.engine.evaluate import reference
 from lwq.engine.sweep import Sweep
@@ -69,8 +68,7 @@ def nearest(model: nn.Module, bank: Bank, plans: Sequence[Plan], windows: Tensor
     if len(plans) == 1 or not len(windows):
         return plans[0]
     bank.restore_()
-    truth = reference(model, windows, room.of_reference(model))
-    sweep = Sweep(model, windows, bank, truth, room.of_states(model))
+    sweep = Sweep(model, windows, bank, reference(model, windows))
     harms = {plan.id: losses.mean_kl for plan, losses in sweep.measure(plans)}
     bank.restore_()
     best = min(plans, key=lambda plan: harms[plan.id])

@@ -16,7 +16,6 @@ from lwq.common.hashing import digest
 from lwq.common.names import spec
 from lwq.contracts import DROPPED, Budget, Costs, Option, Plan
 from lwq.contracts.methods import Quantizer
-from lwq.engine import room
 from lwq.engine.bank import Bank
 from lwq.engine.store import Store
 from lwq.inputs.texts import WindowSpec
@@ -119,7 +118,7 @@ class Recipe:
         if not self.guard:
             return plan
         tune, said = self.drawn(model, "tune", tune)
-        bank = Bank(model, quantizer, windows, Store(), room.of_bank(model))
+        bank = Bank(model, quantizer, windows, Store())
         last = len(tune) - len(tune) // LOOKED  # what chooses does not judge
         plans = alternatives(plan, costs, budget, quantizer)
         plan = nearest(model, bank, plans, tune[last:])

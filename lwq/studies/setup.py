@@ -16,7 +16,6 @@ from lwq import models
 from lwq.common.errors import InputError
 from lwq.common.names import build, pick, spec
 from lwq.contracts import Layout
-from lwq.engine import room
 from lwq.engine.bank import Bank, restore_
 from lwq.engine.evaluate import Reference, reference
 from lwq.engine.store import Store
@@ -170,23 +169,18 @@ class Setup:
 
     @cached_property
     def bank(self) -> Bank:
-        held = room.of_bank(self.judged)
-        return Bank(
-            self.judged, self.quantizer, self.calibration, Store(), held, exact=self.loaded[0]
-        )
+        return Bank(self.judged, self.quantizer, self.calibration, Store(), exact=self.loaded[0])
 
     @_of_text
     def reference(self) -> Reference:
         """The untouched model on the judging windows."""
         restore_(self.judged)
-        held = room.of_reference(self.judged)
-        return reference(self.judged, self.judging, held, self.judged_on.documents)
+        return reference(self.judged, self.judging, documents=self.judged_on.documents)
 
     @cached_property
     def engine(self) -> Sweep:
         """Measures plans on the judging windows."""
-        held = room.of_states(self.judged)
-        return Sweep(self.judged, self.judging, self.bank, self.reference, held, tails=self.tails)
+        return Sweep(self.judged, self.judging, self.bank, self.reference, tails=self.tails)
 
     def using(
         self,
