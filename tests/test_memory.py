@@ -61,6 +61,29 @@ def test_a_bank_with_its_originals_on_disk_puts_back_the_same(monkeypatch):
     assert torch.equal(model(x).logits, truth)
 
 
+def test_banks_of_a_streamed_model_take_turns_and_go(saved):
+    """What reads its weights holds one bank: others, and what they keep in memory, are freed."""
+    model, tokenizer = lwq.load(saved, stream=True)
+    x = lwq.windows("toy", tokenizer, 2, 32, "judge")
+    truth = lwq.evaluate(model, x).nll
+    kept = models.streamed(model)
+    first, second = Bank(model, RTN()), Bank(model, RTN())
+    plans = [plan_for(model, (width,) * 4, "rtn()") for width in (2, 4)]
+    found = []
+    for bank, plan in ((first, plans[0]), (second, plans[1]), (first, plans[0])):
+        bank.apply_(plan)
+        assert len(kept.after_load) == 1
+        found.append(lwq.evaluate(model, x).nll)
+    assert (found[0] == found[2]).all() and (found[0] != found[1]).any()
+    second.restore_()
+    gone = weakref.ref(first)
+    del first, bank
+    gc.collect()
+    assert gone() is None and (lwq.evaluate(model, x).nll == truth).all()
+    second.release()
+    assert kept.after_load == []
+
+
 def test_a_copy_in_another_dtype_has_no_bank_and_leaves_the_model_alone():
     model = architectures.make("llama")
     bank = Bank(model, RTN())

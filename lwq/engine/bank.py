@@ -73,13 +73,14 @@ class Bank:
             )
         self.model, self.quantizer, self.windows = model, quantizer, windows
         self.exact = model if exact is None else exact
+        self.now: dict[str, Option] = {}
         restore_(self.exact)
         self._take()
         self.layout = models.layout(self.exact)
         self._layouts: dict[tuple[str, bool], Layout] = {}
         inner, self.beyond = models.matrices(model), models.outside(model)
         self.matrices = {**inner, **self.beyond}
-        self.now: dict[str, Option] = dict.fromkeys(self.matrices, KEPT)
+        self.now |= dict.fromkeys(self.matrices, KEPT)
         self.packed: LRUCache[tuple[str, Option], Storage] = LRUCache(
             room.of_bank(model) if memory is None else memory,
             getsizeof=lambda packed: packed.resident_bytes,
@@ -89,10 +90,8 @@ class Bank:
         )
         # results of code that cannot be read stay in memory
         self.store = store if self.source else None
-        kept = models.streamed(model)
         self.original = Originals()
-        if kept:
-            kept.after_load.append(self._write_part)
+        if models.streamed(model) is not None:  # nothing of it is in memory
             return
         for name in inner:
             self.original.keep(name, self.matrices[name].view())
@@ -159,6 +158,7 @@ class Bank:
     def release(self) -> None:
         """Put the original weights back and let go of the model; this bank is done."""
         self.restore_()
+        self._let_go()
         self.model._bank = None  # type: ignore[assignment]  # torch types attributes of a module as tensors or modules
 
     def made(self, name: str, width: Option) -> Storage:
@@ -191,13 +191,23 @@ class Bank:
             models.drop_(self.model, block, False)
 
     def _take(self) -> None:
-        """Let another bank of the same model put back what it changed: each believes that it alone
-        writes.
+        """Let another bank of the same model put back what it changed, and go: each believes that
+        it alone writes.
         """
         other = getattr(self.model, "_bank", None)
-        if other not in (None, self):
+        if other is self:
+            return
+        if other is not None:
             other._restore()
+            other._let_go()
+        if kept := models.streamed(self.model):
+            kept.after_load.append(self._write_part)
         self.model._bank = self  # type: ignore[assignment]  # torch types attributes of a module as tensors or modules
+
+    def _let_go(self) -> None:
+        """What reads weights from disk does not hold this bank any more."""
+        if kept := models.streamed(self.model):
+            kept.after_load.remove(self._write_part)
 
     def _state(self, plan: Plan) -> dict[str, Option]:
         """Option of each matrix; what is outside blocks and not in the plan stays as it is."""
