@@ -129,17 +129,16 @@ def backward(
         calls = capture(model, windows)
         require_tokens(calls, windows, "gradient scorers")
         inputs, hidden = _forward(model, calls, keep)
-        upstream: list[Tensor] = []
+        slopes: list[Tensor] = []
         with models.resident(model, _part(model, model.get_output_embeddings())):
-            for batch, states in zip(windows.split(BATCH), hidden, strict=True):
-                slopes: list[Tensor] = []
-                for window, state in zip(batch.split(1), states.split(1), strict=True):
-                    number = len(upstream) * BATCH + len(slopes)
-                    found = _through_head(model, window, state, slope, number)
-                    slopes.append(found.gradient)
-                    yield found
-                upstream.append(torch.cat(slopes))
-        del hidden
+            for number in track(range(len(windows)), f"{label}, head", leave=False):
+                window = slice(number % BATCH, number % BATCH + 1)
+                states = hidden[number // BATCH][window]
+                found = _through_head(model, windows[number : number + 1], states, slope, number)
+                slopes.append(found.gradient)
+                yield found
+        upstream = list(torch.cat(slopes).split(BATCH))
+        del hidden, slopes
         for name in track(list(blocks)[::-1], label):
             own = {key: m for key, m in matrices.items() if key.startswith(name + ".")}
             with models.resident(model, name):

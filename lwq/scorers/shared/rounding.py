@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 
 from lwq import models
@@ -18,6 +19,7 @@ from lwq.quantizers.shared.contract import require_true
 from lwq.statistics.forward import MatrixStats
 
 WIDTHS = (8, 6, 5, 4, 3, 2)
+ROWS = 4096
 
 
 class Rounding:
@@ -72,9 +74,15 @@ class Rounding:
         """
         name = self._first.get(name, name)
         weight = self.matrices[name].view()
-        if option == KEPT:
-            return self._kept(name, weight.float())
-        return self._packed(name, weight, option).dequantize().float().sub_(weight)
+        if option != KEPT:
+            found = self._packed(name, weight, option).dequantize().float()
+        elif self.bank is not None and self.bank.now[name] != KEPT:
+            found = self.bank.untouched(name).to(torch.float32, copy=True)
+        else:
+            return torch.zeros_like(weight, dtype=torch.float32)
+        for some, own in zip(found.split(ROWS), weight.split(ROWS), strict=True):
+            some.sub_(own)  # in one go, a head of another dtype would be written out as float32
+        return found
 
     def same(self, name: str, option: Option) -> Option:
         """The first option that changes a matrix as `option` does."""
@@ -91,11 +99,6 @@ class Rounding:
         self.leave()
         if self.bank is not None:
             self.bank.release()
-
-    def _kept(self, name: str, weight: Tensor) -> Tensor:
-        if self.bank is None or self.bank.now[name] == KEPT:
-            return weight.new_zeros(weight.shape)
-        return self.bank.untouched(name).float() - weight
 
     def _packed(self, name: str, weight: Tensor, option: Option) -> Storage:
         if self.bank is not None:
