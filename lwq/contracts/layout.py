@@ -14,7 +14,6 @@ Option: TypeAlias = int | float | str
 """What a unit is given: 0 (drop), 16 (keep), a whole width, or a level that its quantizer has: a
 fraction, or a name such as "4g32". The quantizer says its nominal bits and bytes; nobody else does.
 """
-Width = Option
 
 DROPPED, KEPT = 0, 16
 GRANULARITIES = ("block", "group", "matrix")
@@ -149,7 +148,7 @@ class Size:
     total_bytes: int
 
     @classmethod
-    def of(cls, layout: Layout, bits: Mapping[str, Width], quantizer: Sizer) -> "Size":
+    def of(cls, layout: Layout, bits: Mapping[str, Option], quantizer: Sizer) -> "Size":
         """Count `bits` (unit -> width) for the packed format of `quantizer`; equals the packed
         tensors to the byte.
         """
@@ -195,7 +194,7 @@ def nominal_bits(option: Option, quantizer: Sizer) -> float:
     return float(option) if option in (DROPPED, KEPT) else quantizer.nominal(option)
 
 
-def matrix_bytes(shape: Shape, bits: Width, quantizer: Sizer) -> int:
+def matrix_bytes(shape: Shape, bits: Option, quantizer: Sizer) -> int:
     """Stored bytes of one matrix at `bits`; 0 stores nothing and 16 stores two bytes a weight."""
     if bits == DROPPED:
         return 0
@@ -207,7 +206,7 @@ def inside(unit: str, block: str) -> bool:
     return unit == block or unit.startswith(block + ".")
 
 
-def dropped(block: str, bits: Mapping[str, Width]) -> bool:
+def dropped(block: str, bits: Mapping[str, Option]) -> bool:
     """Whether every unit of `block` has 0 bits, so that the block is skipped with all that it
     holds.
     """
@@ -215,7 +214,7 @@ def dropped(block: str, bits: Mapping[str, Width]) -> bool:
     return bool(widths) and not any(widths)
 
 
-def require_whole_drops(blocks: Iterable[str], bits: Mapping[str, Width]) -> None:
+def require_whole_drops(blocks: Iterable[str], bits: Mapping[str, Option]) -> None:
     """Raise InputError where only some units of a block have 0 bits: half a block cannot be
     skipped.
     """
@@ -229,7 +228,7 @@ def require_whole_drops(blocks: Iterable[str], bits: Mapping[str, Width]) -> Non
             )
 
 
-def _gone(bits: Mapping[str, Width]) -> set[str]:
+def _gone(bits: Mapping[str, Option]) -> set[str]:
     """The places in which every unit has 0 bits."""
     none = {place for unit, width in bits.items() if width == DROPPED for place in _places(unit)}
     return none - {

@@ -22,7 +22,6 @@ from lwq.contracts.layout import (
     Option,
     Size,
     Sizer,
-    Width,
     matrix_bytes,
     nominal_bits,
 )
@@ -49,7 +48,7 @@ class Budget:
     """
 
     layout: Layout
-    widths: tuple[Width, ...]
+    widths: tuple[Option, ...]
     quantizer: Sizer
     limit: str
     amount: float
@@ -175,7 +174,7 @@ class Budget:
         whole = self.limit == "max_bytes" and math.isfinite(amount)
         return readable(int(amount)) if whole else f"{amount:g}"
 
-    def spent(self, bits: Mapping[str, Width]) -> float:
+    def spent(self, bits: Mapping[str, Option]) -> float:
         """The amount that an allocation uses, in the unit of the limit."""
         if self.limit == "moved":
             return sum(option != self.choices[unit][0] for unit, option in bits.items())
@@ -190,7 +189,7 @@ class Budget:
         ]
         return min(ends), max(ends)
 
-    def holds(self, bits: Mapping[str, Width]) -> bool:
+    def holds(self, bits: Mapping[str, Option]) -> bool:
         """Whether an allocation stays within the limit (`moved` asks for exactly that many)."""
         spent = self.spent(bits)
         return spent == self.amount if self.limit == "moved" else spent <= self.amount * (1 + 1e-12)
@@ -239,7 +238,7 @@ class Plan:
         provenance: scorer, allocator, budget, data, seed.
     """
 
-    bits: Mapping[str, Width]
+    bits: Mapping[str, Option]
     layout: Layout
     quantizer: str
     provenance: Mapping[str, Any] = field(default_factory=dict)

@@ -70,7 +70,7 @@ class HQQ(grid.Grouped):
         dtype = FLOATS[self.scale_dtype]
         scales = stored(1 / inverse / lift, dtype)
         if lift != 1:  # codes for the scale as it is stored, which may be coarse
-            grid.refuse_lost(w, 1 / inverse / lift, scales.float(), dtype)
+            grid.refuse_lost(1 / inverse / lift, scales.float(), dtype)
             inverse = 1 / (scales.float() * lift)
         start = -low * inverse
         zero = start.round() if bits == 4 else start

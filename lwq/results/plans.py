@@ -7,7 +7,7 @@ from typing import TypedDict
 
 from lwq.common import paths
 from lwq.common.errors import InputError
-from lwq.contracts import Plan, Width
+from lwq.contracts import Option, Plan
 
 PLANS = "plans.jsonl"
 
@@ -28,7 +28,7 @@ class StoredPlan(TypedDict):
     fingerprint: str
     granularity: str
     quantizer: str
-    bits: dict[str, Width]
+    bits: dict[str, Option]
     provenance: dict[str, object]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from lwq.allocators import allocate
 from lwq.common.errors import InputError
 from lwq.common.names import build, pick, rebuild, spec
-from lwq.contracts import DROPPED, KEPT, Costs, Layout, Plan, Scores, Width
+from lwq.contracts import DROPPED, KEPT, Costs, Layout, Option, Plan, Scores
 from lwq.contracts.methods import Quantizer
 from lwq.quantizers import QUANTIZERS
 from lwq.quantizers.masks import density_of
@@ -87,7 +87,7 @@ def counts_moved(units: int, steps: int) -> list[int]:
 def uniform(
     layout: Layout,
     quantizer: Quantizer,
-    widths: Sequence[Width],
+    widths: Sequence[Option],
     label: str = "uniform",
     way: str = "uniform",
 ) -> Iterator[Candidate]:
@@ -158,7 +158,7 @@ def _candidate(
 def _by_rule(
     label: str,
     scores: Scores,
-    bits: Mapping[str, Width],
+    bits: Mapping[str, Option],
     quantizer: Quantizer,
     ends: tuple[int, int],
     moved: int,
@@ -231,7 +231,7 @@ def outlier_budgets(
                 f"on outliers; less than 1"
             )
         richer = round(base + share, 2)
-        bits: dict[str, Width] = {**dict.fromkeys(scores, base), **dict.fromkeys(upper, richer)}
+        bits: dict[str, Option] = {**dict.fromkeys(scores, base), **dict.fromkeys(upper, richer)}
         yield _by_rule(label, scores, bits, quantizer, (base, base), len(upper), "outlier budget")
 
 

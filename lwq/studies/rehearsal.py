@@ -20,7 +20,7 @@ from torch import Tensor
 from lwq.allocators import within
 from lwq.common.errors import InputError
 from lwq.common.names import spec
-from lwq.contracts import DROPPED, KEPT, Budget, Costs, Layout, Plan, Row, Scores, Width
+from lwq.contracts import DROPPED, KEPT, Budget, Costs, Layout, Option, Plan, Row, Scores
 from lwq.engine.costs import costs_name
 from lwq.quantizers import QUANTIZERS
 from lwq.results.measurements import REHEARSAL
@@ -89,7 +89,7 @@ class Rehearsal(Experiment):
         }
 
     @property
-    def widths(self) -> set[Width]:
+    def widths(self) -> set[Option]:
         """To which matrices are quantized."""
         chosen = {width for _, plan in self.noted.values() for width in plan.bits.values()}
         return chosen - {DROPPED, KEPT}
@@ -110,7 +110,7 @@ class Rehearsal(Experiment):
         """Made-up harm, which falls with bits."""
         self.scanned += len(self.layout.units) * len(widths)
         weight = _made_up("costs", self.layout)
-        harm: dict[str, dict[Width, float]] = {
+        harm: dict[str, dict[Option, float]] = {
             unit: {width: (1 + value) * math.exp(-width) for width in widths}
             for unit, value in weight.items()
         }

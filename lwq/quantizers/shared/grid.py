@@ -39,7 +39,7 @@ def fit(groups: Tensor, bits: int, half: float | None, dtype: torch.dtype) -> tu
     else:
         low, scale = None, groups.abs().amax(-1) / half
     stored = scale.to(dtype).float()
-    refuse_lost(groups, scale, stored, dtype)
+    refuse_lost(scale, stored, dtype)
     stored = torch.where(stored > 0, stored, 1.0)
     if low is None:
         return stored, torch.full_like(stored, 2.0 ** (bits - 1))
@@ -82,7 +82,7 @@ def search(
     return scale, zero
 
 
-def refuse_lost(groups: Tensor, scale: Tensor, stored: Tensor, dtype: torch.dtype) -> None:
+def refuse_lost(scale: Tensor, stored: Tensor, dtype: torch.dtype) -> None:
     """Raise InputError where `dtype` turns the scale of a group into zero or infinity."""
     lost = ~torch.isfinite(stored) | ((stored == 0) & (scale > NEGLIGIBLE * scale.max()))
     if bool(lost.any()):
