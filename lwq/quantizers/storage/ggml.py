@@ -10,7 +10,7 @@ from torch import Tensor
 from lwq.common.errors import InputError
 from lwq.contracts import Shape
 
-RUN = 1 << 12  # bytes that are unpacked as one of 16 rows
+RUN = 1 << 11  # blocks that are unpacked at once, in the cache of a processor
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,14 @@ class Blocks:
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weights, (out_features, in_features)."""
-        rows, size = self.data.shape
-        # gguf-py takes 16 rows at a time; blocks know of no rows, so that these may be longer
-        many = next(n for n in range(max(1, RUN // size), 0, -1) if rows % n == 0)
-        found = quants.dequantize(self.data.cpu().numpy().reshape(-1, many * size), self.kind)
-        return torch.from_numpy(found).reshape(self.shape).to(self.data.device, dtype)
+        weights, size = GGML_QUANT_SIZES[self.kind]
+        blocks = self.data.cpu().reshape(-1, size)
+        found = torch.empty(len(blocks), weights, dtype=dtype)
+        # blocks know of no rows; gguf-py would hold all of its float32 numbers twice
+        for piece, own in zip(blocks.split(RUN), found.split(RUN), strict=True):
+            numbers = quants.dequantize(piece.numpy().reshape(1, -1), self.kind)
+            own.copy_(torch.from_numpy(numbers).view_as(own))
+        return found.view(self.shape).to(self.data.device)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a file holds; `read` is the inverse."""
