@@ -9,6 +9,7 @@ from lwq.common.errors import InputError
 from lwq.common.names import build, pick, spec
 from lwq.contracts import Budget, Costs, Layout, Option, Plan, Scores, Size
 from lwq.contracts.methods import Quantizer
+from lwq.engine.apply import require_fit
 from lwq.quantizers import QUANTIZERS
 from lwq.scorers import SCORERS
 from lwq.scorers.shared.declared import Declared
@@ -57,6 +58,13 @@ def fitted(
         }
         found[name] = spec(SCORERS, build(SCORERS, "scorer", name, **settings))
     return found
+
+
+def require_options(layout: Layout, quantizer: Quantizer, options: Sequence[Option]) -> None:
+    """Raise InputError, naming the matrix, for an option that does not suit the model."""
+    shapes = {name: shape for own in layout.units.values() for name, shape in own.items()}
+    for option in options:
+        require_fit(quantizer, shapes, dict.fromkeys(shapes, option))
 
 
 def of_kind(texts: Mapping[str, str], granularity: str) -> dict[str, str]:
