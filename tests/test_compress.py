@@ -90,6 +90,24 @@ def test_repeated_it_does_nothing_and_changed_it_refuses(tmp_path, monkeypatch):
     assert again == found and "plan" in again._repr_html_()
     with pytest.raises(lwq.InputError, match="holds another result"):
         made(tmp_path / "out", size="150kB")
+    with pytest.raises(lwq.InputError, match="dtype: float32 there, bfloat16 now"):
+        made(tmp_path / "out", dtype="bfloat16")
+    (found.folder / "model.safetensors").unlink()
+    with pytest.raises(lwq.InputError, match="model.safetensors.*missing"):
+        made(tmp_path / "out")
+
+
+@pytest.mark.parametrize("text", ["{", '{"a": 1}', "[1]"])
+def test_a_record_of_somebody_else_is_refused(tmp_path, text):
+    (tmp_path / "compress.json").write_text(text)
+    with pytest.raises(lwq.InputError, match="damaged, or another program's"):
+        made(tmp_path)
+
+
+def test_a_folder_whose_name_begins_as_the_toy_does_is_a_model_of_its_own():
+    from lwq.recipes.compress import judging
+
+    assert judging("toy-8").text == "toy" and judging("toy-story").text == "wiki"
 
 
 @pytest.mark.parametrize(("moments", "seed"), [(3, 0), pytest.param(20, 1, marks=pytest.mark.slow)])
@@ -136,6 +154,7 @@ def test_killed_before_the_export_it_does_not_score_again(tmp_path, monkeypatch)
         ({"size": "3kB"}, "out of reach"),
         ({"avg_bits": 3}, "exactly one"),
         ({"quantizer": "owq", "target": "mlx"}, "owq|OWQ"),
+        ({"bits": (8, 4, 0)}, "leave 0 out"),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_work(tmp_path, monkeypatch, arguments, said):

@@ -341,6 +341,107 @@ def test_refusals_come_before_work(format, quantizer, options, said, tmp_path):
         assert near.layout == plan.layout and near.bits != plan.bits
 
 
+def configured(kind, **settings):
+    """A model of this type with random weights."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    small = {**architectures.COMMON, "num_hidden_layers": 2, **settings}
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **small)).eval()
+
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 5e5,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+LONG = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "factor": 2.0,
+    "original_max_position_embeddings": 64,
+    "short_factor": [1.0] * 8,
+    "long_factor": [2.0] * 8,
+}
+
+
+@pytest.mark.parametrize("format", [*GRIDS, "compressed-tensors(dense=True)"])
+@pytest.mark.parametrize(
+    ("kind", "settings", "keys"),
+    [
+        ("llama", {"rope_parameters": LLAMA3}, ["factor", "low_freq_factor", "high_freq_factor"]),
+        ("qwen2", {"rope_parameters": {**LONG, "rope_type": "linear"}}, ["factor"]),
+        ("phi3", {"rope_parameters": LONG}, ["short_factor", "long_factor", "type"]),
+        ("phi", {"rope_parameters": {"partial_rotary_factor": 0.5, "rope_theta": 1e3}}, []),
+    ],
+)
+def test_programs_of_transformers_4_find_how_to_rotate(format, kind, settings, keys, tmp_path):
+    model = configured(kind, **settings)
+    plan = nearest(plan_for(model, "rtn(group_size=32, sym=True)", (4,)), format)
+    export(model, plan, tmp_path / "out", format)
+    said = json.loads((tmp_path / "out" / "config.json").read_text())
+    ropes = model.config.rope_parameters
+    assert said["rope_theta"] == ropes["rope_theta"] != 0
+    assert said.get("partial_rotary_factor", 1.0) == ropes.get("partial_rotary_factor", 1.0)
+    assert ("rope_scaling" in said) == bool(keys)
+    assert all(
+        said["rope_scaling"][key] == {**ropes, "type": LONG["rope_type"]}[key] for key in keys
+    )
+    again = type(model.config).from_pretrained(tmp_path / "out").rope_parameters
+    assert {key: again[key] for key in ropes} == dict(ropes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "said"),
+    [
+        ("opt", {"ffn_dim": 128, "word_embed_proj_dim": architectures.WIDTH}, "not compared"),
+        (
+            "qwen2",
+            {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+            "all are alike",
+        ),
+        ("gemma3_text", {"head_dim": 16, "layer_types": ["sliding_attention"] * 2}, "opens none"),
+    ],
+)
+def test_mlx_refuses_what_mlx_lm_computes_otherwise(kind, settings, said):
+    model = configured(kind, **settings)
+    with pytest.raises(lwq.InputError, match=said):
+        named("mlx").require_model(model, toy.tokenizer())
+
+
+@pytest.mark.parametrize("format", GRIDS)
+def test_experts_are_refused_where_other_programs_look_for_other_names(format):
+    with pytest.raises(lwq.InputError, match="stack of experts"):
+        named(format).require_model(architectures.make("mixtral"), toy.tokenizer())
+
+
+@pytest.mark.parametrize("format", GRIDS)
+def test_a_plan_of_16_bits_is_a_plain_checkpoint(format, tmp_path):
+    model = in_16_bits("llama")
+    found = export(model, plan_for(model, options=(16,)), tmp_path / "out", format)
+    said = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert not {"quantization", "quantization_config"} & set(said)
+    again = lwq.load(str(tmp_path / "out"), "float32")[0]
+    assert models.fingerprint(again) == models.fingerprint(model) and found
+
+
+def test_where_a_folder_cannot_appear_whole_is_said_before_the_work(tmp_path, monkeypatch):
+    model = architectures.make("llama")
+    plan = plan_for(model, options=(4,))
+    with pytest.raises(lwq.InputError, match="File name too long"):
+        export(model, plan, tmp_path / ("x" * 250), "lwq")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    export(model, plan, tmp_path / "link", "lwq")
+    assert (tmp_path / "there" / "plan.json").is_file() and (tmp_path / "link").is_symlink()
+    monkeypatch.setattr("pathlib.Path.is_mount", lambda path: True)
+    with pytest.raises(lwq.InputError, match="mount point"):
+        export(model, plan, tmp_path / "other", "lwq")
+
+
 def test_the_nearest_plan_changes_no_more_than_it_must():
     model = architectures.make("llama")
     plan = plan_for(model, "rtn(group_size=32, sym=True)", (4, 3, 8, 16, 5))
@@ -517,6 +618,33 @@ def test_llama_cpp_is_planned_for_with_its_own_types():
     }
     other = targets.constraints("gguf", layout, rebuild(QUANTIZERS, "quantizer", QUANTIZER))
     assert set(other.options.values()) == {(16,)}
+
+
+@pytest.mark.parametrize(
+    ("target", "quantizer", "widths", "said"),
+    [
+        ("llama.cpp", QUANTIZER, None, "its own is 'ggml'"),
+        ("transformers", "hqq", None, "holds nothing that hqq"),
+        ("vllm", "owq", None, "holds nothing that owq"),
+        ("mlx", QUANTIZER, (4, 7, 2), r"mlx holds \[7\] nowhere"),
+        ("vllm", "rtn(sym=True, group_size=32)", (4, 3), r"vllm holds \[3\] nowhere"),
+        ("lwq", "magnitude", None, "name options"),
+    ],
+)
+def test_a_target_names_what_it_cannot_hold(target, quantizer, widths, said):
+    layout = models.layout(architectures.make("llama"))
+    packer = rebuild(QUANTIZERS, "quantizer", quantizer)
+    with pytest.raises(lwq.InputError, match=said):
+        targets.budget(target, layout, packer, "true_bits", 8.0, widths)
+
+
+def test_a_refused_budget_counts_what_stands_beside():
+    layout = models.layout(architectures.make("llama"), "matrix", outside=True)
+    packer = rebuild(QUANTIZERS, "quantizer", QUANTIZER)
+    low, _ = targets.budget("lwq", layout, packer, "max_bytes", 10**9).range()
+    with pytest.raises(lwq.InputError, match=f"allow at least {low + 1000}"):
+        targets.budget("lwq", layout, packer, "max_bytes", low - 1, beside=1000)
+    assert targets.budget("lwq", layout, packer, "max_bytes", low, beside=1000).amount == low
 
 
 def test_the_page_of_what_loads_where_is_current():

@@ -109,6 +109,15 @@ def writing(place: str | Path) -> Iterator[None]:
         ) from None
 
 
+def require_room(folder: Path) -> None:
+    """Raise InputError where `whole(folder)` could not begin, as for a name that is too long."""
+    try:
+        with writing(folder):
+            shutil.rmtree(_own(folder.parent, f".{folder.name}.", ".part"))
+    except RunError as error:
+        raise InputError(str(error)) from None
+
+
 @contextmanager
 def whole(folder: Path) -> Iterator[Path]:
     """A folder that becomes `folder`, which is empty or missing, when the block ends well,

@@ -45,6 +45,7 @@ class Budget:
         pinned: unit -> the one option that it gets; neither `widths` nor `least` limits it.
         least: no unit that is free goes below the nominal bits of this option, or is dropped.
         groups: unit -> name of its group; all members of one get the same option.
+        beside: bytes of a file that are in no layout; `amount` is without them, messages with them.
     """
 
     layout: Layout
@@ -56,6 +57,7 @@ class Budget:
     pinned: Mapping[str, Option] = field(default_factory=dict)
     least: Option | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
+    beside: int = 0
 
     LIMITS = ("moved", "avg_bits", "true_bits", "max_bytes")
 
@@ -81,7 +83,7 @@ class Budget:
     def choices(self) -> Mapping[str, tuple[Option, ...]]:
         """Unit -> the options that it may have, those with the most bits first.
 
-        XX Raises InputError where a unit is left with none.
+        Raises InputError where a unit is left with none.
         """
         common = self._above_least(self.widths)
         found = dict.fromkeys(self.layout.units, common)
@@ -161,9 +163,10 @@ class Budget:
             advice = (
                 f"move {low} to {high} units"
                 if exact
-                else f"allow at least {low}, or offer fewer bits"
+                else f"allow at least {low + self.beside}, or offer fewer bits"
             )
-            asked, least, most = map(self._said, (self.amount, low, high))
+            shown = (amount + self.beside for amount in (self.amount, low, high))
+            asked, least, most = map(self._said, shown)
             reach = f"bits={self.widths} span {least} to {most}"
             raise InputError(f"{self.limit}={asked} is out of reach: {reach}; {advice}")
         if exact and self.amount != int(self.amount):

@@ -98,11 +98,17 @@ def require_exportable(
     """
     exporter = named(format)
     exporter.require(plan, rebuild(QUANTIZERS, "quantizer", plan.quantizer))
-    target = Path(folder).expanduser().absolute()
+    target = Path(folder).expanduser().resolve()
+    if target.is_mount():
+        raise InputError(
+            f"{target} is a mount point, and the folder appears whole by a rename; choose a folder "
+            f"in it, such as {target / 'model'}"
+        )
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         kind = "is not empty" if target.is_dir() else "is a file"
         raise InputError(f"{target} {kind}; choose a new folder")
     paths.writable(target.parent, "--out")  # it is built there, and renamed
+    paths.require_room(target)
     return exporter, target
 
 

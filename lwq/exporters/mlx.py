@@ -7,15 +7,35 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from lwq.common.errors import InputError
 from lwq.contracts import Plan, Shape
 from lwq.contracts.methods import Grid
 from lwq.exporters.gptq import most_common
 from lwq.exporters.shared import words
 from lwq.exporters.shared.grids import GridFormat
+from lwq.exporters.shared.older import older
 from lwq.quantizers import Packed
 from lwq.quantizers.storage.packed import FLOATS
 
 WIDTHS, GROUPS = (2, 3, 4, 5, 6, 8), (32, 64, 128)
+# model types whose exports mlx-lm 0.32.2 computes as transformers does
+MODELS = (
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "phi",
+    "phi3",
+    "olmo2",
+    "smollm3",
+    "stablelm",
+    "starcoder2",
+    "granite",
+)
+WINDOWS = ("gemma2", "gemma3_text")  # of these, those whose layers may differ
 
 
 @dataclass(frozen=True)
@@ -39,7 +59,25 @@ class MLX(GridFormat):
 
     @property
     def says(self) -> str:
-        return "MLX, 2, 3, 4, 5, 6 and 8 bits in groups of 32, 64 or 128: mlx-lm"
+        return (
+            "MLX, 2, 3, 4, 5, 6 and 8 bits in groups of 32, 64 or 128: mlx-lm (local windows of "
+            "gemma3 alone: others answer as here up to their window)"
+        )
+
+    def require_model(self, model: Any, tokenizer: Any) -> None:
+        """Raise InputError for a model that mlx-lm opens otherwise than transformers, or not."""
+        super().require_model(model, tokenizer)
+        config = model.config
+        kind, layers = config.model_type, set(getattr(config, "layer_types", None) or [])
+        if kind not in MODELS:
+            raise InputError(
+                f"{kind!r} was not compared with what mlx-lm computes; 'mlx' is written for "
+                f"{', '.join(MODELS)}; take another target, or 'dequantized' and mlx-lm's own tools"
+            )
+        if len(layers) > 1 and kind not in WINDOWS:
+            raise InputError(f"{kind!r} with layers of {sorted(layers)}: to mlx-lm all are alike")
+        if layers == {"sliding_attention"}:
+            raise InputError(f"{kind!r} whose layers all have local windows: mlx-lm opens none")
 
     def reason(self, grid: Grid, shape: Shape) -> str:
         if grid.bits not in WIDTHS:
@@ -74,14 +112,12 @@ class MLX(GridFormat):
         return {"quantization": said, "quantization_config": said}
 
     def also(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """What transformers 5 says once for each type of layer, mlx-lm reads from one key each."""
-        ropes, layers = config.get("rope_parameters") or {}, config.get("layer_types") or []
-        found = {"rope_theta": ropes.get("full_attention", ropes).get("rope_theta")}
-        if "sliding_attention" in ropes:
-            found["rope_local_base_freq"] = ropes["sliding_attention"]["rope_theta"]
+        """What mlx-lm reads from keys that transformers 5 does not write."""
+        layers = config.get("layer_types") or []
+        found = older(config)
         if {"full_attention", "sliding_attention"} <= set(layers):
             found["sliding_window_pattern"] = layers.index("full_attention") + 1
-        return {key: value for key, value in found.items() if value is not None}
+        return found
 
 
 def _said(grid: Grid) -> dict[str, int]:

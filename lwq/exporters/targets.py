@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lwq.common.names import pick
-from lwq.contracts import Budget, Layout, Option
+from lwq.common.errors import InputError
+from lwq.common.names import pick, spec
+from lwq.contracts import DROPPED, KEPT, Budget, Layout, Option
 from lwq.contracts.layout import Sizer
 from lwq.contracts.methods import Quantizer
 from lwq.exporters import named
-from lwq.quantizers import RECOMMENDED
+from lwq.quantizers import QUANTIZERS, RECOMMENDED
 
 
 @dataclass(frozen=True)
@@ -69,22 +70,67 @@ def budget(
     limit: str,
     amount: float,
     widths: tuple[Option, ...] | None = None,
+    beside: int = 0,
 ) -> Budget:
     """A budget whose every plan the runtime holds, in the bytes of its format.
 
     Args:
         target: a name in TARGETS.
         limit, amount: as `Budget` has them.
-        widths: to choose from; None: those of the target. A unit that can have none of them gets
-            16 bits.
+        widths: to choose from; None: those of the target that the quantizer has. A unit that can
+            have none of them gets 16 bits.
+        beside: see `Budget`.
 
-    Raises InputError for an unknown target, or a limit that no plan reaches.
+    Raises InputError for an unknown target, a quantizer or an option that no unit can have there,
+    or a limit that no plan reaches.
     """
     runtime: Target = pick(TARGETS, "target", target)
     held = constraints(runtime.format, layout, quantizer)
-    wanted = widths or runtime.widths
+    there = (*quantizer.levels, *quantizer.outside.levels, KEPT)
+    wanted = widths or tuple(option for option in runtime.widths if option in there)
+    _require_something(target, held, layout, quantizer)
+    _require_widths(target, held, quantizer, wanted, own=widths is None)
     options = {
         unit: tuple(option for option in own if option in wanted) or (16,)
         for unit, own in held.options.items()
     }
-    return Budget(layout, wanted, held.sizer, limit, amount, options=options, groups=held.groups)
+    return Budget(
+        layout,
+        wanted,
+        held.sizer,
+        limit,
+        amount,
+        options=options,
+        groups=held.groups,
+        beside=beside,
+    )
+
+
+def _require_something(
+    target: str, held: Constraints, layout: Layout, quantizer: Quantizer
+) -> None:
+    """Raise InputError for a quantizer of which the target holds nothing."""
+    if any(set(own) - {DROPPED, KEPT} for own in held.options.values()):
+        return
+    inner = next(unit for unit in layout.units if unit not in layout.outside)
+    runtime = TARGETS[target]
+    why = named(runtime.format).fault(layout, inner, quantizer.levels[0], quantizer)
+    raise InputError(
+        f"{target} holds nothing that {spec(QUANTIZERS, quantizer)} makes ({why}); its own is "
+        f"{runtime.quantizer!r}"
+    )
+
+
+def _require_widths(
+    target: str, held: Constraints, quantizer: Quantizer, widths: tuple[Option, ...], own: bool
+) -> None:
+    """Raise InputError for widths that no unit can have; `own`: they are the target's, and two are
+    enough.
+    """
+    somewhere = {option for options in held.options.values() for option in options}
+    gone = [width for width in widths if width not in somewhere]
+    if len(widths) - len(gone) < 2 if own else gone:
+        raise InputError(
+            f"bits={list(widths)}: of {spec(QUANTIZERS, quantizer)} {target} holds {gone} nowhere "
+            f"in this model; name options with bits=… out of {sorted(somewhere, key=str)}"
+        )

@@ -35,6 +35,7 @@ from lwq.common import paths
 from lwq.common.errors import InputError
 from lwq.common.progress import bar
 from lwq.common.sizes import readable
+from lwq.inputs import toy
 from lwq.inputs.catalogue import MODELS, TASKS, TEXTS, Task, Text, Wheel
 
 RECORD = "lwq_asset.json"
@@ -106,7 +107,7 @@ def _places(name: str) -> tuple[Path, Path]:
     if name in MODELS:
         folder = paths.cache() / "models" / name
         return folder, folder
-    if name.partition("-")[0] == "toy":
+    if toy.depth(name) is not None:
         raise InputError(f"{name!r} is made in code and needs no fetching; leave it out")
     if name in TEXTS:
         return paths.cache() / "texts", paths.cache() / "texts" / f"{name}.utf8"

@@ -123,7 +123,8 @@ def check(
     beyond = exporter.beyond(layout, found) if limit == "max_bytes" else 0
     targets = {name: _why_not(name, found, tokenizer, layout, limit, amount) for name in TARGETS}
     try:
-        budget = target_budget(target, layout, packer, limit, amount - beyond, bits)
+        budget = target_budget(target, layout, packer, limit, amount - beyond, bits, beyond)
+        (recipe or Recipe()).require(budget)
     except InputError as error:
         held = [name for name, why in targets.items() if not why]
         raise InputError(f"{target}: {error}. Targets that hold it: {held or 'none'}") from None
@@ -181,7 +182,7 @@ def _why_not(
     try:
         exporter.require_model(model, tokenizer)
         beyond = exporter.beyond(layout, model) if limit == "max_bytes" else 0
-        target_budget(target, layout, packer, limit, amount - beyond)
+        target_budget(target, layout, packer, limit, amount - beyond, beside=beyond)
     except InputError as error:
         return str(error)
     return ""

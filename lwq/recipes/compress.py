@@ -25,6 +25,7 @@ from lwq.exporters import fill, named, require_exportable
 from lwq.exporters.reading import plan_from
 from lwq.exporters.targets import TARGETS, Target
 from lwq.exporters.targets import budget as target_budget
+from lwq.inputs import toy
 from lwq.inputs.texts import Drawn, WindowSpec
 from lwq.quantizers import QUANTIZERS
 from lwq.recipes.card import card
@@ -80,7 +81,7 @@ def compress(
     runtime: Target = pick(TARGETS, "target", target)
     packer: Quantizer = build(QUANTIZERS, "quantizer", quantizer or runtime.quantizer)
     recipe, exporter = recipe or Recipe(), named(runtime.format)
-    folder = Path(out).expanduser().absolute()
+    folder = Path(out).expanduser().resolve()
     loaded, tokenizer = models.load(
         model, dtype, stream=stream, trust_remote_code=trust_remote_code
     )
@@ -91,7 +92,9 @@ def compress(
     if alone and theirs is not None:
         amount = theirs.size(exporter.sizer(packer)).total_bytes + beyond
     within = amount - beyond if limit == "max_bytes" else amount
-    budget = target_budget(target, layout, packer, limit, within, bits)
+    beside = beyond if limit == "max_bytes" else 0
+    budget = target_budget(target, layout, packer, limit, within, bits, beside)
+    recipe.require(budget)
     judge = judge or judging(models.name(loaded))
     windows, calibrated = recipe.drawn(loaded, "calibrate", None)
     asked = _asked(loaded, budget, packer, target, recipe, calibrated, judge)
@@ -117,8 +120,8 @@ def compress(
 
 def judging(model: str) -> WindowSpec:
     """What the table is measured on where nobody says."""
-    toy = model.partition("-")[0] == "toy"
-    return WindowSpec("toy" if toy else "wiki", "judge", 16, 256, 0)
+    text = "wiki" if toy.depth(model) is None else "toy"
+    return WindowSpec(text, "judge", 16, 256, 0)
 
 
 def _say(
@@ -161,6 +164,7 @@ def _asked(
         "budget": f"{budget.limit}={budget.amount} of {list(budget.widths)}",
         "quantizer": spec(QUANTIZERS, packer),
         "target": target,
+        "dtype": str(model.dtype).removeprefix("torch."),
         "recipe": repr(recipe),
         "calibrated on": calibrated,
         "judge": str(judge),
@@ -229,7 +233,7 @@ def uniform_bits(budget: Budget) -> dict[str, dict[str, Option]]:
             for unit, own in budget.choices.items()
             if len(own) == 1 or option in own
         }
-        if len(bits) == len(budget.choices):
+        if len(bits) == len(budget.choices) and option in bits.values():
             found[f"all {option}"] = bits
     return found
 
@@ -278,20 +282,35 @@ def _describe(work: Path, made: Compressed, asked: Mapping[str, str], model: str
     lines = [asdict(line) for line in made.lines]
     with paths.writing(work):
         (work / "README.md").write_text(card(made, asked, model), encoding="utf-8")
+        record["files"] = {file.name: _size(file) for file in sorted(work.iterdir())}
         said = json.dumps({**record, "lines": lines}, indent=1)
         (work / DONE).write_text(said, encoding="utf-8")
+
+
+def _size(file: Path) -> int:
+    """Bytes of a file, −1 where there is none."""
+    return file.stat().st_size if file.is_file() else -1
 
 
 def _finished(folder: Path, asked: Mapping[str, str]) -> Compressed | None:
     """What stands in `folder`, if it is just that."""
     if not (folder / DONE).is_file():
         return None
-    record = json.loads((folder / DONE).read_text(encoding="utf-8"))
-    if record["asked"] != dict(asked):
+    try:
+        record = json.loads((folder / DONE).read_text(encoding="utf-8"))
+        before, files = dict(record["asked"]), dict(record["files"])
+        lines = tuple(Judged.read(line) for line in record["lines"])
+    except (ValueError, TypeError, KeyError):
         raise InputError(
-            f"{folder} holds another result ({record['asked']}); choose a new folder for "
-            f"{dict(asked)}"
+            f"{folder / DONE} is damaged, or another program's; choose a new folder"
+        ) from None
+    if other := [key for key in {**before, **asked} if before.get(key) != asked.get(key)]:
+        told = "; ".join(f"{key}: {before.get(key)} there, {asked.get(key)} now" for key in other)
+        raise InputError(f"{folder} holds another result ({told}); choose a new folder")
+    if gone := [name for name, size in files.items() if _size(folder / name) != size]:
+        raise InputError(
+            f"{folder} is not as it was written: {gone[:4]} missing or changed; delete it and run "
+            f"the same command again"
         )
-    lines = tuple(Judged.read(line) for line in record["lines"])
     plan = Plan.load(folder / "plan.json")
     return Compressed(folder, asked["target"], plan, lines, record["judge"], record["advice"])

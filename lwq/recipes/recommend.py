@@ -18,6 +18,7 @@ from lwq.contracts import DROPPED, Budget, Costs, Option, Plan
 from lwq.contracts.methods import Quantizer
 from lwq.engine.bank import Bank
 from lwq.engine.store import Store
+from lwq.inputs import toy
 from lwq.inputs.texts import WindowSpec
 from lwq.quantizers import QUANTIZERS
 from lwq.recipes.guard import guarded
@@ -75,19 +76,22 @@ class Recipe:
         costs = self.costs(model, budget, quantizer, windows, said)
         return self.plan(model, costs, budget, quantizer, windows, tune)
 
-    def costs(
-        self, model: nn.Module, budget: Budget, quantizer: Quantizer, windows: Tensor, said: str
-    ) -> Costs:
-        """The harm of each unit at each option of the budget."""
-        options = tuple(option for option in budget.offered if option != DROPPED)
-        if len(options) < len(budget.offered):
+    def require(self, budget: Budget) -> None:
+        """Raise InputError for options that have no price."""
+        if DROPPED in budget.offered:
             raise InputError(
                 "the recipe prices rounding, and a dropped block is no small change: leave 0 out "
                 "of bits, or measure the costs (lwq.engine.costs.measured_costs)"
             )
+
+    def costs(
+        self, model: nn.Module, budget: Budget, quantizer: Quantizer, windows: Tensor, said: str
+    ) -> Costs:
+        """The harm of each unit at each option of the budget."""
+        self.require(budget)
         scorer = FisherKL(
             spec(QUANTIZERS, quantizer),
-            options,
+            budget.offered,
             budget.layout.granularity,
             seed=self.seed,
             outside=bool(budget.layout.outside),
@@ -128,8 +132,7 @@ class Recipe:
         """Windows of a split, and the words for them."""
         if given is not None:
             return given, f"{len(given)} windows of the caller's"
-        toy = models.name(model).partition("-")[0] == "toy"
-        text = self.text or ("toy" if toy else TEXT)
+        text = self.text or (TEXT if toy.depth(models.name(model)) is None else "toy")
         n, length = (
             (self.nsamples, self.seqlen) if split == "calibrate" else (self.tune, self.length)
         )

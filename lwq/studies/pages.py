@@ -14,6 +14,7 @@ import nbformat
 from lwq.common import paths, strips
 from lwq.common.errors import InputError
 from lwq.common.names import pick
+from lwq.inputs import toy
 from lwq.results.measurements import Results
 from lwq.studies import grid
 from lwq.studies.grid import Point
@@ -46,8 +47,7 @@ class Banner:
 
 def banner(*models: str) -> Banner | None:
     """What must be said of a run on these models; None where nothing must."""
-    toys = all(name.partition("-")[0] == "toy" for name in models)
-    return Banner(SHAPES) if toys else None
+    return None if any(toy.depth(name) is None for name in models) else Banner(SHAPES)
 
 
 def make(studies: list[str] | None = None) -> Iterator[Path]:

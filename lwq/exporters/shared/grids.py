@@ -17,6 +17,7 @@ from lwq.contracts import DROPPED, KEPT, Layout, Option, Plan, Shape
 from lwq.contracts.layout import nominal_bits
 from lwq.contracts.methods import Exporter, Grid, Quantizer, Storage
 from lwq.engine.apply import all_matrices, matrix_bits
+from lwq.exporters.shared.older import older
 from lwq.exporters.shared.shards import Shards, narrow, write_settings
 from lwq.exporters.shared.sizers import InFormat
 from lwq.quantizers import QUANTIZERS, Packed
@@ -69,7 +70,7 @@ class GridFormat(Exporter):
 
     def also(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Settings of the model under names that the reader knows, beside those in `config`."""
-        return {}
+        return older(config)
 
     def sizer(self, quantizer: Quantizer) -> InFormat:
         return InFormat(quantizer, self._weighed)
@@ -190,7 +191,13 @@ class GridFormat(Exporter):
     def require_model(self, model: Any, tokenizer: Any) -> None:
         """Raise InputError for a model whose matrices other programs would not find."""
         inner = models.matrices(model)
-        _require_plain(model, (name for name, m in inner.items() if m.expert is None), self.name)
+        if stack := [name for name, matrix in inner.items() if matrix.expert is not None]:
+            raise InputError(
+                f"{stack[0]} is one of a stack of experts, which transformers 5 names as other "
+                f"programs do not; {self.name!r} is not written for them: choose 'lwq' or "
+                "'dequantized'"
+            )
+        _require_plain(model, inner, self.name)
 
     def __call__(
         self, model: Any, packed: Iterator[tuple[str, Storage]], plan: Plan, folder: Path
@@ -211,7 +218,8 @@ class GridFormat(Exporter):
                 if key not in taken:
                     out.add(key, tensor.to(dtype) if tensor.is_floating_point() else tensor)
         kept = [name for name, option in options.items() if option == KEPT]
-        said = self.settings(plan, grids, kept) | self.also(model.config.to_dict())
+        stored = self.settings(plan, grids, kept) if grids else {}  # else plain weights of 16 bits
+        said = stored | self.also(model.config.to_dict())
         write_settings(model, folder, dtype, said)
         return folder
 
