@@ -38,7 +38,7 @@ Remote = Annotated[
 Size = Annotated[
     str | None,
     typer.Option(
-        help="of the model as it is written, at most: 95MB, 1.2GiB", rich_help_panel="Budget"
+        help="of all tensors as they are written, at most: 95MB, 1.2GiB", rich_help_panel="Budget"
     ),
 ]
 AvgBits = Annotated[
