@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +73,7 @@ class Sweep:
         self._before: tuple[Option, ...] = tuple(
             KEPT for name in bank.beyond if models.is_before(model, name)
         )
+        self._after = [name for name in bank.beyond if models.is_after(model, name)]
         self._last: tuple[Path, Losses] | None = None
 
     def measure(
@@ -101,12 +103,13 @@ class Sweep:
             return self._last[1]
         self.bank.apply_(plan)
         hidden = self._run(path)
-        found = head(self.model, self.windows, hidden)
-        self._last = (
-            path,
-            measured(self.model, self.windows, found, self.reference, self.tails),
-        )
-        return self._last[1]
+        with ExitStack() as stack:  # from a disk once, not for each batch
+            for name in self._after:
+                stack.enter_context(models.resident(self.model, name))
+            found = head(self.model, self.windows, hidden)
+            losses = measured(self.model, self.windows, found, self.reference, self.tails)
+        self._last = path, losses
+        return losses
 
     def _run(self, path: Path) -> list[Tensor]:
         """The last block's outputs, from the last boundary that `path` shares with the path before
