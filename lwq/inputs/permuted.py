@@ -26,7 +26,7 @@ from torch import Tensor
 from lwq.common import paths
 from lwq.common.errors import InputError
 from lwq.common.hashing import digest
-from lwq.inputs import assets
+from lwq.inputs import assets, wheels
 
 SEED = 20240617
 AXES = {  # the end of a tensor's name -> what its rows and columns are; None stays as it is
@@ -140,4 +140,4 @@ def _write(source: Path, made: Path) -> str:
     orders = Orders.of(json.loads((source / "config.json").read_text(encoding="utf-8")))
     state = {key: permuted(key, tensor, orders) for key, tensor in load_file(file).items()}
     save_file(state, made / file.name, metadata={"format": "pt"})
-    return assets.hash_file(file)
+    return wheels.hash_file(file)

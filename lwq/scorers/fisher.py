@@ -13,10 +13,10 @@ from lwq.common.names import pick, spec
 from lwq.contracts import GRANULARITIES, KEPT, Option, Plan
 from lwq.contracts.estimate import Estimate
 from lwq.quantizers import QUANTIZERS
-from lwq.scorers.gradients import PerToken, heard_names
 from lwq.scorers.shared.checks import require_blocks
 from lwq.scorers.shared.declared import Found, Harms, Joint
 from lwq.scorers.shared.listening import Source, heard
+from lwq.scorers.shared.per_token import PerToken, heard_names
 from lwq.scorers.shared.rounding import WIDTHS, Rounding, rounding
 from lwq.statistics.backward import backward, towards
 from lwq.statistics.calls import BATCH, capture, logits_after, run_blocks

@@ -1,6 +1,6 @@
 """Scores from gradients of the log-probability, at full precision: all share the passes back."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -15,13 +15,11 @@ from lwq.contracts import GRANULARITIES, Option
 from lwq.contracts.estimate import Estimate
 from lwq.scorers.shared.declared import Found, Harms, importance
 from lwq.scorers.shared.listening import Source, heard, listen
+from lwq.scorers.shared.per_token import PerToken, heard_names
 from lwq.scorers.shared.rounding import WIDTHS, Rounding
 from lwq.statistics.backward import Gradients
 from lwq.statistics.forward import GRADIENTS, WINDOWS, Stats
 from lwq.statistics.heard import Pair
-
-# a pair, the change of its matrix (out, in) -> a number for each token (tokens,)
-Measure = Callable[[Pair, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -81,60 +79,6 @@ class _Rounded:
             option: Estimate.of(row) if row.ndim else float(row)
             for option, row in zip(self.options, found, strict=True)
         }
-
-
-def heard_names(model: nn.Module, units: Mapping[str, list[str]]) -> dict[str, list[str]]:
-    """unit -> the names that its matrices have in a pass back: a tied pair is heard at both."""
-    places = models.places(model)
-    return {
-        unit: [path for name in names for path in places.get(name, [name])]
-        for unit, names in units.items()
-    }
-
-
-class PerToken:
-    """Adds up, for each unit, option and token, what `measure` says of a matrix's rounding.
-
-    Memory: one float32 for each unit, option and token.
-
-    Attributes:
-        values: unit -> (options, windows, length), on the CPU.
-    """
-
-    def __init__(
-        self,
-        units: Mapping[str, list[str]],
-        found: Rounding,
-        windows: Tensor,
-        measure: Measure,
-        harms: Callable[[Mapping[str, Tensor]], Found],
-    ):
-        self.rounding, self.measure, self.harms = found, measure, harms
-        self.unit_of = {name: unit for unit, names in units.items() for name in names}
-        shape = (len(found.options), *windows.shape)
-        self.values = {unit: torch.zeros(shape) for unit in units}
-        self._part = ""
-
-    @torch.no_grad()
-    def add(self, found: Gradients) -> None:
-        if found.part != self._part:
-            self.rounding.leave()
-            self._part = found.part
-        place = slice(found.first, found.first + found.count)
-        for name, pair in found.pairs.items():
-            if name not in self.unit_of:
-                continue
-            values = self.values[self.unit_of[name]]
-            rows, said = pair.rows.cpu(), dict[Option, Tensor]()
-            for row, option in enumerate(self.rounding.options):
-                alike = self.rounding.same(name, option)
-                if alike not in said:
-                    said[alike] = self.measure(pair, self.rounding.change(name, option)).cpu()
-                values[row, place].view(-1).index_add_(0, rows, said[alike])
-
-    def result(self) -> Found:
-        self.rounding.close()
-        return self.harms(self.values)
 
 
 @dataclass(frozen=True)
