@@ -9,14 +9,15 @@ from lwq import models
 BANK, LEAST = 4 << 30, 1 << 30  # of quantized weights, at most and in any case
 REFERENCE = 4 << 30
 STATES = 2 << 30
-STREAMED = 1 << 29  # of each, beside a streamed model
+STREAMED = 1 << 29  # of a reference and of states, beside a streamed model
+PACKED = 1 << 28  # of quantized weights, there
 
 
 def bank(weights: int, streamed: bool) -> int:
     """Bytes of quantized weights: a quarter of what the model has, within limits. A plan changes
     few blocks of the one before it, and what is not here is read from the store.
     """
-    return STREAMED if streamed else max(LEAST, min(BANK, weights // 4))
+    return PACKED if streamed else max(LEAST, min(BANK, weights // 4))
 
 
 def reference(streamed: bool) -> int:
