@@ -79,8 +79,9 @@ def arenas(table: pd.DataFrame, windows: pd.DataFrame) -> list[Arena]:
     """Every model and quantizer with a mixed plan and two uniform sizes.
 
     Models that people use come before rungs of the ladder, today's quantizers before superseded
-    ones, then those that most allocators, and most plans, were measured with. Plans with dropped
-    blocks, masks, or blocks left at 16 bits answer other questions and are left out.
+    ones, then those that most allocators, and most plans, were measured with; of one model, the one
+    whose best plan comes nearest to the original. Plans with dropped blocks, masks, or blocks left
+    at 16 bits answer other questions and are left out.
     """
     kl = intervals.by_id(windows, "kl")
     old = overview.superseded(table["quantizer"])
@@ -88,11 +89,20 @@ def arenas(table: pd.DataFrame, windows: pd.DataFrame) -> list[Arena]:
 
     def rank(arena: Arena) -> tuple[bool, bool, int, int]:
         allocators = set(arena.plans["allocator"].dropna()) - {""}
-        first = arena.first
-        behind = overview.is_rung(first["model"]), first["quantizer"] in old
-        return *behind, -len(allocators), -len(arena.plans)
+        return *behind(arena), -len(allocators), -len(arena.plans)
 
-    return sorted((one for one in found if one is not None), key=rank)
+    def behind(arena: Arena) -> tuple[bool, bool]:
+        return overview.is_rung(arena.first["model"]), arena.first["quantizer"] in old
+
+    ranked = sorted((one for one in found if one is not None), key=rank)
+    places: dict[Any, int] = {}
+    for place, arena in enumerate(ranked):
+        places.setdefault((arena.first["model"], *behind(arena)), place)
+
+    def near(arena: Arena) -> tuple[int, float]:
+        return places[(arena.first["model"], *behind(arena))], arena.plans["kl"].min()
+
+    return sorted(ranked, key=near)
 
 
 def _measured(table: pd.DataFrame, kl: Mapping[str, Sample]) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from lwq.report.figures.strips import WIDTHS
 from lwq.studies import grid
 
 PLAIN = ("blocks", "whole file")  # ways that the axis says
-SHOWN = 9  # methods that get a line of their own, best first
+SHOWN = 6  # methods that get a line of their own, best first
 
 
 def method(ordering: str, way: str) -> str:
@@ -26,7 +26,7 @@ def method(ordering: str, way: str) -> str:
 
 def size_curves(frame: pd.DataFrame, uniform: pd.DataFrame, title: str) -> Figure:
     """KL against stored megabytes, on a log scale: uniform bits black, random orders grey, the best
-    methods each with a line.
+    methods and the scores of claims each with a line.
 
     Args:
         frame: plans with `ordering`, `way`, `seed`, `total_bytes`, `kl` and `ratio`.
@@ -39,9 +39,12 @@ def size_curves(frame: pd.DataFrame, uniform: pd.DataFrame, title: str) -> Figur
         frame[~chance].groupby(["ordering", "way"], sort=False),
         key=lambda entry: np.log(entry[1]["ratio"]).mean(),
     )
-    scores = frame.loc[~chance, "ordering"].str.partition(" + ")[0]
-    looks = style.looks([*grid.claimed(), *scores.unique()])
-    for place, ((ordering, way), own) in enumerate(methods[:SHOWN]):
+    claimed = {f"{score} + topk" for score in grid.claimed()}
+    best = methods[:SHOWN]
+    best += [entry for entry in methods[SHOWN:] if entry[0][0] in claimed]
+    scores = [str(ordering).partition(" + ")[0] for (ordering, _), _ in best]
+    looks = style.looks([*grid.claimed(), *scores])
+    for place, ((ordering, way), own) in enumerate(best):
         own = own.sort_values("total_bytes")
         label = method(str(ordering), str(way))
         color = looks[str(ordering).partition(" + ")[0]].color
@@ -56,6 +59,7 @@ def size_curves(frame: pd.DataFrame, uniform: pd.DataFrame, title: str) -> Figur
             color=style.RANDOM,
             label="random orders",
         )
+    uniform = _around(uniform, frame["total_bytes"])
     if len(uniform):
         axis.plot(
             uniform["total_bytes"] / 1e6,
@@ -70,6 +74,14 @@ def size_curves(frame: pd.DataFrame, uniform: pd.DataFrame, title: str) -> Figur
     axis.set_title(title, fontsize=9)
     figure.legend(loc="outside right center", frameon=False, fontsize=7.5)
     return figure
+
+
+def _around(uniform: pd.DataFrame, sizes: pd.Series) -> pd.DataFrame:
+    """Uniform plans of these sizes, and the next one on either side."""
+    own = uniform["total_bytes"]
+    low = own[own <= sizes.min()].max()
+    high = own[own >= sizes.max()].min()
+    return uniform[~(own < low) & ~(own > high)]
 
 
 def correlations(frame: pd.DataFrame, title: str) -> Figure:

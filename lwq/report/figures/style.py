@@ -50,6 +50,7 @@ WIDTHS = {
 RANDOM, UNIFORM, FAINT = "#999999", "#000000", "#666666"
 # decades of a log axis -> what is labelled
 STEPS = {2.5: (1.0,), 1.1: (1.0, 2.0, 5.0), 0.55: (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)}
+RECIPE = "fisher_kl"  # the score of the default recipe
 HIGH = 0.6  # retained quality above which all of a figure must lie for its axis to leave out 0
 COLLAPSED = 0.25  # a median retained quality below it makes the axis logarithmic
 ACRONYM = 3  # letters of a name that is written in capitals, at most
@@ -106,13 +107,13 @@ def order(names: Iterable[str]) -> list[str]:
 def looks(names: Iterable[str]) -> Looks:
     """A look of its own for each ordering, the same for the same set of scores.
 
-    The scores of claims always have the same. From the third on, a score has the next colour and
-    marker; where the colours begin again, the markers go on, so that no two pairs are alike before
-    110 scores. A reverse is lighter and dashed.
+    The scores of claims, and that of the default recipe, always have the same. From there on, a
+    score has the next colour and marker; where the colours begin again, the markers go on, so that
+    no two pairs are alike before 110 scores. A reverse is lighter and dashed.
     """
     claimed = grid.claimed()
     base = {name: turned(name) or name for name in order(names) if name not in POSITIONAL}
-    more = sorted(set(base.values()) - {*claimed})
+    more = sorted(set(base.values()) - {*claimed}, key=lambda name: (name != RECIPE, name))
     places = {score: place for place, score in enumerate([*claimed, *more])}
     found = {name: _look(places[score], name != score) for name, score in base.items()}
     return {**found, **POSITIONAL}

@@ -56,7 +56,9 @@ def compared(table: pd.DataFrame, windows: pd.DataFrame) -> pd.DataFrame:
     kl = intervals.by_id(windows, "kl")
     found = []
     table = table[~table["way"].isin(("original", TOGETHER))]
-    for _, part in plans_of(table).groupby(SAME, sort=False):
+    # a plan that two settings of a score found is one
+    plans = plans_of(table).drop_duplicates([*SAME, *METHOD, "plan", "budget"])
+    for _, part in plans.groupby(SAME, sort=False):
         whole = part["way"].str.startswith(WHOLE)
         for beyond, rows in ((False, part[~whole]), (True, part[whole])):
             uniform = rows[rows["ordering"] == "uniform"]
