@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 import lwq
 from lwq import models
-from lwq.engine import tasks
+from lwq.engine.likelihoods import loglikelihoods
 from lwq.inputs import toy
 from lwq.statistics import forward
 
@@ -295,7 +295,7 @@ def check_sweep(case: Case) -> None:
 
 def check_tasks(case: Case) -> None:
     """Log-probabilities of continuations, one request a pass."""
-    found = tasks.loglikelihoods(case.model, case.tokenizer, REQUESTS)
+    found = loglikelihoods(case.model, case.tokenizer, REQUESTS)
     for (context, answer), (value, _) in zip(REQUESTS, found, strict=True):
         before = len(case.tokenizer(context).input_ids)
         ids = torch.tensor(case.tokenizer(context + answer).input_ids)

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, BartConfig, Gemma3Config, GPT2Con
 
 import lwq
 from lwq import models
-from lwq.engine import tasks
 from lwq.engine.bank import Bank
+from lwq.engine.likelihoods import loglikelihoods
 from lwq.engine.sweep import Sweep
 from lwq.quantizers.gptq import GPTQ
 from lwq.quantizers.rtn import RTN
@@ -51,7 +51,7 @@ def everything(model, windows, judge):
         lwq.evaluate(model, judge, reference).kl,
         *(list(lwq.score(model, name, windows).values()) for name in ("owl", "block_drop")),
         swept.nll,
-        tasks.loglikelihoods(model, tokenizer, [("the layer", " keeps"), ("the layer", " a")]),
+        loglikelihoods(model, tokenizer, [("the layer", " keeps"), ("the layer", " a")]),
         list(lwq.quantize_(copy.deepcopy(model), plan, windows).values()),
     ]
 

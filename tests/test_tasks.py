@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM
 
 import lwq
 from lwq import models
-from lwq.engine import tasks
+from lwq.engine import likelihoods, tasks
 from lwq.engine.bank import Bank
+from lwq.engine.likelihoods import loglikelihoods
 from lwq.inputs import assets, texts
 from lwq.quantizers.rtn import RTN
 
@@ -45,7 +46,7 @@ def slow_twin(model, tokenizer, requests):
     """One plain forward pass a request."""
     found = []
     for context, continuation in requests:
-        before, answer = tasks.encode(model, tokenizer, context, continuation)
+        before, answer = likelihoods.encode(model, tokenizer, context, continuation)
         with torch.inference_mode():
             logits = model(torch.tensor([before + answer]), use_cache=False).logits[0].float()
         log_p = torch.log_softmax(logits, -1)[len(before) - 1 : -1]
@@ -69,7 +70,7 @@ def test_packed_questions_equal_plain_ones(name):
     """On every architecture: where a packed row is not the same thing, requests go one by one."""
     model = architectures.make(name)
     tokenizer = Letters(models.vocabulary(model))
-    require_equal(tasks.loglikelihoods(model, tokenizer, ASKED), slow_twin(model, tokenizer, ASKED))
+    require_equal(loglikelihoods(model, tokenizer, ASKED), slow_twin(model, tokenizer, ASKED))
 
 
 def test_a_question_longer_than_the_sliding_window_goes_alone(monkeypatch):
@@ -77,15 +78,15 @@ def test_a_question_longer_than_the_sliding_window_goes_alone(monkeypatch):
     window = model.config.sliding_window
     asked = [("a" * (window - 4), answer) for answer in ("bb", "cc", "d" * 30)]
     short = [("a" * 5, answer) for answer in ("bb", "cc")]
-    rows, real = [], tasks._packed
+    rows, real = [], likelihoods._packed
     monkeypatch.setattr(
-        tasks,
+        likelihoods,
         "_packed",
         lambda model, batch, encoded: rows.append(len(batch)) or real(model, batch, encoded),
     )
     tokenizer = Letters(models.vocabulary(model))
     require_equal(
-        tasks.loglikelihoods(model, tokenizer, [*short, *asked]),
+        loglikelihoods(model, tokenizer, [*short, *asked]),
         slow_twin(model, tokenizer, [*short, *asked]),
     )
     assert rows == [1], "the trial of the short question"
@@ -137,7 +138,7 @@ def test_a_window_of_another_name_or_place_is_honoured(kind):
     start = "The cook opened the oven, took out the bread and put it on"
     asked = [("One plus one is", " two"), ("One plus one is", " nine")]
     asked += [(start, f" the {thing} in the corner.") for thing in ("table", "stove", "floor")]
-    require_equal(tasks.loglikelihoods(model, tokenizer, asked), slow_twin(model, tokenizer, asked))
+    require_equal(loglikelihoods(model, tokenizer, asked), slow_twin(model, tokenizer, asked))
 
 
 def bos_first(pattern="<s> $A"):
@@ -159,7 +160,7 @@ def test_questions_are_encoded_as_lm_eval_encodes_them(request_, pattern):
     model = architectures.make("llama")
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     theirs = HFLM(pretrained=model, tokenizer=tokenizer)._encode_pair(*request_)
-    assert [list(part) for part in tasks.encode(model, tokenizer, *request_)] == list(theirs)
+    assert [list(part) for part in likelihoods.encode(model, tokenizer, *request_)] == list(theirs)
     first = [tokenizer.bos_token_id] * pattern.count("<s>")
     window = lwq.windows("toy", tokenizer, n=1, length=8)[0].tolist()
     assert texts.prefix(tokenizer) == first == window[: len(first)]
@@ -169,13 +170,13 @@ def test_plans_with_dropped_blocks_answer_too(toy):
     model, tokenizer = toy
     layout = models.layout(model)
     plan = lwq.Plan(dict(zip(layout.units, (4, 0, 2, 16), strict=True)), layout, "rtn()")
-    before = tasks.loglikelihoods(model, tokenizer, ASKED)
+    before = loglikelihoods(model, tokenizer, ASKED)
     bank = Bank(model, RTN())
     bank.apply_(plan)
-    found = tasks.loglikelihoods(model, tokenizer, ASKED)
+    found = loglikelihoods(model, tokenizer, ASKED)
     require_equal(found, slow_twin(model, tokenizer, ASKED))
     bank.restore_()
-    assert found != before == tasks.loglikelihoods(model, tokenizer, ASKED)
+    assert found != before == loglikelihoods(model, tokenizer, ASKED)
 
 
 def test_contexts_are_computed_once(toy, monkeypatch):
@@ -184,9 +185,9 @@ def test_contexts_are_computed_once(toy, monkeypatch):
     monkeypatch.setattr(
         model, "forward", lambda ids, **more: seen.append(ids.numel()) or real(ids, **more)
     )
-    monkeypatch.setattr(tasks, "TOKENS", 90)
+    monkeypatch.setattr(likelihoods, "TOKENS", 90)
     asked = [(f"{before} {n}", answer) for n in range(10) for before, answer in ASKED]
-    tasks.loglikelihoods(model, tokenizer, asked)
+    loglikelihoods(model, tokenizer, asked)
     alone = sum(len("".join(request)) - 1 for request in asked)
     tried = 3 * (6 + 2)  # at most three passes are tried, of a few requests each
     assert sum(seen[tried:]) < 0.5 * alone
@@ -194,11 +195,11 @@ def test_contexts_are_computed_once(toy, monkeypatch):
 
 def test_encode_moves_spaces_and_refuses_what_is_too_long(toy):
     model, tokenizer = toy
-    before, answer = tasks.encode(model, tokenizer, "every head ranks ", "two")
+    before, answer = likelihoods.encode(model, tokenizer, "every head ranks ", "two")
     assert tokenizer.decode(before) == "every head ranks" and tokenizer.decode(answer) == " two"
     with pytest.raises(lwq.InputError, match="does not fit a context of 512"):
-        tasks.encode(model, tokenizer, "a", "b" * 600)
-    before, _ = tasks.encode(model, tokenizer, "a" * 600, "b" * 10)
+        likelihoods.encode(model, tokenizer, "a", "b" * 600)
+    before, _ = likelihoods.encode(model, tokenizer, "a" * 600, "b" * 10)
     assert len(before) == 512 + 1 - 10
 
 
@@ -297,5 +298,6 @@ def test_the_same_answers_as_lm_eval():
         instances, disable_tqdm=True
     )
     require_equal(
-        tasks.loglikelihoods(model, tokenizer, asked), [(float(a), bool(b)) for a, b in theirs]
+        loglikelihoods(model, tokenizer, asked),
+        [(float(a), bool(b)) for a, b in theirs],
     )

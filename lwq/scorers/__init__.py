@@ -36,11 +36,11 @@ from lwq.scorers.measured import (
     Linearity,
     PruneSensitivity,
     ShapedNoise,
-    Shapley,
 )
 from lwq.scorers.nsds import NSDS
 from lwq.scorers.oracle import Oracle
 from lwq.scorers.outliers import DLP, LAMP, OWL
+from lwq.scorers.shapley import Shapley
 from lwq.scorers.shared.declared import Declared, Found
 from lwq.scorers.shared.listening import Source, listen
 from lwq.scorers.shared.result import result
