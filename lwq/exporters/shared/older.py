@@ -13,12 +13,12 @@ def older(config: Mapping[str, Any]) -> dict[str, Any]:
     config: of the text model, as config.json has it.
     """
     ropes = config.get("rope_parameters") or {}
-    whole = ropes.get("full_attention", ropes)
+    whole, local = (ropes.get(key) or {} for key in ("full_attention", "sliding_attention"))
+    whole = whole or ropes
     found = {key: whole.get(key) for key in APART}
     kind = whole.get("rope_type", "default")
     if kind != "default":
         rest = {key: value for key, value in whole.items() if key not in APART}
         found["rope_scaling"] = {**rest, "type": kind}
-    if "sliding_attention" in ropes:
-        found["rope_local_base_freq"] = ropes["sliding_attention"]["rope_theta"]
+    found["rope_local_base_freq"] = local.get("rope_theta")
     return {key: value for key, value in found.items() if value is not None}
