@@ -14,7 +14,7 @@ from lwq.studies import grid
 
 MB = 1e6
 BEST = style.Look("#000000", "-", "*")
-MIXES = style.Look("#882255", "", "P")
+MIXES = style.Look("#117733", "", "^")
 
 
 def frontier(arena: Arena, mixes: pd.DataFrame, shown: tuple[str, ...]) -> Figure:
