@@ -34,7 +34,7 @@ class Blocks:
         """The weights, (out_features, in_features)."""
         weights, size = GGML_QUANT_SIZES[self.kind]
         blocks = self.data.cpu().reshape(-1, size)
-        found = torch.empty(len(blocks), weights, dtype=dtype)
+        found = torch.empty(len(blocks), weights, dtype=dtype, device="cpu")
         # blocks know of no rows; gguf-py would hold all of its float32 numbers twice
         for piece, own in zip(blocks.split(RUN), found.split(RUN), strict=True):
             numbers = quants.dequantize(piece.numpy().reshape(1, -1), self.kind)
