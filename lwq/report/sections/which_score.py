@@ -330,7 +330,7 @@ def _agreements(table: pd.DataFrame, windows: pd.DataFrame) -> Iterator[Picture]
             figures.correlations,
             (found, f"{model}, {nickname(str(quantizer))}, {units} units"),
             name,
-            f"Rank correlation of scores with each other and with measured harm: {name}.",
+            f"Rank correlation of scores and measured harm: {name}.",
             f"study {NAME}, way {READING}, model {model}, units {units}",
         )
 
