@@ -91,9 +91,8 @@ def compress(
     theirs = None if like is None else plan_from(like, layout, spec(QUANTIZERS, packer))
     if alone and theirs is not None:
         amount = theirs.size(exporter.sizer(packer)).total_bytes + beyond
-    within = amount - beyond if limit == "max_bytes" else amount
     beside = beyond if limit == "max_bytes" else 0
-    budget = target_budget(target, layout, packer, limit, within, bits, beside)
+    budget = target_budget(target, layout, packer, limit, amount - beside, bits, beside)
     recipe.require(budget)
     judge = judge or judging(models.name(loaded))
     windows, calibrated = recipe.drawn(loaded, "calibrate", None)
