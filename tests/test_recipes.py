@@ -5,10 +5,13 @@ pytest tests/test_recipes.py
 
 import numpy as np
 import pytest
+from objectives import Made
 
 import lwq
+from lwq.allocators.look import Look
+from lwq.contracts import Plan
 from lwq.recipes.guard import uniform_plan
-from lwq.recipes.looks import LARGE, alternatives, nearest
+from lwq.recipes.recommend import looked
 from lwq.recipes.sequential import Sequential
 
 
@@ -119,22 +122,23 @@ def test_embeddings_get_the_best_measured_of_neighbouring_options(toy):
         {u: {8: 0.01, 6: 0.02, 5: 0.03, 4: 0.04, 3: 0.09} for u in layout.units}, layout, "made up"
     )
     budget = lwq.Budget(layout, (8, 6, 5, 4, 3), packer, "max_bytes", 110_000)
-    best = lwq.allocators.within(made_up, budget, quantizer=packer)
-    plans = alternatives(best, made_up, budget, packer)
-    places = [budget.widths.index(plan.bits[unit]) for plan in plans]
-    assert places[0] == budget.widths.index(best.bits[unit]) and len(set(places)) == len(places) > 1
+    best, *others = plans = Look().plans(made_up, budget)
+    assert best == lwq.allocators.within(made_up, budget, "knapsack").bits
+    places = [budget.widths.index(plan[unit]) for plan in plans]
+    assert others and len(set(places)) == len(places)
     assert all(abs(place - places[0]) <= 1 for place in places)
-    assert all(budget.holds(plan.bits) for plan in plans)
+    assert all(budget.holds(plan) for plan in plans)
     windows = lwq.windows("toy", tokenizer, n=4, length=48, split="tune")
     bank = lwq.Bank(model, packer)
-    chosen = nearest(model, bank, plans, windows)
-    reference, harms = lwq.reference(model, windows), []
+    chosen = looked(model, made_up, budget, bank, windows)
+    reference, harms = lwq.reference(model, windows), {}
     for plan in plans:
-        bank.apply_(plan)
-        harms.append(lwq.evaluate(model, windows, reference).mean_kl)
+        bank.apply_(Plan(plan, layout, chosen.quantizer))
+        harms[plan[unit]] = lwq.evaluate(model, windows, reference).mean_kl
     bank.restore_()
-    assert chosen.bits == plans[int(np.argmin(harms))].bits
-    assert [tried["kl"] for tried in chosen.provenance["looked at"]] == pytest.approx(harms)
+    assert chosen.bits[unit] == min(harms, key=harms.get)
+    tried = {trial[unit]: trial["kl"] for trial in chosen.provenance["looked at"]}
+    assert tried == pytest.approx(harms)
 
 
 def test_large_harms_are_looked_at_as_if_they_saturated(toy):
@@ -149,17 +153,28 @@ def test_large_harms_are_looked_at_as_if_they_saturated(toy):
         first, *others = layout.units
         harm = {name: {8: 0.0, 4: unit, 2: 9 * unit} for name in others}
         costs = lwq.Costs({first: {8: 0.0, 4: 20 * unit, 2: 21 * unit}, **harm}, layout, "made up")
-        best = lwq.allocators.within(costs, budget, quantizer=packer)
-        total = sum(costs[name][option] for name, option in best.bits.items())
-        return total, best, alternatives(best, costs, budget, packer)
+        found = Look().plans(costs, budget)
+        return sum(costs[name][option] for name, option in found[0].items()), found
 
-    total, best, found = plans(0.001)
-    assert total < LARGE and found == [best]
-    total, best, found = plans(0.1)
-    assert total >= LARGE and found[0] == best
-    assert set(best.bits.values()) == {8, 4, 2} and set(found[1].bits.values()) == {4}
-    assert all(budget.holds(plan.bits) for plan in found)
-    assert len({plan.id for plan in found}) == len(found)
+    total, found = plans(0.001)
+    assert total < Look().large and len(found) == 1
+    total, found = plans(0.1)
+    assert total >= Look().large
+    assert set(found[0].values()) == {8, 4, 2} and set(found[1].values()) == {4}
+    assert all(budget.holds(plan) for plan in found)
+    assert len({tuple(plan.values()) for plan in found}) == len(found)
+
+
+def test_a_look_that_is_cut_short_keeps_the_best_so_far(toy):
+    layout = lwq.models.layout(toy[0], "block")
+    budget = lwq.Budget(layout, (8, 4, 2), lwq.QUANTIZERS["rtn"](), "avg_bits", 4.0)
+    first, *others = layout.units
+    harm = {first: {8: 0.0, 4: 2.0, 2: 2.1}, **dict.fromkeys(others, {8: 0.0, 4: 0.1, 2: 0.9})}
+    made_up = lwq.Costs(harm, layout, "made up")
+    best, other, *_ = Look().plans(made_up, budget)
+    worse = Made(lambda bits: float(bits == best), limit=1)
+    assert Look()(made_up, budget, worse) == best and worse.spent == 1
+    assert Look()(made_up, budget, Made(lambda bits: float(bits == best))) == other
 
 
 def test_a_paper_budget_leaves_embeddings_alone(toy):

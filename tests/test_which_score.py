@@ -83,7 +83,7 @@ def test_a_uniform_plan_that_another_beats_is_no_yardstick():
     ("kl", "expected"), [(0.05, claims.HOLDS), (0.1, claims.HOLDS), (0.2, claims.FAILS)]
 )
 def test_never_worse_than_uniform(kl, expected):
-    tables = ladder().add(kl, 200, "fisher_kl + knapsack", budget="true_bits=3")
+    tables = ladder().add(kl, 200, "fisher_kl + look", budget="true_bits=3")
     (found,) = verdicts(tables, "e")
     assert found.verdict == expected and found.ids == ("id1", "id3")
 
@@ -92,7 +92,7 @@ def test_never_worse_than_uniform(kl, expected):
     ("kl", "expected"), [(0.05, claims.HOLDS), (0.1, claims.UNDECIDED), (0.2, claims.FAILS)]
 )
 def test_beats_another_at_the_same_limit(kl, expected):
-    tables = ladder().add(kl, 200, "fisher_kl + knapsack", budget="true_bits=3")
+    tables = ladder().add(kl, 200, "fisher_kl + look", budget="true_bits=3")
     tables.add(0.1, 198, "lim + topk", budget="true_bits=3")
     tables.add(0.1, 198, "lim + topk", budget="true_bits=4")
     (found,) = verdicts(tables, "e, LIM")

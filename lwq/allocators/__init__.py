@@ -17,6 +17,7 @@ from lwq.allocators.iterate import Iterate
 from lwq.allocators.knapsack import Knapsack
 from lwq.allocators.lagrange import Lagrange
 from lwq.allocators.lieq import LieQ
+from lwq.allocators.look import Look
 from lwq.allocators.ranked import Levels, TopK
 from lwq.allocators.rates import Rates
 from lwq.allocators.refine import Refine
@@ -50,6 +51,7 @@ ALLOCATORS: dict[str, type] = {
     "lagrange": Lagrange,
     "knapsack": Knapsack,
     "impq": ImpQ,
+    "look": Look,
     "refine": Refine,
     "evolution": Evolution,
     "iterate": Iterate,

@@ -1,12 +1,18 @@
 """What a search is handed: plans in, losses out, until its forward passes are spent."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+
+from torch import Tensor, nn
 
 from lwq import models
 from lwq.common.errors import LimitSpent
 from lwq.common.names import spec
-from lwq.contracts import Losses, Option, Plan
+from lwq.contracts import Layout, Losses, Option, Plan
+from lwq.engine.bank import Bank
+from lwq.engine.evaluate import reference
 from lwq.engine.sweep import Sweep
 from lwq.quantizers import QUANTIZERS
 
@@ -39,19 +45,21 @@ class Objective:
         sweep: on windows of the tune split, which no plan is judged on.
         limit: forward passes of the whole model that may be spent.
         granularity: of the units in `bits`.
+        outside: whether embeddings and head are among them.
         log: every trial, in order.
     """
 
     sweep: Sweep
     limit: float
     granularity: str = "block"
+    outside: bool = False
     log: list[Trial] = field(default_factory=list)
     _known: dict[tuple[str, int], Losses] = field(default_factory=dict, repr=False)
     _parts: dict[int, Sweep] = field(default_factory=dict, repr=False)
     _start: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._layout = models.layout(self.sweep.bank.exact, self.granularity)
+        self._layout = models.layout(self.sweep.bank.exact, self.granularity, self.outside)
         self._quantizer = spec(QUANTIZERS, self.sweep.bank.quantizer)
         self._parts[len(self.sweep.windows)] = self.sweep
         self._start = self.sweep.blocks_run
@@ -107,3 +115,45 @@ class Objective:
                 f"{self.limit:g} forward passes are spent on {len(self.log)} plans, and "
                 f"{len(new)} more are asked for; raise the limit"
             )
+
+
+@dataclass
+class Later:
+    """The objective of plans for `layout` on some windows, made when the first plan is measured:
+    its reference costs a forward pass, and an allocator may find that it has nothing to measure.
+
+    Attributes:
+        model, bank: what plans are applied to, and by.
+        windows: of the tune split, LongTensor (n, length).
+        limit: as an `Objective` has it.
+    """
+
+    model: nn.Module
+    bank: Bank
+    windows: Tensor
+    layout: Layout
+    limit: float = math.inf
+
+    @cached_property
+    def made(self) -> Objective:
+        self.bank.restore_()
+        truth = reference(self.model, self.windows)
+        sweep = Sweep(self.model, self.windows, self.bank, truth)
+        return Objective(sweep, self.limit, self.layout.granularity, bool(self.layout.outside))
+
+    @property
+    def left(self) -> float:
+        """Forward passes that may still be spent."""
+        return self.made.left
+
+    @property
+    def log(self) -> list[Trial]:
+        """Every trial, in order."""
+        return self.made.log if "made" in vars(self) else []
+
+    def __call__(self, bits: Mapping[str, Option]) -> Losses:
+        return self.made(bits)
+
+    def many(self, plans: Iterable[Mapping[str, Option]], share: float = 1.0) -> list[Losses]:
+        """As `Objective.many`."""
+        return self.made.many(plans, share)

@@ -1,7 +1,7 @@
 """The default recipe: from a model and a budget to a plan, with no method named."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,12 +17,12 @@ from lwq.common.names import spec
 from lwq.contracts import DROPPED, Budget, Costs, Option, Plan
 from lwq.contracts.methods import Quantizer
 from lwq.engine.bank import Bank
+from lwq.engine.objective import Later
 from lwq.engine.store import Store
 from lwq.inputs import toy
 from lwq.inputs.texts import WindowSpec
 from lwq.quantizers import QUANTIZERS
 from lwq.recipes.guard import guarded
-from lwq.recipes.looks import alternatives, nearest
 from lwq.scorers import SCORERS, score
 from lwq.scorers.fisher import FisherKL
 from lwq.scorers.shared.code import scorer_codes
@@ -37,9 +37,9 @@ class Recipe:
 
     Harms are KL to second order (`fisher_kl`), one for each unit and option; the plan has the least
     sum within the budget (`knapsack`); where harms tell plans apart badly, for embeddings and head
-    and at very few bits, the best measured of a few is taken (`alternatives`); the plan is kept if
-    it beats uniform bits of its bytes on the tune split (`guarded`). LOG.md says what it was
-    measured against.
+    and at very few bits, the best measured of a few is taken (`look`); the plan is kept if it beats
+    uniform bits of its bytes on the tune split (`guarded`). LOG.md says what it was measured
+    against.
 
     Attributes:
         guard: whether the plan is measured against uniform bits of its bytes.
@@ -115,17 +115,15 @@ class Recipe:
         windows: Tensor,
         tune: Tensor | None = None,
     ) -> Plan:
-        """The plan of the least harm, or the alternative that a look at the last quarter of `tune`
-        chose, if the guard keeps it on the rest.
+        """The plan of the least harm, or what a look at the last quarter of `tune` takes in its
+        place, if the guard keeps it on the rest.
         """
-        plan = within(costs, budget, "knapsack", quantizer=quantizer)
         if not self.guard:
-            return plan
+            return within(costs, budget, "knapsack", quantizer=quantizer)
         tune, said = self.drawn(model, "tune", tune)
         bank = Bank(model, quantizer, windows, Store())
         last = len(tune) - len(tune) // LOOKED  # what chooses does not judge
-        plans = alternatives(plan, costs, budget, quantizer)
-        plan = nearest(model, bank, plans, tune[last:])
+        plan = looked(model, costs, budget, bank, tune[last:])
         return guarded(model, plan, costs, budget, windows, tune[:last], bank, said)
 
     def drawn(self, model: nn.Module, split: str, given: Tensor | None) -> tuple[Tensor, str]:
@@ -142,6 +140,25 @@ class Recipe:
         drawn = asked.draw(tokenizer)
         # the guard's evidence adds up over windows that share nothing
         return (drawn.apart() if split == "tune" else drawn.windows), str(asked)
+
+
+def looked(model: nn.Module, costs: Costs, budget: Budget, bank: Bank, windows: Tensor) -> Plan:
+    """The plan of `look` on these windows; its provenance says what each that it tried had.
+
+    Args:
+        windows: LongTensor (n, length); a look costs a forward pass for each plan, and one. None at
+            all: the plan of the least harm.
+    """
+    objective = Later(model, bank, windows, costs.layout)
+    allocator = "look" if len(windows) else "knapsack"
+    plan = within(costs, budget, allocator, objective, bank.quantizer)
+    bank.restore_()
+    tried = [
+        {**{unit: trial.bits[unit] for unit in costs.layout.outside}, "kl": trial.harm}
+        for trial in objective.log
+    ]
+    said = {"looked at": tried} if tried else {}
+    return replace(plan, provenance={**plan.provenance, **said})
 
 
 def _place(model: nn.Module, scorer: FisherKL, weights: str, windows: Tensor) -> Path | None:

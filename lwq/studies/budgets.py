@@ -108,12 +108,13 @@ def searching(
     options: Sequence[Option],
     true_bits: Sequence[float],
     passes: float,
+    way: str = "blocks",
 ) -> Iterator[Candidate]:
     """`fitting` for an allocator that measures plans, each size with so many forward passes."""
     for label, scores in found.items():
         for budget in _within_reach(scores.layout, study.quantizer, options, true_bits):
             plan = study.search(scores, budget, allocator, passes)
-            yield _made(f"{label} + {allocator}", scores, plan, budget, "blocks")
+            yield _made(f"{label} + {allocator}", scores, plan, budget, way)
 
 
 def _within_reach(

@@ -16,7 +16,7 @@ from lwq.contracts import Budget, Costs, Plan, Scores, load_scores
 from lwq.engine import costs as measuring
 from lwq.engine.bank import restore_
 from lwq.engine.evaluate import reference
-from lwq.engine.objective import Objective
+from lwq.engine.objective import Later
 from lwq.engine.sweep import Sweep
 from lwq.quantizers import QUANTIZERS
 from lwq.results.measurements import Results
@@ -130,10 +130,8 @@ def searched(
     ]
     path = _folder(setup.results) / f"plan-{digest(named)}.json"
     if not path.is_file():
-        restore_(setup.judged)
         windows = tune.draw(setup.loaded[1]).windows
-        sweep = Sweep(setup.judged, windows, setup.bank, reference(setup.judged, windows))
-        objective = Objective(sweep, passes, granularity)
+        objective = Later(setup.judged, setup.bank, windows, scores.layout, passes)
         found = allocating.within(scores, budget, allocator, objective)
         with paths.replacing(path) as temporary:
             found.save(temporary)
