@@ -18,13 +18,10 @@ class Estimate(float):
         which is the usual standard error where each window is a document of its own.
 
         Args:
-            documents: where each window comes from; None, or one document, counts each by itself.
+            documents: as `clusters` has them.
         """
         estimate = cls(values.mean())
-        names = np.arange(len(values)) if documents is None else documents
-        if len(np.unique(names)) == 1:
-            names = np.arange(len(values))
-        _, places = np.unique(names, return_inverse=True)
+        _, places = np.unique(clusters(len(values), documents), return_inverse=True)
         sums = np.bincount(places, values - values.mean())
         groups = len(sums)
         estimate.stderr = (
@@ -33,3 +30,11 @@ class Estimate(float):
             else None
         )
         return estimate
+
+
+def clusters(count: int, documents: np.ndarray | None) -> np.ndarray:
+    """What each of `count` windows errs together with, (count,): the windows of its document; of a
+    single document, or where none are known (None), itself alone.
+    """
+    alone = np.arange(count)
+    return alone if documents is None or len(np.unique(documents)) == 1 else documents

@@ -11,6 +11,7 @@ from scipy import special  # not stats: it takes as long to import as all else h
 
 from lwq.common.errors import InputError
 from lwq.contracts import Losses
+from lwq.contracts.estimate import clusters
 
 RESAMPLES = 9999
 CONFIDENCE = 0.95
@@ -38,6 +39,11 @@ class Sample:
 
     values: np.ndarray
     documents: np.ndarray | None
+
+    @property
+    def clusters(self) -> np.ndarray:
+        """What is drawn together, (n,)."""
+        return clusters(len(self.values), self.documents)
 
     def __sub__(self, other: "Sample") -> "Sample":
         """Differences on the same windows."""
@@ -87,7 +93,7 @@ def paired(statistic: Callable[[np.ndarray], np.ndarray], *measured: Values) -> 
     samples = [one if isinstance(one, Sample) else Sample(one, None) for one in measured]
     _require_same(samples)
     values = np.stack([sample.values for sample in samples])
-    _, places = np.unique(_clusters(samples[0]), return_inverse=True)
+    _, places = np.unique(samples[0].clusters, return_inverse=True)
     sizes = np.bincount(places)
     sums = np.stack([np.bincount(places, row) for row in values])  # (samples, documents)
     counts = _draws(len(sizes))  # (draws, documents)
@@ -107,20 +113,13 @@ def _require_same(samples: Sequence[Sample]) -> None:
     lengths = [len(sample.values) for sample in samples]
     if len(set(lengths)) != 1 or lengths[0] < 2:
         raise InputError(f"paired values are needed, two windows or more: lengths {lengths}")
-    if any(not np.array_equal(_clusters(samples[0]), _clusters(other)) for other in samples[1:]):
+    if any(not np.array_equal(samples[0].clusters, other.clusters) for other in samples[1:]):
         raise InputError("paired values are needed: these windows come from different documents")
-
-
-def _clusters(sample: Sample) -> np.ndarray:
-    """What is drawn together: documents; of a single one, or where there are none, each value."""
-    documents = sample.documents
-    alone = np.arange(len(sample.values))
-    return alone if documents is None or len(np.unique(documents)) == 1 else documents
 
 
 def worth(sample: Sample) -> float:
     """How many documents of equal size the documents count as: (Σ n)² / Σ n², n windows each."""
-    sizes = np.unique(_clusters(sample), return_counts=True)[1]
+    sizes = np.unique(sample.clusters, return_counts=True)[1]
     return float(sizes.sum() ** 2 / (sizes**2).sum())
 
 
