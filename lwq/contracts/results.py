@@ -9,6 +9,11 @@ from lwq.common import strips
 from lwq.common.errors import InputError
 from lwq.contracts.estimate import Estimate
 
+# ways of plans that have a budget
+BLOCKS = "blocks"  # embeddings and head stay at 16 bits
+GROUPS = "group sizes"  # the same; options are widths with group sizes
+WHOLE = "whole file"  # embeddings and head are among the units
+
 TOGETHER = "together"  # the way of plans that lower a few units together, beside each alone
 APART = "by text"  # the way of plans that are judged on several texts, each beside the others
 FLOOR = "noise floor"  # the way of the untouched model, computed otherwise

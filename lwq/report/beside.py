@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lwq.common.names import nickname
-from lwq.contracts.results import APART, FLOOR
+from lwq.contracts.results import APART, FLOOR, WHOLE
 from lwq.report import bootstrap, intervals, overview
 from lwq.report.bootstrap import Interval, Sample
 from lwq.report.figures import style
@@ -18,7 +18,6 @@ from lwq.report.line import Line, ratio
 
 UNIFORM = "uniform"
 BLOCKS = "topk"  # the allocator of rankings; any other is named beside its score
-EMBEDDINGS = "whole file"
 
 
 class Method(NamedTuple):
@@ -171,7 +170,7 @@ def _method(row: Mapping[Any, Any], whole: bool) -> str:
     name = style.label(score) if pd.isna(row["seed"]) else RANDOM
     allocator = "" if pd.isna(row["allocator"]) else str(row["allocator"]).partition("(")[0]
     name += f" + {allocator}" if allocator not in ("", BLOCKS) else ""
-    return f"{name} ({EMBEDDINGS})" if whole else name
+    return f"{name} ({WHOLE})" if whole else name
 
 
 def _worth(

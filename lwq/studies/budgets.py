@@ -9,6 +9,7 @@ from lwq.common.errors import InputError
 from lwq.common.names import build, pick, spec
 from lwq.contracts import Budget, Costs, Layout, Option, Plan, Scores, Size
 from lwq.contracts.methods import Quantizer
+from lwq.contracts.results import BLOCKS, WHOLE
 from lwq.engine.apply import require_fit
 from lwq.quantizers import QUANTIZERS
 from lwq.scorers import SCORERS
@@ -82,7 +83,7 @@ def fitting(
     options: Sequence[Option],
     allocator: str,
     sizes: Sequence[float],
-    way: str = "blocks",
+    way: str = BLOCKS,
     limit: str = "true_bits",
 ) -> Iterator[Candidate]:
     """With each score: the allocator's plan for each size, under the label "score + allocator";
@@ -108,7 +109,7 @@ def searching(
     options: Sequence[Option],
     true_bits: Sequence[float],
     passes: float,
-    way: str = "blocks",
+    way: str = BLOCKS,
 ) -> Iterator[Candidate]:
     """`fitting` for an allocator that measures plans, each size with so many forward passes."""
     for label, scores in found.items():
@@ -173,7 +174,7 @@ def mixed_uniform(
             if min(abs(size - one) for one in true_bits) >= NEAR:
                 continue
             plan = Plan(bits, layout, spec(QUANTIZERS, quantizer), {"scorer": label})
-            yield Candidate("uniform", label, plan, high, low, 0, "whole file")
+            yield Candidate("uniform", label, plan, high, low, 0, WHOLE)
 
 
 def _ends(options: Sequence[Option], quantizer: Quantizer) -> tuple[int, int]:

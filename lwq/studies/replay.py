@@ -14,6 +14,7 @@ import pandas as pd
 from lwq.common.errors import InputError
 from lwq.common.names import spec
 from lwq.contracts import Costs, Layout, Plan, Row, Scores
+from lwq.contracts.results import WHOLE
 from lwq.quantizers import QUANTIZERS
 from lwq.studies.asked import Questions
 from lwq.studies.candidates import Candidate
@@ -121,7 +122,7 @@ class Replay(Rehearsal):
         size, only the model tells.
         """
         for candidate in candidates:
-            if (candidate.ordering, candidate.way) != ("uniform", "whole file"):
+            if (candidate.ordering, candidate.way) != ("uniform", WHOLE):
                 self._require(vars(self._row(candidate)))
 
     def measure_floor(self) -> None:

@@ -8,11 +8,12 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from lwq.contracts import Option
+from lwq.contracts.results import BLOCKS, WHOLE
 from lwq.report.figures import style
 from lwq.report.figures.strips import WIDTHS
 from lwq.studies import grid
 
-PLAIN = ("blocks", "whole file")  # ways that the axis says
+PLAIN = (BLOCKS, WHOLE)  # ways that the axis says
 SHOWN = 6  # methods that get a line of their own, best first
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from lwq.common.names import nickname
 from lwq.contracts.results import APART as APART
-from lwq.contracts.results import FLOOR, TAILS
+from lwq.contracts.results import BLOCKS, FLOOR, TAILS
 from lwq.contracts.section import Picture, Section
 from lwq.report import claims, figures, intervals
 from lwq.report.bootstrap import Interval, Sample, mean
@@ -69,7 +69,7 @@ def _name(row: Mapping[Any, Any]) -> str:
         return FLOOR
     if row["ordering"] == "uniform":
         return f"uniform {row['avg_bits']:g}"
-    return budgets.method(str(row["ordering"]), "blocks")
+    return budgets.method(str(row["ordering"]), BLOCKS)
 
 
 def tables(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from lwq.common.names import nickname
-from lwq.contracts.results import TOGETHER
+from lwq.contracts.results import BLOCKS, TOGETHER, WHOLE
 from lwq.contracts.section import Picture, Section
 from lwq.report import claims, figures, interactions, intervals
 from lwq.report.bootstrap import Interval, Sample, mean
@@ -20,9 +20,6 @@ from lwq.results.plans import StoredPlan
 from lwq.studies import grid
 
 NAME = "which_score"
-BLOCKS = "blocks"  # embeddings and head stay at 16 bits
-GROUPS = "group sizes"  # options are widths with group sizes
-WHOLE = "whole file"  # embeddings and head among the units
 READING = "reading"  # a score beside the measured harm of single units
 MEASURED = "at_option"  # the score that is measured, unit by unit
 METHOD = ["ordering", "way"]
@@ -309,7 +306,7 @@ def _curves(frame: pd.DataFrame, table: pd.DataFrame) -> Iterator[Picture]:
     for place, part in frame.groupby(PANEL):
         model, quantizer, judge, whole = place
         own = corners(flat[(flat[PANEL] == list(place)).all(axis=1)])
-        what = "whole file" if whole else "blocks"
+        what = WHOLE if whole else BLOCKS
         name = f"{model}, {nickname(str(quantizer))}, {what}, {_windows(judge)}"
         yield Picture(
             figures.size_curves,
