@@ -1,17 +1,20 @@
 """The knapsack against brute force, and its price on large ones."""
 
+import ctypes
 import itertools
+import os
 import time
 
 import numpy as np
 import pytest
+from scipy.optimize import LinearConstraint
 
 import lwq
 from lwq import models
-from lwq.allocators import ALLOCATORS
+from lwq.allocators import ALLOCATORS, knapsack
 from lwq.allocators.expected import costs
 from lwq.allocators.greedy import Greedy
-from lwq.allocators.knapsack import Knapsack, optimum
+from lwq.allocators.knapsack import Knapsack, branched, optimum
 from lwq.allocators.lagrange import Lagrange
 from lwq.allocators.table import table_of
 from lwq.contracts import Budget, Costs, Layout, Scores, Size, load_scores, matrix_bytes
@@ -245,3 +248,19 @@ def test_costs_that_rise_with_bits_are_refused():
         Costs({"blocks.0": {2: 0.1, 4: 0.2}}, layout, "s")
     with pytest.raises(lwq.InputError, match="missing or unknown"):
         Costs({}, layout, "s")
+
+
+def test_what_the_solver_prints_stays_inside(monkeypatch, capfd):
+    """Lines of C code, in C's own buffer, for no reader; what is said before and after is."""
+
+    def talking(cost, **settings):
+        ctypes.CDLL(None).puts(b"for the makers")
+        os.write(1, b"straight to the file\n")
+        return found
+
+    found, limits = object(), [LinearConstraint(np.ones((1, 2)), 1, 1)]
+    monkeypatch.setattr(knapsack, "milp", talking)
+    print("before")
+    assert branched(np.ones(2), np.ones(2), limits) is found
+    print("after")
+    assert capfd.readouterr().out == "before\nafter\n"

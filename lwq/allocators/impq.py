@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
-from scipy.optimize import LinearConstraint, milp
+from scipy.optimize import LinearConstraint
 
 from lwq.allocators.greedy import require_size
-from lwq.allocators.knapsack import EXACT, ones, solved, whole_drops
+from lwq.allocators.knapsack import EXACT, branched, ones, solved, whole_drops
 from lwq.allocators.search import larger, moved, smaller
 from lwq.allocators.table import Table, table_of
 from lwq.common.errors import InputError
@@ -69,18 +69,15 @@ class ImpQ(Allocator):
         sums = ones(tie.ravel(), y, (len(x_of_tie), len(size)))
         same = sums - ones(np.arange(len(x_of_tie)), x_of_tie, sums.shape)
         cost = np.concatenate([table.harm[row, column], worth])
-        found = milp(
-            cost / (np.abs(cost).max() or 1.0),
-            integrality=np.arange(len(size)) < len(row),
-            bounds=(0, 1),
-            constraints=[
-                LinearConstraint(one, 1, 1),
-                LinearConstraint(same, 0, 0),
-                LinearConstraint(size[None], -np.inf, table.room),
-                *whole_drops(table, row, column, len(size)),
-            ],
-            options={"mip_rel_gap": self.gap, "node_limit": self.nodes},
-        )
+        constraints = [
+            LinearConstraint(one, 1, 1),
+            LinearConstraint(same, 0, 0),
+            LinearConstraint(size[None], -np.inf, table.room),
+            *whole_drops(table, row, column, len(size)),
+        ]
+        cost /= np.abs(cost).max() or 1.0
+        whole = np.arange(len(size)) < len(row)
+        found = branched(cost, whole, constraints, mip_rel_gap=self.gap, node_limit=self.nodes)
         if found.x is None:
             return None
         chosen = np.zeros(len(table.rows), dtype=int)

@@ -1,15 +1,16 @@
 """The options that do the least harm within a budget: one choice a unit, harms and sizes add up."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import LinearConstraint, milp
+from scipy.optimize import LinearConstraint, OptimizeResult, milp
 from scipy.sparse import coo_array
 
 from lwq.allocators.lagrange import relaxed
 from lwq.allocators.table import Table, table_of
 from lwq.common.errors import InputError
+from lwq.common.quiet import quiet
 from lwq.contracts import Budget, Costs, Option, Scores
 from lwq.contracts.methods import Allocator, Objective
 
@@ -109,18 +110,24 @@ def optimum(table: Table, cells: np.ndarray, base: np.ndarray, scale: float) -> 
         LinearConstraint(total, most if table.full else -np.inf, most),
         *whole_drops(table, loose[row], column, len(row)),
     ]
-    found = milp(
-        harm / scale,
-        integrality=np.ones(len(row)),
-        bounds=(0, 1),
-        constraints=constraints,
-        options={"mip_rel_gap": 0.0},
-    )
+    found = branched(harm / scale, np.ones(len(row)), constraints, mip_rel_gap=0.0)
     if found.x is None:
         raise InputError(f"knapsack: no widths add up to {table.room:g}; {found.message}")
     columns, taken = base.copy(), found.x > 0.5
     columns[loose[row[taken]]] = column[taken]
     return columns
+
+
+def branched(
+    cost: np.ndarray, whole: np.ndarray, constraints: Sequence[LinearConstraint], **options: float
+) -> OptimizeResult:
+    """The least cost of variables in [0, 1], those that are `whole` 0 or 1; `milp` by HiGHS, which
+    in scipy 1.17 prints lines for its makers.
+    """
+    with quiet():
+        return milp(
+            cost, integrality=whole, bounds=(0, 1), constraints=constraints, options=options
+        )
 
 
 def _unit(size: np.ndarray) -> float:
