@@ -153,7 +153,7 @@ def test_large_harms_are_looked_at_as_if_they_saturated(toy):
         first, *others = layout.units
         harm = {name: {8: 0.0, 4: unit, 2: 9 * unit} for name in others}
         costs = lwq.Costs({first: {8: 0.0, 4: 20 * unit, 2: 21 * unit}, **harm}, layout, "made up")
-        found = Look().plans(costs, budget)
+        found = Look(scales=(0.5,)).plans(costs, budget)
         return sum(costs[name][option] for name, option in found[0].items()), found
 
     total, found = plans(0.001)
@@ -171,10 +171,11 @@ def test_a_look_that_is_cut_short_keeps_the_best_so_far(toy):
     first, *others = layout.units
     harm = {first: {8: 0.0, 4: 2.0, 2: 2.1}, **dict.fromkeys(others, {8: 0.0, 4: 0.1, 2: 0.9})}
     made_up = lwq.Costs(harm, layout, "made up")
-    best, other, *_ = Look().plans(made_up, budget)
+    look = Look(scales=(0.5,))
+    best, other = look.plans(made_up, budget)
     worse = Made(lambda bits: float(bits == best), limit=1)
-    assert Look()(made_up, budget, worse) == best and worse.spent == 1
-    assert Look()(made_up, budget, Made(lambda bits: float(bits == best))) == other
+    assert look(made_up, budget, worse) == best and worse.spent == 1
+    assert look(made_up, budget, Made(lambda bits: float(bits == best))) == other
 
 
 def test_a_paper_budget_leaves_embeddings_alone(toy):

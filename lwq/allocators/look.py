@@ -26,7 +26,7 @@ class Look(Allocator):
 
     Where the harms of Costs add up to `large`, the plans for harms that saturate:
 
-        h′ = c · log(1 + h / c),    c in scales
+        h′ = c · log(1 + h / c),    c = scale · mean harm of a unit in the plan of the least harm
 
     KL is quadratic in small errors only. Of a plan that leaves little of a model, the harms of the
     worst units count for less than their squares say; how much less, only a look can tell.
@@ -35,13 +35,13 @@ class Look(Allocator):
 
     Attributes:
         large: nats a token; above it the sum of harms is no KL any more.
-        scales: nats a token.
+        scales: of c, as above.
 
     Source: measured, see LOG.md.
     """
 
     large: float = 1.0
-    scales: tuple[float, ...] = (0.1, 0.03)
+    scales: tuple[float, ...] = (8.0, 4.0, 2.0)
 
     searches: ClassVar[bool] = True
 
@@ -68,13 +68,13 @@ class Look(Allocator):
     ) -> Iterator[dict[str, Option]]:
         if not isinstance(scores, Costs):
             return
-        if sum(scores[unit][option] for unit, option in best.items()) < self.large:
+        total = sum(scores[unit][option] for unit, option in best.items())
+        if total < self.large:
             return
         for scale in self.scales:
+            c = scale * total / len(best)
             harm = {
-                unit: {
-                    option: scale * math.log1p(max(one, 0.0) / scale) for option, one in own.items()
-                }
+                unit: {option: c * math.log1p(max(one, 0.0) / c) for option, one in own.items()}
                 for unit, own in scores.items()
             }
             yield Knapsack()(replace(scores, harm=harm), budget)
