@@ -1,10 +1,12 @@
 """What plans of all sizes lose, how far scores agree, and a plan matrix by matrix."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lwq.contracts import Option
@@ -26,18 +28,41 @@ def method(ordering: str, way: str) -> str:
 
 
 def size_curves(frame: pd.DataFrame, uniform: pd.DataFrame, title: str) -> Figure:
-    """KL against stored megabytes, on a log scale: uniform bits black, random orders grey, the best
-    methods and the scores of claims each with a line.
+    """KL against stored megabytes, and below it the same over the KL of uniform bits of the same
+    bytes, on log scales: uniform bits black, random orders grey, the best methods and the scores of
+    claims each with a line.
 
     Args:
         frame: plans with `ordering`, `way`, `seed`, `total_bytes`, `kl` and `ratio`.
         uniform: uniform plans, with `total_bytes` and `kl`.
     """
-    figure, axes = style.canvas(7.5, 4.2)
-    axis = axes[0][0]
+    figure, axes = style.canvas(7.5, 6.4, rows=2, sharex=True)
+    above, below = axes[:, 0]
     chance = style.is_random(frame)
+    for own, look in _lines(frame[~chance]):
+        _draw(above, own, "kl", **look)
+        _draw(below, own, "ratio", **{**look, "label": None})
+    dots: dict[str, Any] = {"ls": "", "marker": ".", "color": style.RANDOM}
+    if chance.any():
+        _draw(above, frame[chance], "kl", **dots, label="random orders")
+        _draw(below, frame[chance], "ratio", **dots)
+    uniform = _around(uniform, frame["total_bytes"])
+    if len(uniform):
+        _draw(above, uniform, "kl", color=style.UNIFORM, marker="x", ms=5, label="uniform")
+    below.axhline(1, color=style.UNIFORM, lw=1.3)
+    for axis in (above, below):
+        style.log_scale(axis)
+    above.set(ylabel="KL to the untouched model\n(nats/token)")
+    below.set(xlabel="stored size (MB)", ylabel="the same, over uniform's\nof the same bytes")
+    above.set_title(title, fontsize=9)
+    figure.legend(loc="outside right center", frameon=False, fontsize=7.5)
+    return figure
+
+
+def _lines(frame: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, dict[str, Any]]]:
+    """Plans and the look of each method that gets a line."""
     methods = sorted(
-        frame[~chance].groupby(["ordering", "way"], sort=False),
+        frame.groupby(["ordering", "way"], sort=False),
         key=lambda entry: np.log(entry[1]["ratio"]).mean(),
     )
     claimed = {f"{score} + topk" for score in grid.claimed()}
@@ -46,35 +71,14 @@ def size_curves(frame: pd.DataFrame, uniform: pd.DataFrame, title: str) -> Figur
     scores = [str(ordering).partition(" + ")[0] for (ordering, _), _ in best]
     looks = style.looks([*grid.claimed(), *scores])
     for place, ((ordering, way), own) in enumerate(best):
-        own = own.sort_values("total_bytes")
-        label = method(str(ordering), str(way))
         color = looks[str(ordering).partition(" + ")[0]].color
-        look = {"color": color, "marker": style.MARKERS[place]}
-        axis.plot(own["total_bytes"] / 1e6, own["kl"], ms=4, lw=1.3, label=label, **look)
-    if chance.any():
-        axis.plot(
-            frame.loc[chance, "total_bytes"] / 1e6,
-            frame.loc[chance, "kl"],
-            ls="",
-            marker=".",
-            color=style.RANDOM,
-            label="random orders",
-        )
-    uniform = _around(uniform, frame["total_bytes"])
-    if len(uniform):
-        axis.plot(
-            uniform["total_bytes"] / 1e6,
-            uniform["kl"],
-            color=style.UNIFORM,
-            marker="x",
-            ms=5,
-            label="uniform",
-        )
-    style.log_scale(axis)
-    axis.set(xlabel="stored size (MB)", ylabel="KL to the untouched model (nats/token)")
-    axis.set_title(title, fontsize=9)
-    figure.legend(loc="outside right center", frameon=False, fontsize=7.5)
-    return figure
+        look = {"color": color, "marker": style.MARKERS[place], "ms": 4, "lw": 1.3}
+        yield own, {**look, "label": method(str(ordering), str(way))}
+
+
+def _draw(axis: Axes, plans: pd.DataFrame, column: str, **look: Any) -> None:
+    plans = plans.sort_values("total_bytes")
+    axis.plot(plans["total_bytes"] / 1e6, plans[column], **look)
 
 
 def _around(uniform: pd.DataFrame, sizes: pd.Series) -> pd.DataFrame:

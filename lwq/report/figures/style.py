@@ -49,7 +49,12 @@ WIDTHS = {
 }
 RANDOM, UNIFORM, FAINT = "#999999", "#000000", "#666666"
 # decades of a log axis -> what is labelled
-STEPS = {2.5: (1.0,), 1.1: (1.0, 2.0, 5.0), 0.55: (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)}
+STEPS = {
+    2.5: (1.0,),
+    1.1: (1.0, 2.0, 5.0),
+    0.55: (1.0, 1.5, 2.0, 3.0, 5.0, 7.0),
+    0.3: (1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0),
+}
 RECIPE = "fisher_kl"  # the score of the default recipe
 HIGH = 0.6  # retained quality above which all of a figure must lie for its axis to leave out 0
 COLLAPSED = 0.25  # a median retained quality below it makes the axis logarithmic
