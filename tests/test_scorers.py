@@ -102,6 +102,10 @@ def test_lim_equals_the_model_s_own_hidden_states(toy, windows):
     assert [plain[n] == trap[n] for n in names] == [True, True, True, False]
 
 
+def test_block_influence_is_lim(toy, windows):
+    assert dict(lwq.score(toy[0], "bi", windows)) == dict(lwq.score(toy[0], "lim", windows))
+
+
 def test_lim_readings_differ_and_are_sampled(toy, windows):
     found = [lwq.score(toy[0], f"lim(average={a!r})", windows) for a in ("tokens", "flat", "mean")]
     assert len({tuple(f.importance.values()) for f in found}) == 3

@@ -27,7 +27,15 @@ from lwq.scorers.gradients import (
     Relevance,
     Taylor,
 )
-from lwq.scorers.hidden_states import CCA, LIM, LSAQ, Angular, NormRatio, Streamline
+from lwq.scorers.hidden_states import (
+    CCA,
+    LIM,
+    LSAQ,
+    Angular,
+    BlockInfluence,
+    NormRatio,
+    Streamline,
+)
 from lwq.scorers.interventions import BlockDrop
 from lwq.scorers.measured import (
     AtOption,
@@ -51,6 +59,7 @@ from lwq.statistics.passes import Passes, counted
 
 SCORERS: dict[str, type] = {
     "lim": LIM,
+    "bi": BlockInfluence,
     "zd": ZD,
     "angular": Angular,
     "norm_ratio": NormRatio,

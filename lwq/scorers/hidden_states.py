@@ -57,6 +57,14 @@ class LIM:
 
 
 @dataclass(frozen=True)
+class BlockInfluence(LIM):
+    """Block Influence, BI(i) = 1 − E cos(x_i, y_i): what `lim` is here, under its first name.
+
+    Source: ShortGPT, Men et al. 2024, arXiv:2403.03853, equation 1: the cosine token by token.
+    """
+
+
+@dataclass(frozen=True)
 class Angular:
     """Angular distance across a run of blocks: which contiguous blocks turn the last token least?
 
