@@ -10,6 +10,7 @@ from objectives import Made
 import lwq
 from lwq.allocators.look import Look
 from lwq.contracts import Plan
+from lwq.engine.objective import Later
 from lwq.recipes.guard import uniform_plan
 from lwq.recipes.recommend import looked
 from lwq.recipes.sequential import Sequential
@@ -138,7 +139,32 @@ def test_embeddings_get_the_best_measured_of_neighbouring_options(toy):
     bank.restore_()
     assert chosen.bits[unit] == min(harms, key=harms.get)
     tried = {trial[unit]: trial["kl"] for trial in chosen.provenance["looked at"]}
-    assert tried == pytest.approx(harms)
+    assert tried == pytest.approx(harms) and next(iter(tried)) == best[unit]
+    cut = Later(model, bank, windows, layout, limit=1)
+    assert Look()(made_up, budget, cut) == best and cut.left == 0
+
+
+def test_a_look_at_counted_units_stays_within_the_count(toy):
+    layout = lwq.models.layout(toy[0], "block", outside=True)
+    harm = {u: {8: 0.01, 4: 0.02 * place} for place, u in enumerate(layout.units, 1)}
+    budget = lwq.Budget(layout, (8, 4), lwq.QUANTIZERS["rtn"](), "moved", 2)
+    plans = Look().plans(lwq.Costs(harm, layout, "made up"), budget)
+    assert plans and all(budget.holds(plan) for plan in plans)
+
+
+def test_an_objective_is_made_when_it_is_asked(toy):
+    model, tokenizer = toy
+    windows = lwq.windows("toy", tokenizer, n=2, length=48, split="tune")
+    bank = lwq.Bank(model, lwq.QUANTIZERS["rtn"]())
+    later = Later(model, bank, windows, lwq.models.layout(model, "block"), limit=3)
+    assert (later.left, later.log, "made" in vars(later)) == (3, [], False)
+    plan = dict.fromkeys(later.layout.units, 4)
+    truth = lwq.reference(model, windows)
+    assert later(plan).mean_kl == later.many([plan])[0].mean_kl
+    bank.apply_(Plan(plan, later.layout, "rtn()"))
+    assert later(plan).mean_kl == pytest.approx(lwq.evaluate(model, windows, truth).mean_kl)
+    bank.restore_()
+    assert later.left == 2 and len(later.log) == 1
 
 
 def test_large_harms_are_looked_at_as_if_they_saturated(toy):

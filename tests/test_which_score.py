@@ -9,12 +9,13 @@ import pytest
 import lwq
 from lwq import models
 from lwq.contracts import Costs, Row, Scores
+from lwq.contracts.results import BLOCKS, WHOLE
 from lwq.quantizers.rtn import RTN
 from lwq.report import claims, interactions
 from lwq.report.figures import budgets as drawn
 from lwq.report.line import corners
 from lwq.report.sections import which_score
-from lwq.studies import agreement, budgets
+from lwq.studies import agreement, budgets, experiment
 from lwq.studies import interactions as lowering
 
 WINDOWS = 40
@@ -226,3 +227,20 @@ def test_sets_of_blocks_stand_at_the_low_width():
     assert len({candidate.scorer for candidate in made}) == 10
     some = list(lowering.subsets(layout, RTN(), 3, 3))
     assert len(some) == 7 and some[-1].scorer == "lowered(0, 2, 3)"
+
+
+def test_searches_of_blocks_and_of_whole_files_are_kept_apart(tmp_path):
+    """At the same limit; and a plan that is kept is not searched for again."""
+    texts = experiment.texts("toy", "toy", 2, 32, 4, 32)
+    study = lwq.Experiment("which_score", "toy", RTN(), *texts, lwq.Results(tmp_path))
+    options = [8, 4, 3]
+    files = study.orderings(budgets.fitted(["fisher_kl"], RTN(), options, outside=True))
+    blocks = budgets.inside_blocks(files, study.units("matrix"))
+    (inner,) = budgets.searching(study, blocks, "look", options, [5.0], 8)
+    (whole,) = budgets.searching(study, files, "look", options, [5.0], 8, WHOLE)
+    assert not inner.plan.layout.outside and whole.plan.layout.outside
+    assert (inner.ordering, inner.way) == ("fisher_kl + look", BLOCKS) and whole.way == WHOLE
+    kept = {file: file.stat().st_mtime_ns for file in tmp_path.glob("scores/plan-*")}
+    (again,) = budgets.searching(study, files, "look", options, [5.0], 8, WHOLE)
+    assert again.plan == whole.plan and len(kept) == 2
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.glob("scores/plan-*")} == kept

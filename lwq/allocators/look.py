@@ -37,7 +37,7 @@ class Look(Allocator):
         large: nats a token; above it the sum of harms is no KL any more.
         scales: of c, as above.
 
-    Source: measured, see LOG.md.
+    Source: measured, for matrices; see LOG.md.
     """
 
     large: float = 1.0
@@ -48,11 +48,12 @@ class Look(Allocator):
     def __call__(
         self, scores: Scores | Costs, budget: Budget, objective: Objective | None = None
     ) -> dict[str, Option]:
-        plans = self.plans(scores, budget)
-        search = Search.of(objective, budget, plans[0], "look")
-        if len(plans) > 1:
+        best, *others = self.plans(scores, budget)
+        search = Search.of(objective, budget, best, "look")
+        if others:
             with suppress(LimitSpent):
-                search.harms(plans)
+                search.harms([best])  # first: no other is taken that was not compared with it
+                search.harms(others)
         return dict(search.best)
 
     def plans(self, scores: Scores | Costs, budget: Budget) -> list[dict[str, Option]]:
@@ -60,7 +61,8 @@ class Look(Allocator):
         best = Knapsack()(scores, budget)
         found = {frozenset(best.items()): best}
         for plan in (*_neighbours(best, scores, budget), *self._saturated(best, scores, budget)):
-            found.setdefault(frozenset(plan.items()), plan)
+            if budget.holds(plan):
+                found.setdefault(frozenset(plan.items()), plan)
         return list(found.values())
 
     def _saturated(
@@ -69,7 +71,7 @@ class Look(Allocator):
         if not isinstance(scores, Costs):
             return
         total = sum(scores[unit][option] for unit, option in best.items())
-        if total < self.large:
+        if total <= 0 or total < self.large:
             return
         for scale in self.scales:
             c = scale * total / len(best)

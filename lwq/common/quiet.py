@@ -3,8 +3,11 @@
 import ctypes
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+_ONE = threading.Lock()  # of two at a time, one would give back what the other has taken away
 
 
 @contextmanager
@@ -17,20 +20,21 @@ def quiet() -> Iterator[None]:
         yield
         return
     flush = ctypes.CDLL(None).fflush
-    if sys.stdout is not None:
-        sys.stdout.flush()
-    flush(None)
-    try:
-        kept = os.dup(1)
-    except OSError:  # closed: nothing can reach it
-        yield
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 1)
-        yield
-    finally:
+    with _ONE:
+        if sys.stdout is not None and not sys.stdout.closed:
+            sys.stdout.flush()
         flush(None)
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
+        try:
+            kept = os.dup(1)
+        except OSError:  # closed: nothing can reach it
+            yield
+            return
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, 1)
+            yield
+        finally:
+            flush(None)
+            os.dup2(kept, 1)
+            os.close(kept)
+            os.close(nowhere)

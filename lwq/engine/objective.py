@@ -59,8 +59,10 @@ class Objective:
     _start: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._layout = models.layout(self.sweep.bank.exact, self.granularity, self.outside)
-        self._quantizer = spec(QUANTIZERS, self.sweep.bank.quantizer)
+        bank = self.sweep.bank
+        known = bank.layout.fingerprint
+        self._layout = models.layout(bank.exact, self.granularity, self.outside, known)
+        self._quantizer = spec(QUANTIZERS, bank.quantizer)
         self._parts[len(self.sweep.windows)] = self.sweep
         self._start = self.sweep.blocks_run
 
@@ -144,7 +146,7 @@ class Later:
     @property
     def left(self) -> float:
         """Forward passes that may still be spent."""
-        return self.made.left
+        return self.made.left if "made" in vars(self) else self.limit
 
     @property
     def log(self) -> list[Trial]:

@@ -143,7 +143,8 @@ class Recipe:
 
 
 def looked(model: nn.Module, costs: Costs, budget: Budget, bank: Bank, windows: Tensor) -> Plan:
-    """The plan of `look` on these windows; its provenance says what each that it tried had.
+    """The plan of `look` on these windows; its provenance says what each that it tried had, that of
+    the least harm first.
 
     Args:
         windows: LongTensor (n, length); a look costs a forward pass for each plan, and one. None at

@@ -122,16 +122,17 @@ def searched(
     split.
     """
     tune = setup.judge.on(text=setup.calibrate.text, split="tune")
-    granularity = scores.layout.granularity
+    layout = scores.layout
     named = [
         *(scores.scorer, scores.data, setup.fingerprint, setup.arithmetic, setup.bank.source),
         *(allocator, repr(passes), str(tune), code_digest(allocating)),
-        *(budget.limit, budget.amount, list(map(str, budget.widths)), granularity),
+        *(budget.limit, budget.amount, list(map(str, budget.widths))),
+        *(layout.granularity, bool(layout.outside)),
     ]
     path = _folder(setup.results) / f"plan-{digest(named)}.json"
     if not path.is_file():
         windows = tune.draw(setup.loaded[1]).windows
-        objective = Later(setup.judged, setup.bank, windows, scores.layout, passes)
+        objective = Later(setup.judged, setup.bank, windows, layout, passes)
         found = allocating.within(scores, budget, allocator, objective)
         with paths.replacing(path) as temporary:
             found.save(temporary)

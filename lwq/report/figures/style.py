@@ -53,7 +53,7 @@ STEPS = {
     2.5: (1.0,),
     1.1: (1.0, 2.0, 5.0),
     0.55: (1.0, 1.5, 2.0, 3.0, 5.0, 7.0),
-    0.3: (1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0),
+    0.35: (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0),
 }
 RECIPE = "fisher_kl"  # the score of the default recipe
 HIGH = 0.6  # retained quality above which all of a figure must lie for its axis to leave out 0
