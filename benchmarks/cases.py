@@ -22,7 +22,8 @@ from lwq.engine.sweep import Sweep
 from lwq.quantizers.gptq import GPTQ
 from lwq.quantizers.hqq import HQQ
 from lwq.quantizers.rtn import RTN
-from lwq.statistics.forward import MatrixStats, stream
+from lwq.statistics.forward import stream
+from lwq.statistics.sums import MatrixStats
 
 MODEL = "smollm2-135m"
 SAMPLE = 6  # plans whose full forward pass is timed; each costs the same

@@ -25,7 +25,7 @@ from lwq.quantizers.masks import Magnitude
 from lwq.quantizers.quanto import Quanto
 from lwq.quantizers.rtn import RTN
 from lwq.quantizers.spqr import SpQR
-from lwq.statistics.forward import MatrixStats
+from lwq.statistics.sums import MatrixStats
 from lwq.studies import candidates, experiment
 
 

@@ -7,7 +7,8 @@ import torch
 
 from lwq import models
 from lwq.common.errors import InputError
-from lwq.statistics.forward import MatrixStats, collect, panels, similarity, stream
+from lwq.statistics.forward import collect, similarity, stream
+from lwq.statistics.sums import MatrixStats, panels
 
 
 def hooked(model, x):

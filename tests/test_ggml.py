@@ -15,7 +15,7 @@ from lwq.common.errors import InputError
 from lwq.quantizers.ggml import BITS, FALLBACKS, GGML, TYPES, Kind
 from lwq.quantizers.shared import ggml_codes, libggml
 from lwq.quantizers.storage.ggml import Blocks
-from lwq.statistics.forward import MatrixStats
+from lwq.statistics.sums import MatrixStats
 
 WIDTHS = (512, 96, 40)  # 256 divides it, 32 does, none does
 

@@ -17,15 +17,15 @@ from lwq.quantizers import QUANTIZERS
 from lwq.quantizers.shared import grid
 from lwq.quantizers.storage import packed, sparse
 from lwq.scorers import SCORERS
-from lwq.statistics import forward
+from lwq.statistics import forward, sums
 
 STANDS_ON = {
     "block_drop": (SCORERS["block_drop"], [evaluate, sweep, forward, structure]),
     "lim": (SCORERS["lim"], [forward, structure]),
-    "gptq": (QUANTIZERS["gptq"], [grid, packed, forward]),
-    "wanda": (QUANTIZERS["wanda"], [packed, sparse, forward]),
+    "gptq": (QUANTIZERS["gptq"], [grid, packed, sums]),
+    "wanda": (QUANTIZERS["wanda"], [packed, sparse, sums]),
     "measured costs": (costs, [sweep, evaluate, bank, apply, store]),
-    "what runs a quantizer": (apply, [forward, structure, store]),
+    "what runs a quantizer": (apply, [forward, sums, structure, store]),
 }
 
 

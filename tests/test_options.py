@@ -12,7 +12,7 @@ import lwq
 from lwq.common.names import build
 from lwq.contracts import nominal_bits
 from lwq.quantizers import QUANTIZERS
-from lwq.statistics.forward import MatrixStats
+from lwq.statistics.sums import MatrixStats
 
 GROUPED = [name for name, cls in QUANTIZERS.items() if "4g32" in cls.levels]
 

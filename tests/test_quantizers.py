@@ -16,8 +16,7 @@ from lwq.quantizers.rtn import RTN
 from lwq.quantizers.shared import grid
 from lwq.quantizers.spqr import SpQR
 from lwq.quantizers.storage import packed
-from lwq.statistics import forward
-from lwq.statistics.forward import MatrixStats
+from lwq.statistics.sums import MatrixStats
 
 
 def some(levels):
@@ -607,7 +606,7 @@ def with_one(weight, value):
         (lambda w: RTN()(w * 1e9, 4), "float16 cannot hold"),
         (lambda w: RTN()(w * 1e-9, 4), "float16 cannot hold"),
         (lambda w: RTN(scale_dtype="int8"), "unknown scale_dtype"),
-        (lambda w: GPTQ()(w, 4, forward.MatrixStats()), "'gram' was not collected"),
+        (lambda w: GPTQ()(w, 4, MatrixStats()), "'gram' was not collected"),
         (lambda w: GPTQ(inputs="half"), "unknown inputs"),
         (lambda w: GPTQ(damp_percent=0), "damp_percent=0"),
         (lambda w: GPTQ()(w, 4, MatrixStats(2, gram=-torch.eye(128))), "singular"),

@@ -14,7 +14,7 @@ from lwq.quantizers.gptq import Grids, column_losses, columns_first, inverse_fac
 from lwq.quantizers.mse import MSE
 from lwq.quantizers.shared import grid
 from lwq.quantizers.storage.packed import FLOATS, Packed, finite, width_ratio
-from lwq.statistics.forward import MatrixStats
+from lwq.statistics.sums import MatrixStats
 
 
 @dataclass(frozen=True)

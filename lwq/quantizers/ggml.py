@@ -21,7 +21,7 @@ from lwq.quantizers.gptq import (
 from lwq.quantizers.shared import ggml_codes, libggml
 from lwq.quantizers.storage.ggml import Blocks, row_bytes
 from lwq.quantizers.storage.packed import finite, stored
-from lwq.statistics.forward import MatrixStats
+from lwq.statistics.sums import MatrixStats
 
 Kind = GGMLQuantizationType
 # name -> type, each with the bits of its codes

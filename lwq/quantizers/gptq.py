@@ -17,7 +17,7 @@ from lwq.quantizers.mse import MSE
 from lwq.quantizers.rtn import RTN
 from lwq.quantizers.shared import grid
 from lwq.quantizers.storage.packed import FLOATS, Packed, finite
-from lwq.statistics.forward import MatrixStats
+from lwq.statistics.sums import MatrixStats
 
 SOURCES = ("uniform", "quantized", "full")
 CLIPS = 20  # ranges that are tried for each group

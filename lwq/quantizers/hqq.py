@@ -14,7 +14,7 @@ from lwq.contracts import Option, Shape
 from lwq.contracts.methods import Grid
 from lwq.quantizers.shared import grid
 from lwq.quantizers.storage.packed import FLOATS, Packed, finite, packed_bytes, stored
-from lwq.statistics.forward import MatrixStats
+from lwq.statistics.sums import MatrixStats
 
 FLAT = 1e-4  # a group whose weights span no more than this is constant
 

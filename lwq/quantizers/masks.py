@@ -16,7 +16,7 @@ from lwq.contracts import Option
 from lwq.contracts.methods import Quantizer
 from lwq.quantizers.storage.packed import finite, packed_bytes, stored
 from lwq.quantizers.storage.sparse import Sparse
-from lwq.statistics.forward import MatrixStats
+from lwq.statistics.sums import MatrixStats
 
 
 def width_of(density: float) -> float:

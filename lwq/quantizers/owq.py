@@ -14,7 +14,7 @@ from lwq.quantizers.gptq import Grids, inverse_factor, with_grids
 from lwq.quantizers.mse import MSE
 from lwq.quantizers.shared import grid
 from lwq.quantizers.storage.packed import FLOATS, Exact, Packed, finite, packed_bytes, stored
-from lwq.statistics.forward import MatrixStats
+from lwq.statistics.sums import MatrixStats
 
 
 @dataclass(frozen=True)

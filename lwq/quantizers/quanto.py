@@ -10,7 +10,7 @@ from lwq.common.names import pick
 from lwq.contracts import Option
 from lwq.contracts.methods import Grid, Quantizer
 from lwq.quantizers.storage.packed import FLOATS, Packed, finite, packed_bytes, stored
-from lwq.statistics.forward import MatrixStats
+from lwq.statistics.sums import MatrixStats
 
 
 @dataclass(frozen=True)

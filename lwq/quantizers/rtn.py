@@ -10,7 +10,7 @@ from lwq.contracts import Option, Shape
 from lwq.contracts.methods import Grid
 from lwq.quantizers.shared import grid
 from lwq.quantizers.storage.packed import FLOATS, Packed, finite
-from lwq.statistics.forward import MatrixStats
+from lwq.statistics.sums import MatrixStats
 
 
 @dataclass(frozen=True)

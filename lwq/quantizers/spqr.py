@@ -15,7 +15,7 @@ from lwq.quantizers.gptq import columns_first, fitting_grid, inverse_factor
 from lwq.quantizers.mse import MSE
 from lwq.quantizers.shared import grid
 from lwq.quantizers.storage.packed import Exact, Packed, finite, packed_bytes, stored
-from lwq.statistics.forward import MatrixStats
+from lwq.statistics.sums import MatrixStats
 
 OUTLIER_BITS = 48  # of a weight that is kept: its value and its place
 # steps of the second level are no smaller, in the dtype that they are stored in

@@ -15,7 +15,7 @@ from lwq.contracts.methods import Quantizer
 from lwq.inputs.texts import WindowSpec
 from lwq.recipes.recommend import Recipe
 from lwq.scorers.fisher import FisherKL
-from lwq.statistics.forward import MatrixStats
+from lwq.statistics.sums import MatrixStats
 from lwq.studies.forecast import REACHED, speed
 from lwq.studies.memory import PROCESSES, Peak
 from lwq.studies.sizes import Sizes

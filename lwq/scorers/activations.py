@@ -15,7 +15,8 @@ from lwq.scorers.shared.declared import Harms
 from lwq.scorers.shared.lifted import lifted
 from lwq.scorers.shared.rounding import WIDTHS, rounding
 from lwq.scorers.weights import effective_rank
-from lwq.statistics.forward import WINDOWS, BlockStats, MatrixStats, Stats, require_windows, stream
+from lwq.statistics.forward import WINDOWS, BlockStats, Stats, require_windows, stream
+from lwq.statistics.sums import MatrixStats
 
 
 @dataclass(frozen=True)

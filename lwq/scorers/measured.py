@@ -25,7 +25,8 @@ from lwq.scorers.shared.declared import Harms
 from lwq.scorers.shared.lifted import lifted
 from lwq.scorers.shared.rounding import WIDTHS, Rounding, rounding
 from lwq.scorers.shared.trials import Trials
-from lwq.statistics.forward import WINDOWS, MatrixStats, Stats, require_windows, stream
+from lwq.statistics.forward import WINDOWS, Stats, require_windows, stream
+from lwq.statistics.sums import MatrixStats
 
 
 @dataclass(frozen=True)

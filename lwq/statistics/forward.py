@@ -7,12 +7,9 @@ are compared) and the statistics of one block, and of a model from `load(..., st
 weights of one block. Sums are float32 or better whatever the model's dtype.
 """
 
-import math
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 from weakref import WeakSet
 
 import numpy as np
@@ -30,6 +27,7 @@ from lwq.statistics.calls import (
     require_separable,
     require_tokens,
 )
+from lwq.statistics.sums import SUMS, Listener, MatrixStats
 
 NEEDS = frozenset(
     {"gram", "input_norms", "input_means", "similarity", "hidden_states", "last_token"}
@@ -38,87 +36,8 @@ NEEDS = frozenset(
 WINDOWS = "windows"
 # another: a scorer that listens to the pass back through the model
 GRADIENTS = "gradients"
-SUMS = frozenset({"gram", "input_norms", "input_means"})  # over the inputs of each matrix
-# columns of a Gram matrix that are summed at once; what lies below its diagonal is mirrored, not
-# computed
-PANEL = 512
 
 _warned: WeakSet[nn.Module] = WeakSet()  # models whose idle matrices were named
-
-
-@dataclass
-class MatrixStats:
-    """What reached one matrix; a statistic that nobody asked for is None, and `require` says so.
-
-    Attributes:
-        tokens: how many input vectors were seen (for an expert, those routed to it).
-        source: "full" or "quantized", the prefix that made the inputs.
-        gram: sum over tokens of t x xᵀ, float32 (in_features, in_features), with t the token's
-            weight, 1 where none was given; matrices fed by one tensor share it. Its upper triangle
-            is summed; `require` hands out all of it.
-        square_sum: sum over tokens of t x², float32 (in_features,); its square root is the norm
-            that AWQ and Wanda use.
-        total, magnitude: sums over tokens of t x and of t |x|, float32 (in_features,); asked for as
-            "input_means".
-        derived: what a quantizer worked out from these, kept for the other matrices and widths that
-            share them.
-    """
-
-    tokens: int = 0
-    source: str = "full"
-    gram: Tensor | None = None
-    square_sum: Tensor | None = None
-    total: Tensor | None = None
-    magnitude: Tensor | None = None
-    derived: dict[str, Any] = field(default_factory=dict)
-
-    def require(self, name: str) -> Tensor:
-        value = getattr(self, name)
-        if value is None:
-            raise InputError(
-                f"the statistic {name!r} was not collected; declare it in `needs` "
-                f"and pass calibration windows"
-            )
-        if name == "gram" and "mirrored" not in self.derived:
-            _mirror_(value)
-            self.derived["mirrored"] = True
-        return value
-
-    def add(self, x: Tensor, needs: frozenset[str], token_weights: Tensor | None = None) -> None:
-        """Add the rows of `x` (tokens, in_features), each with its weight of `token_weights`
-        (tokens,).
-        """
-        x = x.reshape(-1, x.shape[-1]).float()  # (windows, length, in) -> (tokens, in)
-        self.tokens += len(x)
-        weighted = x if token_weights is None else x * token_weights.reshape(-1, 1).to(x)
-        if "gram" in needs:
-            if self.gram is None:
-                self.gram = x.new_zeros(x.shape[-1], x.shape[-1])
-            for columns in panels(x.shape[-1]):
-                self.gram[columns, columns.start :].addmm_(
-                    weighted[:, columns].T, x[:, columns.start :]
-                )
-        if "input_norms" in needs:
-            squares = (weighted * x).sum(0)
-            self.square_sum = squares if self.square_sum is None else self.square_sum.add_(squares)
-        if "input_means" in needs:
-            sums = weighted.sum(0), weighted.abs().sum(0)
-            before = self.total, self.magnitude
-            self.total, self.magnitude = (
-                new if old is None else old.add_(new) for old, new in zip(before, sums, strict=True)
-            )
-
-
-def panels(width: int) -> Iterator[slice]:
-    """0 … width in even slices of at most PANEL."""
-    size = math.ceil(width / math.ceil(width / PANEL))
-    yield from (slice(start, min(start + size, width)) for start in range(0, width, size))
-
-
-def _mirror_(gram: Tensor) -> None:
-    """Copy what stands above the diagonal panels below them."""
-    for columns in panels(len(gram)):
-        gram[columns.stop :, columns] = gram[columns, columns.stop :].T
 
 
 @dataclass
@@ -214,7 +133,8 @@ def stream(
         with models.resident(model, name, save):
             # in place where nobody looks at the inputs again
             outputs = list(hidden) if compared else hidden
-            with _listening(block, own, needs, source, stats.matrices, weights):
+            listener = Listener(needs, source, stats.matrices, weights)
+            with listener.hears(block, own):
                 for batch, x in enumerate(hidden):
                     outputs[batch] = calls.run(block, name, batch, x)
             if "similarity" in needs:
@@ -342,86 +262,3 @@ def similarity(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> dict[str,
 
 def _cosine(x: Tensor, y: Tensor) -> np.ndarray:
     return torch.cosine_similarity(x, y, dim=-1).mean(1).cpu().numpy()
-
-
-@contextmanager
-def _listening(
-    block: nn.Module,
-    matrices: Mapping[str, models.Matrix],
-    needs: frozenset[str],
-    source: str,
-    found: dict[str, MatrixStats],
-    weights: Sequence[Tensor] | None = None,
-) -> Iterator[None]:
-    """Fill `found` from what flows into the matrices' modules; matrices fed by the same tensor
-    share one MatrixStats.
-
-    `weights` holds the token weights of each batch, in the order in which `block` is called.
-    """
-    if not needs & SUMS:
-        yield
-        return
-    # the tensors of the running batch, and where each is summed
-    current: list[tuple[Tensor, MatrixStats]] = []
-    batch = -1
-
-    def start(*_: Any) -> None:
-        nonlocal batch
-        current.clear()
-        batch += 1
-
-    def token_weights() -> Tensor | None:
-        # (windows, length) -> (tokens,)
-        return None if weights is None else weights[batch].reshape(-1)
-
-    def linear(key: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            stats = next((stats for tensor, stats in current if tensor is args[0]), None)
-            if stats is None:
-                stats = found.get(key) or MatrixStats(source=source)
-                stats.add(args[0], needs, token_weights())
-                current.append((args[0], stats))
-            found[key] = stats
-
-        return hook
-
-    def experts(
-        prefix: str, like: models.Matrix
-    ) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-        def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            hidden, chosen = [*args, *kwargs.values()][:2]
-            parts = models.expert_parts(module)
-            bias = getattr(module, f"{parts[0]}_bias", None)
-            for expert in range(module.num_experts):
-                keys = {part: f"{prefix}.{part}.{expert}" for part in parts}
-                if matrices.keys().isdisjoint(keys.values()):
-                    continue
-                routed = (chosen == expert).any(-1)
-                x, w = hidden[routed], token_weights()
-                w = None if w is None else w.to(routed.device)[routed]
-                # (tokens, in) -> (tokens, 2 · inner), or (tokens, inner) without a gate
-                first = x @ replace(like, parameter=parts[0], expert=expert).view().T
-                first = first if bias is None else first + bias[expert]
-                inner = models.expert_inner(module, first)
-                for key, value in zip(keys.values(), (x, inner), strict=True):
-                    if key in matrices:
-                        found.setdefault(key, MatrixStats(source=source)).add(value, needs, w)
-
-        return hook
-
-    hooks = [block.register_forward_pre_hook(start)]
-    heard: set[nn.Module] = set()  # modules of experts: one hook for all their matrices
-    for key, matrix in matrices.items():
-        if matrix.expert is None:
-            hooks.append(matrix.module.register_forward_pre_hook(linear(key)))
-        elif matrix.module not in heard:
-            heard.add(matrix.module)
-            prefix = key.removesuffix(f".{matrix.parameter}.{matrix.expert}")
-            hooks.append(
-                matrix.module.register_forward_pre_hook(experts(prefix, matrix), with_kwargs=True)
-            )
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()

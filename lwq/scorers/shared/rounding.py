@@ -16,7 +16,7 @@ from lwq.engine.bank import Bank
 from lwq.engine.store import Store
 from lwq.quantizers import QUANTIZERS
 from lwq.quantizers.shared.contract import require_true
-from lwq.statistics.forward import MatrixStats
+from lwq.statistics.sums import MatrixStats
 
 WIDTHS = (8, 6, 5, 4, 3, 2)
 ROWS = 4096
