@@ -443,6 +443,43 @@ def test_a_searched_range_is_never_worse_than_min_max(weight):
         ].sum()
 
 
+def every_range_tried(groups, bits, dtype, steps, power, half, weights):
+    """`grid.search`, with no range left out."""
+    best = torch.full(groups.shape[:-1], torch.inf)
+    found = grid.fit(groups, bits, half, dtype)
+    for fraction in torch.linspace(1, 0.2, steps).tolist():
+        low, high = (fraction * end for end in (groups.amin(-1), groups.amax(-1)))
+        shrunk = groups.clamp(low[..., None], high[..., None])
+        scale, zero = grid.fit(shrunk, bits, half, dtype)
+        codes = grid.nearest(groups, scale[..., None], zero[..., None], bits)
+        errors = (groups - (codes - zero[..., None]) * scale[..., None]).abs().pow(power)
+        size = (weights * errors).sum(-1)
+        better = size < best
+        best = torch.where(better, size, best)
+        pairs = zip((scale, zero), found, strict=True)
+        found = [torch.where(better, new, old) for new, old in pairs]
+    return found
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
+@pytest.mark.parametrize("half", [None, "symmetric"])
+@pytest.mark.parametrize("power", [2.0, 2.4])
+def test_ranges_that_search_skips_could_not_win(bits, half, power):
+    generator = torch.Generator().manual_seed(bits)
+    groups = torch.randn(256, 2, 64, generator=generator)
+    groups *= 1 + 5 * (torch.rand(groups.shape, generator=generator) < 0.02)
+    groups[:8] = groups[:8].abs()  # of one sign
+    groups[8:16] = 0.25  # of one value
+    groups[16:24] = 0.0
+    weights = torch.rand(1, 2, 64, generator=generator).exp()
+    half = None if half is None else (2**bits - 1) / 2
+    for given in (None, weights):
+        fast = grid.search(groups, bits, torch.float16, 20, power, half, given)
+        every = torch.ones(()) if given is None else given
+        slow = every_range_tried(groups, bits, torch.float16, 20, power, half, every)
+        assert all(torch.equal(a, b) for a, b in zip(fast, slow, strict=True))
+
+
 @pytest.mark.parametrize("outliers", [0.0, 0.02])
 def test_spqr_equals_its_slow_twin(outliers, weight):
     stats, x = gram_of(128)

@@ -16,6 +16,7 @@ NEGLIGIBLE = 1e-4
 # the largest weight of an ordinary matrix is larger
 TINY = 2.0**-6
 GROUPS = (32, 64, 128)  # sizes that options name
+ROUNDING = 0.999  # of a bound, so that float32 cannot turn it over
 PANEL = 1 << 20  # weights whose grids are searched at once: what is in between stays in the cache
 
 
@@ -33,15 +34,22 @@ def fit(groups: Tensor, bits: int, half: float | None, dtype: torch.dtype) -> tu
     Returns:
         (scale, zero), float32, shape (...). A group of zeros gets scale 1.
     """
+    return _covering(groups.amin(-1), groups.amax(-1), bits, half, dtype)
+
+
+def _covering(
+    low: Tensor, high: Tensor, bits: int, half: float | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """`fit` of groups with these least and largest weights."""
     if half is None:
-        low, high = groups.amin(-1).clamp(max=0), groups.amax(-1).clamp(min=0)
+        low, high = low.clamp(max=0), high.clamp(min=0)
         scale = high / (2**bits - 1) - low / (2**bits - 1)  # not (high − low): that may overflow
     else:
-        low, scale = None, groups.abs().amax(-1) / half
+        scale = torch.maximum(low.abs(), high.abs()) / half
     stored = scale.to(dtype).float()
     refuse_lost(scale, stored, dtype)
     stored = torch.where(stored > 0, stored, 1.0)
-    if low is None:
+    if half is not None:
         return stored, torch.full_like(stored, 2.0 ** (bits - 1))
     return stored, (-low / stored).round().clamp(0, 2**bits - 1)
 
@@ -64,22 +72,54 @@ def search(
         groups, bits, half, dtype: as `fit`.
         weights: d, of the shape of `groups` or one that broadcasts to it; None for 1.
     """
-    best = groups.new_full(groups.shape[:-1], torch.inf)
-    scale, zero = fit(groups, bits, half, dtype)
+    (low, lowest), (high, highest) = groups.min(-1), groups.max(-1)
+    scale, zero = _covering(low, high, bits, half, dtype)
+    heavy = None
+    if weights is not None:
+        weights = weights.expand_as(groups)
+        heavy = weights.gather(-1, torch.stack((lowest, highest), -1)).unbind(-1)
+    best = torch.full_like(low, torch.inf)
     for fraction in torch.linspace(1, 0.2, steps, device="cpu").tolist():
-        low, high = (
-            groups.amin(-1, keepdim=True) * fraction,
-            groups.amax(-1, keepdim=True) * fraction,
-        )
-        trial = fit(groups.clamp(low, high), bits, half, dtype)
-        codes = nearest(groups, trial[0].unsqueeze(-1), trial[1].unsqueeze(-1), bits)
-        error = groups - codes.sub_(trial[1].unsqueeze(-1)).mul_(trial[0].unsqueeze(-1))
+        trial = _covering(low * fraction, high * fraction, bits, half, dtype)
+        still = ROUNDING * _lost_outside((low, high), heavy, trial, bits, power) < best
+        share = float(still.float().mean())
+        if share == 0:
+            continue
+        some = still if share < 0.7 else slice(None)  # to pick them out costs a copy
+        part, (step, offset) = groups[some], (found[some].unsqueeze(-1) for found in trial)
+        error = nearest(part, step, offset, bits).sub_(offset).mul_(step).sub_(part)
         error = error.square_() if power == 2 else error.abs_().pow_(power)
-        size = (error if weights is None else error.mul_(weights)).sum(-1)
+        size = torch.full_like(best, torch.inf)
+        size[some] = (error if weights is None else error.mul_(weights[some])).sum(-1)
         better = size < best
         best = torch.where(better, size, best)
         scale, zero = torch.where(better, trial[0], scale), torch.where(better, trial[1], zero)
     return scale, zero
+
+
+def _lost_outside(
+    ends: tuple[Tensor, Tensor],
+    heavy: tuple[Tensor, ...] | None,
+    trial: tuple[Tensor, Tensor],
+    bits: int,
+    power: float,
+) -> Tensor:
+    """d |w − ŵ|^power of the outermost weight of each group that lies outside the grid `trial`, no
+    more than the sum over the group: with many bits most narrow ranges need no closer look.
+
+    Args:
+        ends: least and largest weight of each group; heavy: d of those two.
+        trial: (scale, zero).
+    """
+    scale, zero = trial
+    below = -zero * scale - ends[0]
+    above = ends[1] - (2**bits - 1 - zero) * scale
+    low, high = (beyond.clamp_(min=0).pow_(power) for beyond in (below, above))
+    return (
+        torch.maximum(low, high)
+        if heavy is None
+        else torch.maximum(low * heavy[0], high * heavy[1])
+    )
 
 
 def refuse_lost(scale: Tensor, stored: Tensor, dtype: torch.dtype) -> None:
