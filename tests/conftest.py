@@ -27,6 +27,12 @@ def bank_folder(tmp_path, monkeypatch):
     return tmp_path / "bank"
 
 
+@pytest.fixture(autouse=True)
+def runs_folder(tmp_path, monkeypatch):
+    """What a test runs is no command of the user's, whose `lwq status` shows his own."""
+    monkeypatch.setenv("LWQ_RUNS", str(tmp_path / "runs"))
+
+
 @pytest.fixture
 def toy():
     return lwq.load("toy")

@@ -63,3 +63,14 @@ def test_scratch_of_a_killed_process_goes_and_of_a_living_one_stays(tmp_path, mo
     assert not left.exists() and second.is_dir() and mine.is_dir()
     del owner
     assert not mine.exists()
+
+
+def test_what_is_set_aside_goes_with_its_block_and_after_a_kill(tmp_path, monkeypatch):
+    monkeypatch.setenv("LWQ_CACHE", str(tmp_path))
+    killed = KILLED.replace('scratch(owner, "offload-")', 'aside("plan-").__enter__()')
+    done = subprocess.run([sys.executable, "-c", killed], capture_output=True, text=True)
+    assert Path(done.stdout.strip()).is_dir()
+    with pytest.raises(KeyError), paths.aside("plan-") as folder:
+        assert [folder] == list(tmp_path.glob("plan-*"))
+        raise KeyError
+    assert not folder.exists()

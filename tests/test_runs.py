@@ -27,6 +27,7 @@ with runs.noted(["compress", "toy"]):
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("LWQ_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("LWQ_RUNS")
     monkeypatch.chdir(tmp_path)
     return tmp_path / "cache"
 

@@ -14,12 +14,13 @@ from lwq.cli import (  # isort: skip (the order of --help)
     judging,
     studies,
     status,
+    cache,
 )
 from lwq.cli.app import app
 from lwq.common import runs
 from lwq.common.errors import InputError, RunError
 
-__all__ = ["app", "compressing", "judging", "lists", "main", "models", "status", "studies"]
+__all__ = ["app", "cache", "compressing", "judging", "lists", "main", "models", "status", "studies"]
 
 HELP = {"-h", "--help"}
 

@@ -74,10 +74,24 @@ def scratch(owner: object, prefix: str) -> Path:
     """A new folder that goes when `owner` does, or after its process was killed; in the cache, as
     the system's temporary folder may live in memory.
     """
-    with writing(cache()):
-        folder = _own(cache(), prefix)
+    folder = _in_cache(prefix)
     weakref.finalize(owner, shutil.rmtree, folder, ignore_errors=True)
     return folder
+
+
+@contextmanager
+def aside(prefix: str) -> Iterator[Path]:
+    """`scratch` that goes when the block ends."""
+    folder = _in_cache(prefix)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _in_cache(prefix: str) -> Path:
+    with writing(cache()):
+        return _own(cache(), prefix)
 
 
 def _own(parent: Path, prefix: str, suffix: str = "") -> Path:

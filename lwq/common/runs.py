@@ -4,6 +4,7 @@ What only this file knows is lost with the cache, and nothing else depends on it
 """
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +20,7 @@ from lwq.common.hashing import digest
 RUNS, DONE, STOPPED = "runs", "done", "stopped"
 INTERRUPTED = 130  # exit code of Ctrl-C
 KEPT = 20  # runs that are remembered
+PLACE = "LWQ_RUNS"  # another folder for them, as for a test's
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def _write(place: Path, run: Run) -> None:
 
 
 def _folder() -> Path:
-    return paths.writable(paths.cache() / "runs", "LWQ_CACHE")
+    return paths.writable(os.environ.get(PLACE) or paths.cache() / "runs", "LWQ_CACHE")
 
 
 def _files() -> list[Path]:

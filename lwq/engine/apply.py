@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from tempfile import TemporaryDirectory
 
 from torch import Tensor, nn
 
@@ -229,8 +228,7 @@ def _blocks_to_write(
             for name, _, packed in _one_pass(model, quantizer, wanted, windows, source, save=True)
         )
         return
-    # not the system's, which may live in memory
-    with TemporaryDirectory(dir=paths.cache(), prefix="plan-") as folder:
+    with paths.aside("plan-") as folder:
         aside = Store(folder)
         # each width's pass needs the model as it was
         for name, _, made in _blocks_quantized(model, quantizer, wanted, windows):

@@ -11,8 +11,6 @@ have no gradients of their own: who wants them sums g xᵀ of the pairs that are
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -168,10 +166,10 @@ def _memory(model: nn.Module) -> Iterator[Keep]:
     if models.streamed(model) is None:
         yield lambda name, states: states
         return
-    with TemporaryDirectory(dir=paths.cache(), prefix="backward-") as folder:
+    with paths.aside("backward-") as folder:
 
         def keep(name: str, states: Tensor) -> Tensor:
-            file = str(Path(folder, name))
+            file = str(folder / name)
             kept = torch.from_file(file, shared=True, size=states.numel(), dtype=states.dtype)
             return kept.view(states.shape).copy_(states)
 
