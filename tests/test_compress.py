@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gguf import GGUFReader
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import lwq
 from lwq.exporters.targets import TARGETS
 from lwq.inputs.texts import WindowSpec
 from lwq.recipes.recommend import Recipe
+from lwq.recipes.wanted import judging
 
 QUICK = Recipe(nsamples=4, seqlen=48, tune=16, length=48)
 
@@ -105,8 +107,6 @@ def test_a_record_of_somebody_else_is_refused(tmp_path, text):
 
 
 def test_a_folder_whose_name_begins_as_the_toy_does_is_a_model_of_its_own():
-    from lwq.recipes.compress import judging
-
     assert judging("toy-8").text == "toy" and judging("toy-story").text == "wiki"
 
 
@@ -162,3 +162,83 @@ def test_what_cannot_be_is_refused_before_the_work(tmp_path, monkeypatch, argume
     with pytest.raises(lwq.InputError, match=said):
         made(tmp_path / "out", **arguments)
     assert not (tmp_path / "out").exists()
+
+
+def written(text, path):
+    from lwq.inputs.texts import documents
+
+    path.write_text("\n\n".join(f"{text} {document}" for document in documents("toy")))
+    return str(path)
+
+
+def test_another_text_under_the_same_name_is_another_result(tmp_path, monkeypatch):
+    text = written("a", tmp_path / "mine.txt")
+    judge = WindowSpec(text, "judge", 2, 48, 0)
+    asked = {"size": "140kB", "recipe": replace(QUICK, text=text, guard=False), "judge": judge}
+    found = lwq.compress("toy", tmp_path / "one", **asked)
+    written("b", tmp_path / "mine.txt")
+    with pytest.raises(lwq.InputError, match=r"calibrated on: .*mine.txt.*#.* there, .* now"):
+        lwq.compress("toy", tmp_path / "one", **asked)
+    scored = []
+    costs = Recipe.costs
+    monkeypatch.setattr(Recipe, "costs", lambda *args: scored.append(1) or costs(*args))
+    assert lwq.compress("toy", tmp_path / "two", **asked).lines != found.lines and scored
+
+
+def test_a_plan_in_the_cache_is_made_again_where_it_is_damaged(tmp_path, monkeypatch):
+    monkeypatch.setenv("LWQ_CACHE", str(tmp_path / "cache"))
+    recipe = replace(QUICK, guard=False)
+    plan = lwq.compress("toy", tmp_path / "one", size="140kB", recipe=recipe).plan
+    files = [
+        file for place in ("plans", "costs") for file in (tmp_path / "cache" / place).iterdir()
+    ]
+    assert len(files) == 2
+    for file in files:
+        file.write_text(file.read_text()[:-20])
+    assert lwq.compress("toy", tmp_path / "two", size="140kB", recipe=recipe).plan == plan
+    assert all(json.loads(file.read_text()) for file in files)
+
+
+def test_a_plan_in_the_cache_is_not_one_of_what_the_format_held_before(tmp_path, monkeypatch):
+    asked = {"bits": (4, 3, 2), "true_bits": 3.7, "recipe": replace(QUICK, guard=False)}
+    found = lwq.compress("toy", tmp_path / "one", **asked).plan
+    assert 3 in found.bits.values()
+    own = lwq.exporters.own.Own.options
+    monkeypatch.setattr(
+        lwq.exporters.own.Own,
+        "options",
+        lambda self, layout, unit, quantizer: tuple(
+            one for one in own(self, layout, unit, quantizer) if one != 3
+        ),
+    )
+    other = lwq.compress("toy", tmp_path / "two", **asked).plan
+    assert 3 not in other.bits.values()
+
+
+def test_a_model_that_reads_little_is_judged_on_what_it_reads(tmp_path):
+    config = LlamaConfig(
+        vocab_size=257,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=256,
+    )
+    folder = tmp_path / "small"
+    LlamaForCausalLM(config).save_pretrained(folder)
+    lwq.load("toy")[1].save_pretrained(folder)
+    text = written("a", tmp_path / "mine.txt")
+    asked = {"avg_bits": 4.5, "recipe": replace(QUICK, text=text)}
+    with pytest.raises(lwq.InputError, match="128 tokens.* 64 at most"):
+        lwq.check(str(folder), **asked, judge=WindowSpec(text, "judge", 2, 128, 0))
+    assert judging("mine", config).length == 64
+
+
+def test_texts_are_read_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(Recipe, "costs", lambda *_: pytest.fail("scored"))
+    with pytest.raises(lwq.InputError, match="nofile"):
+        made(tmp_path / "out", judge=WindowSpec("nofile.txt", "judge", 4, 48, 0))

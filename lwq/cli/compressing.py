@@ -1,7 +1,7 @@
 """From a model to a folder that other programs run, in one command, and whether that can be."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -56,30 +56,29 @@ def compress(
     """From a model to a smaller one that other programs run: score, plan, guard, quantize, judge,
     export. Killed, it goes on where it was; run again, it does nothing twice.
     """
-    from lwq.recipes import compress as recipes
+    from lwq.recipes import check as checking
+    from lwq.recipes import compress as compressing
     from lwq.recipes.recommend import Recipe
 
+    asked: dict[str, Any] = {
+        "size": size,
+        "avg_bits": avg_bits,
+        "true_bits": true_bits,
+        "target": target,
+        "quantizer": quantizer,
+        "bits": arguments.options(bits),
+        "like": like,
+        "recipe": Recipe(guard=guard, nsamples=nsamples, seqlen=seqlen),
+        "dtype": dtype,
+        "stream": stream,
+        "trust_remote_code": trust_remote_code,
+    }
     if dry_run:
-        check(model, size, avg_bits, true_bits, target, quantizer, bits, guard, nsamples, seqlen)
+        show_checked(checking.check(model, **asked))
         return
     if out is None:
         raise InputError("--out names the folder to be made; --dry-run makes none")
-    made = recipes.compress(
-        model,
-        out,
-        size=size,
-        avg_bits=avg_bits,
-        true_bits=true_bits,
-        target=target,
-        quantizer=quantizer,
-        bits=arguments.options(bits),
-        like=like,
-        recipe=Recipe(guard=guard, nsamples=nsamples, seqlen=seqlen),
-        dtype=dtype,
-        stream=stream,
-        trust_remote_code=trust_remote_code,
-    )
-    show_compressed(made)
+    show_compressed(compressing.compress(model, out, **asked))
 
 
 @app.command()

@@ -3,6 +3,7 @@
 import html
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,13 +15,14 @@ from lwq.common.names import build, pick, spec
 from lwq.contracts import KEPT, Budget, Layout, Option, Size
 from lwq.contracts.methods import Exporter, Quantizer
 from lwq.exporters import named
-from lwq.exporters.targets import TARGETS, Target
+from lwq.exporters.targets import TARGETS
 from lwq.exporters.targets import budget as target_budget
 from lwq.inputs.texts import WindowSpec
 from lwq.quantizers import QUANTIZERS
-from lwq.recipes.compress import judging, one_limit, uniform_bits
+from lwq.recipes.compress import uniform_bits
 from lwq.recipes.outlook import Outlook, Work
 from lwq.recipes.recommend import Recipe
+from lwq.recipes.wanted import Wanted, judging
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ def check(
     target: str = "lwq",
     quantizer: str | Quantizer | None = None,
     bits: tuple[Option, ...] | None = None,
+    like: str | Path | None = None,
     recipe: Recipe | None = None,
     judge: WindowSpec | None = None,
     dtype: str = "float32",
@@ -113,22 +116,25 @@ def check(
     Raises the InputErrors that `compress` raises before its work, but for weights that are no
     finite numbers.
     """
-    limit, amount = one_limit(size, avg_bits, true_bits)
-    runtime: Target = pick(TARGETS, "target", target)
-    packer: Quantizer = build(QUANTIZERS, "quantizer", quantizer or runtime.quantizer)
-    exporter, wide = named(runtime.format), pick(models.DTYPES, "dtype", dtype).itemsize
+    wanted = Wanted.of(target, quantizer, size, avg_bits, true_bits, like)
+    packer, exporter, limit = wanted.packer, wanted.exporter, wanted.limit
+    recipe, wide = recipe or Recipe(), pick(models.DTYPES, "dtype", dtype).itemsize
     found, tokenizer = models.stand_in(model, trust_remote_code)
     exporter.require_model(found, tokenizer)
-    layout = models.layout(found, "matrix", limit == "max_bytes", known="unknown")
+    layout = wanted.layout(found, known="unknown")
     beyond = exporter.beyond(layout, found) if limit == "max_bytes" else 0
+    theirs = wanted.theirs(layout)
+    amount = wanted.bytes_or_bits(theirs, beyond)
     targets = {name: _why_not(name, found, tokenizer, layout, limit, amount) for name in TARGETS}
     try:
-        budget = target_budget(target, layout, packer, limit, amount - beyond, bits, beyond)
-        (recipe or Recipe()).require(budget)
+        budget = wanted.budget(layout, beyond, theirs, bits)
+        recipe.require(budget)
     except InputError as error:
         held = [name for name, why in targets.items() if not why]
         raise InputError(f"{target}: {error}. Targets that hold it: {held or 'none'}") from None
-    work = Work.of(found, budget, packer, recipe or Recipe(), judge or judging(model), stream)
+    judge = judge or judging(model, found.config)
+    _require_readable(judge, tokenizer)
+    work = Work.of(found, budget, packer, recipe, judge, stream)
     return Checked(
         model=models.name(found),
         target=target,
@@ -147,6 +153,12 @@ def check(
         targets=targets,
         outlook=work.outlook(wide),
     )
+
+
+def _require_readable(judge: WindowSpec, tokenizer: Any) -> None:
+    """Raise InputError for windows that the model cannot read."""
+    if judge.length > (limit := int(tokenizer.model_max_length)):
+        raise InputError(f"windows of {judge.length} tokens, and the model reads {limit} at most")
 
 
 def _stays(

@@ -7,31 +7,28 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lwq import models
 from lwq.common import paths
 from lwq.common.errors import InputError
 from lwq.common.hashing import code_digest, codes, digest
-from lwq.common.names import build, pick, spec
-from lwq.common.sizes import parse_bytes
+from lwq.common.kept import kept
+from lwq.common.names import spec
 from lwq.contracts import Budget, Losses, Option, Plan, Size
 from lwq.contracts.methods import Quantizer
 from lwq.engine.bank import Bank
 from lwq.engine.evaluate import reference
 from lwq.engine.store import Store
 from lwq.engine.sweep import Sweep
-from lwq.exporters import fill, named, require_exportable
-from lwq.exporters.reading import plan_from
-from lwq.exporters.targets import TARGETS, Target
-from lwq.exporters.targets import budget as target_budget
-from lwq.inputs import toy
-from lwq.inputs.texts import Drawn, WindowSpec
+from lwq.exporters import fill, require_exportable
+from lwq.inputs.texts import Drawn, WindowSpec, token_digest
 from lwq.quantizers import QUANTIZERS
 from lwq.recipes.card import card
 from lwq.recipes.compressed import Compressed, Judged
 from lwq.recipes.outlook import Work
 from lwq.recipes.recommend import Recipe
+from lwq.recipes.wanted import Wanted, judging
 from lwq.report import bootstrap
 
 DONE = "compress.json"  # in the folder: what was asked for, and what was measured
@@ -76,37 +73,33 @@ def compress(
     Raises:
         InputError: before the work starts, for a target, budget or folder that cannot be.
     """
-    alone = like is not None and size is None and avg_bits is None and true_bits is None
-    limit, amount = ("max_bytes", 0.0) if alone else one_limit(size, avg_bits, true_bits)
-    runtime: Target = pick(TARGETS, "target", target)
-    packer: Quantizer = build(QUANTIZERS, "quantizer", quantizer or runtime.quantizer)
-    recipe, exporter = recipe or Recipe(), named(runtime.format)
+    wanted = Wanted.of(target, quantizer, size, avg_bits, true_bits, like)
+    packer, exporter, recipe = wanted.packer, wanted.exporter, recipe or Recipe()
     folder = Path(out).expanduser().resolve()
     loaded, tokenizer = models.load(
         model, dtype, stream=stream, trust_remote_code=trust_remote_code
     )
     exporter.require_model(loaded, tokenizer)
-    layout = models.layout(loaded, "matrix", limit == "max_bytes")
-    beyond = exporter.beyond(layout, loaded)
-    theirs = None if like is None else plan_from(like, layout, spec(QUANTIZERS, packer))
-    if alone and theirs is not None:
-        amount = theirs.size(exporter.sizer(packer)).total_bytes + beyond
-    beside = beyond if limit == "max_bytes" else 0
-    budget = target_budget(target, layout, packer, limit, amount - beside, bits, beside)
+    layout = wanted.layout(loaded)
+    beyond, theirs = exporter.beyond(layout, loaded), wanted.theirs(layout)
+    budget = wanted.budget(layout, beyond, theirs, bits)
     recipe.require(budget)
-    judge = judge or judging(models.name(loaded))
-    windows, calibrated = recipe.drawn(loaded, "calibrate", None)
-    asked = _asked(loaded, budget, packer, target, recipe, calibrated, judge)
+    judge = judge or judging(models.name(loaded), loaded.config)
+    drawn = judge.draw(tokenizer)
+    asked = _asked(loaded, budget, packer, target, recipe)
+    windows, asked["calibrated on"] = _read(recipe, loaded, "calibrate")
+    asked["guarded on"] = _read(recipe, loaded, "tune")[1] if recipe.guard else ""
+    asked["judge"] = f"{judge} #{token_digest(drawn.windows)}"
     if theirs is not None:
         asked["like"] = f"{Path(str(like)).name} {theirs.id}"
     if (found := _finished(folder, asked)) is not None:
         return found
     require_exportable(_all_high(budget, packer), folder, exporter)
     _say(loaded, budget, packer, recipe, judge, stream)
-    plan = _planned(loaded, recipe, budget, packer, asked)
+    plan = _planned(loaded, recipe, budget, wanted, asked)
+    require_exportable(plan, folder, exporter)
     bank = Bank(loaded, packer, windows, Store())
     others = uniform_around(plan, budget) | ({} if theirs is None else {"like": theirs})
-    drawn = judge.draw(tokenizer)
     lines = _lines(loaded, plan, others, budget, bank, drawn, beyond)
     said = f"{_advice(lines)} {bootstrap.remark(drawn.documents)}".strip()
     made = Compressed(folder, target, plan, tuple(lines), str(judge), said)
@@ -117,10 +110,10 @@ def compress(
     return made
 
 
-def judging(model: str) -> WindowSpec:
-    """What the table is measured on where nobody says."""
-    text = "wiki" if toy.depth(model) is None else "toy"
-    return WindowSpec(text, "judge", 16, 256, 0)
+def _read(recipe: Recipe, model: nn.Module, split: str) -> tuple[Tensor, str]:
+    """Windows that the recipe will read, and the words for them: other tokens, other words."""
+    windows, said = recipe.drawn(model, split, None)
+    return windows, f"{said} #{token_digest(windows)}"
 
 
 def _say(
@@ -136,28 +129,10 @@ def _say(
     print(f"estimate: {work.outlook(model.dtype.itemsize)}", file=sys.stderr)
 
 
-def one_limit(
-    size: str | int | None, avg_bits: float | None, true_bits: float | None
-) -> tuple[str, float]:
-    """Name and amount of the one limit that was given."""
-    bytes_ = None if size is None else parse_bytes(str(size))
-    given = {"max_bytes": bytes_, "avg_bits": avg_bits, "true_bits": true_bits}
-    found = [(key, value) for key, value in given.items() if value is not None]
-    if len(found) != 1:
-        raise InputError("give exactly one of size, avg_bits and true_bits")
-    return found[0]
-
-
 def _asked(
-    model: nn.Module,
-    budget: Budget,
-    packer: Quantizer,
-    target: str,
-    recipe: Recipe,
-    calibrated: str,
-    judge: WindowSpec,
+    model: nn.Module, budget: Budget, packer: Quantizer, target: str, recipe: Recipe
 ) -> dict[str, str]:
-    """What decides the result, in words; equal words, equal folder."""
+    """What decides the result, but for the texts, in words; equal words, equal folder."""
     return {
         "model": f"{models.name(model)} {budget.layout.fingerprint}-{models.configuration(model)}",
         "budget": f"{budget.limit}={budget.amount} of {list(budget.widths)}",
@@ -165,8 +140,6 @@ def _asked(
         "target": target,
         "dtype": str(model.dtype).removeprefix("torch."),
         "recipe": repr(recipe),
-        "calibrated on": calibrated,
-        "judge": str(judge),
     }
 
 
@@ -180,21 +153,21 @@ def _planned(
     model: nn.Module,
     recipe: Recipe,
     budget: Budget,
-    packer: Quantizer,
+    wanted: Wanted,
     asked: Mapping[str, str],
 ) -> Plan:
-    """The recipe's plan, kept in the cache under what was asked for and the code that finds it."""
+    """The recipe's plan, kept in the cache under what was asked for, what the format holds, and the
+    code that finds it.
+    """
     try:
-        made = [code_digest(Recipe), *codes(packer)]
+        made = [code_digest(Recipe), *codes(wanted.packer), *codes(wanted.exporter)]
     except (OSError, TypeError):  # code of the user's own that cannot be read
-        return recipe(model, budget, packer)
-    source = [{**asked, "judge": ""}, *made]
-    kept = paths.writable(paths.cache() / "plans", "LWQ_CACHE") / f"{digest(source)}.json"
-    if not kept.is_file():
-        plan = recipe(model, budget, packer)
-        with paths.replacing(kept) as temporary:
-            plan.save(temporary)
-    return Plan.load(kept)
+        place = None
+    else:
+        held = sorted((unit, list(map(str, own))) for unit, own in budget.choices.items())
+        source = digest([{**asked, "judge": ""}, held, *made])
+        place = paths.writable(paths.cache() / "plans", "LWQ_CACHE") / f"{source}.json"
+    return kept(place, Plan.load, lambda: recipe(model, budget, wanted.packer))
 
 
 def _lines(

@@ -13,6 +13,7 @@ from lwq.allocators import within
 from lwq.common import paths
 from lwq.common.errors import InputError
 from lwq.common.hashing import digest
+from lwq.common.kept import kept
 from lwq.common.names import spec
 from lwq.contracts import DROPPED, Budget, Costs, Option, Plan
 from lwq.contracts.methods import Quantizer
@@ -96,15 +97,15 @@ class Recipe:
             seed=self.seed,
             outside=bool(budget.layout.outside),
         )
-        if (kept := _place(model, scorer, budget.layout.fingerprint, windows)) and kept.is_file():
-            return Costs.load(kept)
-        found = score(model, scorer, windows, said)
-        assert isinstance(found, Costs)
-        if kept:
-            with paths.replacing(kept) as temporary:
-                found.save(temporary)
-            return Costs.load(kept)  # as the next run will have them
-        return found
+
+        def scored() -> Costs:
+            found = score(model, scorer, windows, said)
+            assert isinstance(found, Costs)
+            return found
+
+        place = _place(model, scorer, budget.layout.fingerprint, windows)
+        # the same weights may lie in another folder today
+        return replace(kept(place, Costs.load, scored), layout=budget.layout)
 
     def plan(
         self,

@@ -11,6 +11,7 @@ from lwq import allocators as allocating
 from lwq.common import paths
 from lwq.common.errors import InputError
 from lwq.common.hashing import code_digest, digest
+from lwq.common.kept import kept
 from lwq.common.names import spec
 from lwq.contracts import Budget, Costs, Plan, Scores, load_scores
 from lwq.engine import costs as measuring
@@ -33,19 +34,19 @@ def orderings(setup: Setup, scorers: Mapping[str, Any]) -> dict[str, Scores | Co
     _require_same_code(setup, scorers)
     restore_(setup.loaded[0])
     files = _files(setup, scorers)
-    kept = {label: found for label, path in files.items() if (found := _kept(path)) is not None}
-    if missing := {label: scorers[label] for label in files if label not in kept}:
+    known = {label: found for label, path in files.items() if (found := _known(path)) is not None}
+    if missing := {label: scorers[label] for label in files if label not in known}:
         for label, scores in zip(missing, _scored(setup, list(missing.values())), strict=True):
             with paths.replacing(files[label]) as temporary:
                 scores.save(temporary)
-            kept[label] = load_scores(files[label])
-    kinds = {label: scores.layout.granularity for label, scores in kept.items()}
+            known[label] = load_scores(files[label])
+    kinds = {label: scores.layout.granularity for label, scores in known.items()}
     if len(set(kinds.values())) > 1:
         raise InputError(
             f"orderings of units of different kinds cannot share a figure: "
             f"{kinds}; run them one by one"
         )
-    return {label: kept[label] for label in files}
+    return {label: known[label] for label in files}
 
 
 def _files(setup: Setup, scorers: Mapping[str, Any]) -> dict[str, Path]:
@@ -70,7 +71,7 @@ def _scored(setup: Setup, scorers: list[Any]) -> list[Scores | Costs]:
     return score_all(setup.loaded[0], scorers, windows, setup.columns["calibration"])
 
 
-def _kept(path: Path) -> Scores | Costs | None:
+def _known(path: Path) -> Scores | Costs | None:
     """The scores in a file, None where there are none; what is damaged is made again."""
     try:
         return load_scores(path) if path.is_file() else None
@@ -106,13 +107,13 @@ def costs(setup: Setup, widths: Sequence[int], windows: int) -> Costs:
         *(code_digest(measuring), data, list(few.shape), list(widths)),
     ]
     path = _folder(setup.results) / f"costs-{digest(named)}.json"
-    if not path.is_file():
+
+    def measured() -> Costs:
         restore_(setup.judged)
         sweep = Sweep(setup.judged, few, setup.bank, reference(setup.judged, few))
-        found = measuring.measured_costs(sweep, widths, data=data)
-        with paths.replacing(path) as temporary:
-            found.save(temporary)
-    return Costs.load(path)
+        return measuring.measured_costs(sweep, widths, data=data)
+
+    return kept(path, Costs.load, measured)
 
 
 def searched(
@@ -130,13 +131,13 @@ def searched(
         *(layout.granularity, bool(layout.outside)),
     ]
     path = _folder(setup.results) / f"plan-{digest(named)}.json"
-    if not path.is_file():
+
+    def found() -> Plan:
         windows = tune.draw(setup.loaded[1]).windows
         objective = Later(setup.judged, setup.bank, windows, layout, passes)
-        found = allocating.within(scores, budget, allocator, objective)
-        with paths.replacing(path) as temporary:
-            found.save(temporary)
-    return Plan.load(path)
+        return allocating.within(scores, budget, allocator, objective)
+
+    return kept(path, Plan.load, found)
 
 
 def _folder(results: Results) -> Path:
