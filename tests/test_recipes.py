@@ -217,7 +217,8 @@ def test_a_paper_budget_leaves_embeddings_alone(toy):
         ({"model": True}, "give exactly one of"),
         ({"model": True, "size": "95MB", "max_bytes": 5}, "the same budget"),
         ({"model": True, "size": "95 apples"}, "is no size"),
-        ({"model": True, "avg_bits": 3, "allocator": "topk"}, "go with scores"),
+        ({"model": True, "avg_bits": 3, "allocator": "topk"}, "for scores"),
+        ({"model": True, "avg_bits": 3, "objective": print}, r"\['objective'\] are for scores"),
         ({"model": True, "size": "2kB"}, "out of reach"),
     ],
 )
@@ -226,6 +227,11 @@ def test_what_cannot_work_is_refused_before_anything_is_scored(toy, arguments, s
         arguments = {**arguments, "model": toy[0]}
     with pytest.raises(lwq.InputError, match=said):
         lwq.allocate(**arguments)
+
+
+def test_what_only_the_recipe_reads_is_refused_with_scores(toy, windows):
+    with pytest.raises(lwq.InputError, match=r"\['outside', 'tune'\] are the recipe's"):
+        lwq.allocate(lwq.score(toy[0], "zd"), bits=(4, 3), avg_bits=3.5, outside=True, tune=windows)
 
 
 def test_a_plan_is_explained_by_its_neighbours(toy):

@@ -3,9 +3,12 @@
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lwq.common.errors import InputError
+
+if TYPE_CHECKING:
+    import typer
 
 
 def out_file(path: Path) -> Path:
@@ -19,6 +22,18 @@ def out_file(path: Path) -> Path:
         raise InputError(f"--out {path} may not be written; choose another file")
     paths.writable(target.parent, "--out")
     return target
+
+
+def unused(context: "typer.Context", why: str, *names: str) -> None:
+    """Raise InputError for options of the running command that were typed and would be ignored."""
+    typed = []
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if option.name in names and source is not None and source.name == "COMMANDLINE":
+            off = context.params[option.name] is False
+            typed.append((option.secondary_opts if off else option.opts)[0])
+    if typed:
+        raise InputError(f"{' '.join(typed)}: {why}; leave it out")
 
 
 def plan_in(file: Path, quantizer: str | None) -> tuple[Any, Any]:

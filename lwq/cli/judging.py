@@ -29,6 +29,7 @@ from lwq.common.errors import InputError
 
 @app.command()
 def eval(
+    context: typer.Context,
     model: Model,
     text: Text = "wiki",
     reference: Annotated[
@@ -71,6 +72,14 @@ def eval(
     from lwq.inputs import texts
     from lwq.studies import checks
 
+    if not tasks:
+        arguments.unused(context, "no questions without --tasks", "items", "hub")
+    if not plan:
+        arguments.unused(
+            context, "nothing is calibrated without --plan", "calibrate", "nsamples", "seqlen"
+        )
+    if tasks:
+        arguments.unused(context, "--tasks ask questions of their own", "text", "windows", "length")
     if quantizer and not plan:
         raise InputError("--quantizer: eval quantizes by a plan; name it with --plan")
     if tasks and reference:

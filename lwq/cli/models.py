@@ -75,6 +75,7 @@ def score(
 
 @app.command()
 def plan(
+    context: typer.Context,
     source: Annotated[
         str,
         typer.Argument(
@@ -142,8 +143,10 @@ def plan(
         limits["max_bytes"] = arguments.size(size, max_bytes)
     packer = quantizer or quantizers.RECOMMENDED
     if from_file is not None:
+        arguments.unused(context, "--from takes a plan as it is", "bits", "allocator", "guard")
         made = _taken_over(from_file, source, quantizer, limits, dtype, stream)
     elif arguments.is_scores(source):
+        arguments.unused(context, "no model is read beside scores", "guard", "stream", "dtype")
         made = _planned(Path(source), options, packer, allocator, limits)
     else:
         made = _recommended(source, options, packer, allocator, limits, guard, dtype, stream)

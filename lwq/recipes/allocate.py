@@ -72,6 +72,8 @@ def allocate(
         max_bytes = parse_bytes(str(size))
     limits = {"moved": moved, "avg_bits": avg_bits, "true_bits": true_bits, "max_bytes": max_bytes}
     if scores is not None:
+        only = {"outside": outside, "windows": windows, "tune": tune}
+        _refuse(only, "the recipe's: with scores, choose when you score (lwq.score)")
         return allocators.allocate(
             scores,
             model,
@@ -90,9 +92,9 @@ def allocate(
         )
     if model is None:
         raise InputError("give scores (from lwq.score), or model=, which is scored then")
-    own = {"allocator": allocator, "options": options, "pinned": pinned, "least": least}
-    if named := [name for name, value in {**own, "groups": groups}.items() if value is not None]:
-        raise InputError(f"{named} go with scores; score the model first: lwq.score(model, …)")
+    own = {"options": options, "pinned": pinned, "least": least, "groups": groups}
+    searched = {"allocator": allocator, "objective": objective}
+    _refuse({**own, **searched}, "for scores: score the model first (lwq.score)")
     limit, amount = allocators.one_limit(limits)
     packer: Quantizer = build(QUANTIZERS, "quantizer", quantizer or RECOMMENDED)
     require_complete(packer)
@@ -101,3 +103,9 @@ def allocate(
     # refused before the work starts
     budget = Budget(layout, tuple(bits or whole_widths(packer)), packer, limit, amount)
     return Recipe(guard=guard)(model, budget, packer, windows, tune)
+
+
+def _refuse(given: Mapping[str, object], why: str) -> None:
+    """Raise InputError for arguments that would be ignored."""
+    if named := [name for name, value in given.items() if value is not None]:
+        raise InputError(f"{named} are {why}, or leave them out")
