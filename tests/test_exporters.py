@@ -437,6 +437,10 @@ def test_where_a_folder_cannot_appear_whole_is_said_before_the_work(tmp_path, mo
     (tmp_path / "link").symlink_to(tmp_path / "there")
     export(model, plan, tmp_path / "link", "lwq")
     assert (tmp_path / "there" / "plan.json").is_file() and (tmp_path / "link").is_symlink()
+    (tmp_path / "here").mkdir()
+    with monkeypatch.context() as patch, pytest.raises(lwq.InputError, match="where you are"):
+        patch.chdir(tmp_path / "here")
+        export(model, plan, ".", "lwq")
     monkeypatch.setattr("pathlib.Path.is_mount", lambda path: True)
     with pytest.raises(lwq.InputError, match="mount point"):
         export(model, plan, tmp_path / "other", "lwq")

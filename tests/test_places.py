@@ -30,6 +30,17 @@ def test_a_full_disk_names_the_folder_that_was_asked_for(tmp_path):
     assert "make room" in str(caught.value) and not list(tmp_path.iterdir())
 
 
+def test_what_something_else_wrote_into_the_folder_stays(tmp_path):
+    (tmp_path / "out").mkdir()
+    with (
+        pytest.raises(RunError, match=r"/out is empty no more: .*choose a new folder"),
+        paths.whole(tmp_path / "out") as work,
+    ):
+        (work / "ours").touch()
+        (tmp_path / "out" / "theirs").touch()
+    assert [file.name for file in tmp_path.rglob("*")] == ["out", "theirs"]
+
+
 def test_other_errors_of_the_system_stay_what_they_are(tmp_path):
     with pytest.raises(FileNotFoundError), paths.whole(tmp_path / "out"):
         (tmp_path / "nowhere" / "x").read_text()

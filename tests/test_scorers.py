@@ -171,6 +171,14 @@ def test_many_scorers_share_one_pass(toy, windows, monkeypatch):
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("scorer", ["lim", "fisher_kl(options=(4,3))", "block_drop"])
+def test_tokens_that_the_model_lacks_are_refused(scorer, toy, windows):
+    strange = windows.clone()
+    strange[-1, -1] = 999
+    with pytest.raises(lwq.InputError, match="token id 999 is outside the vocabulary of 257"):
+        lwq.score(toy[0], scorer, strange)
+
+
 @dataclass(frozen=True)
 class Growth:
     """A user's own scorer."""

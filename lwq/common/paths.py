@@ -144,7 +144,7 @@ def whole(folder: Path) -> Iterator[Path]:
         yield work
         work.chmod(0o755)
         if folder.exists():
-            folder.rmdir()
+            _remove_empty(folder)
         work.rename(folder)
     except (InputError, RunError) as error:
         raise type(error)(str(error).replace(str(work), str(folder))) from error.__cause__
@@ -155,6 +155,18 @@ def whole(folder: Path) -> Iterator[Path]:
             raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _remove_empty(folder: Path) -> None:
+    try:
+        folder.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        raise RunError(
+            f"{folder} is empty no more: something else wrote into it meanwhile, and that stays; "
+            f"choose a new folder, and run the same command again"
+        ) from None
 
 
 @contextmanager

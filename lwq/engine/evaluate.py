@@ -16,7 +16,7 @@ from lwq.contracts import Losses
 from lwq.contracts.results import TAILS
 from lwq.engine import room
 from lwq.engine.remade import Remade
-from lwq.statistics.calls import logits_after
+from lwq.statistics.calls import logits_after, require_readable
 
 TOKENS = 1024  # tokens a forward pass; part of the arithmetic, so it is fixed
 # logits that are turned into losses at once: a few arrays of them stay in a processor's cache
@@ -292,15 +292,6 @@ def require_windows_fit(
     """
     if reference is not None and not torch.equal(reference.windows, windows):
         raise InputError("the reference was taken on other windows; take both on the same ones")
-    context = models.context_length(model.config)
-    if context and windows.shape[1] > context:
-        raise InputError(
-            f"windows of {windows.shape[1]} tokens are longer than the model's context of {context}"
-        )
     if windows.shape[1] < 2:
         raise InputError("windows of one token leave nothing to score; two or more are needed")
-    if (top := int(windows.max())) >= models.vocabulary(model):
-        raise InputError(
-            f"token id {top} is outside the vocabulary of "
-            f"{models.vocabulary(model)}; use the model's tokenizer"
-        )
+    require_readable(model, windows)

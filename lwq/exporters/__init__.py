@@ -107,6 +107,11 @@ def require_exportable(
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         kind = "is not empty" if target.is_dir() else "is a file"
         raise InputError(f"{target} {kind}; choose a new folder")
+    if Path.cwd().resolve().is_relative_to(target):
+        raise InputError(
+            f"{target} is where you are, and the new folder takes its place; choose a folder in "
+            f"it, such as {Path.cwd() / 'model'}"
+        )
     paths.writable(target.parent, "--out")  # it is built there, and renamed
     paths.require_room(target)
     return exporter, target

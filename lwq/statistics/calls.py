@@ -45,6 +45,7 @@ def capture(model: nn.Module, windows: Tensor, batch_size: int = BATCH) -> Calls
 
     No key-value cache is among them: a cache that one run fills would silently change the next.
     """
+    require_readable(model, windows)
     names = list(models.blocks(model))
     calls = Calls([], {name: [] for name in names})
 
@@ -64,6 +65,22 @@ def capture(model: nn.Module, windows: Tensor, batch_size: int = BATCH) -> Calls
             except Captured:
                 continue
     return calls
+
+
+def require_readable(model: nn.Module, windows: Tensor) -> None:
+    """Raise InputError for windows that are longer than the context, or hold tokens that the model
+    does not have.
+    """
+    context = models.context_length(model.config)
+    if context and windows.shape[1] > context:
+        raise InputError(
+            f"windows of {windows.shape[1]} tokens are longer than the model's context of {context}"
+        )
+    if windows.numel() and (top := int(windows.max())) >= models.vocabulary(model):
+        raise InputError(
+            f"token id {top} is outside the vocabulary of "
+            f"{models.vocabulary(model)}; use the model's tokenizer"
+        )
 
 
 @torch.no_grad()
