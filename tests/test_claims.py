@@ -60,7 +60,7 @@ class Tables:
         # shared: what one window costs more than another
         self.noise = np.random.default_rng(0).normal(0, 0.3, WINDOWS)
 
-    def add(self, nll, spread=0.002, **columns):
+    def add(self, nll, spread=0.002, kl=None, **columns):
         key = f"id{len(self.rows)}"
         own = np.random.default_rng(len(self.rows)).normal(0, spread, WINDOWS)
         losses = nll + self.noise + own - own.mean()
@@ -72,6 +72,8 @@ class Tables:
         }  # fmt: skip
         row = {**base, **columns}
         self.rows.append({**row, "seed": seed_of(row["ordering"]), **way_of(row), **columns})
+        if kl is not None:
+            self.rows.append({**self.rows[-1], "metric": "kl", "value": kl})
         self.windows.append(
             pd.DataFrame(
                 {
@@ -80,6 +82,7 @@ class Tables:
                     "document": range(WINDOWS),
                     "tokens": 9,
                     "nll": losses,
+                    "kl": np.nan if kl is None else kl * np.exp(self.noise / 10),
                 }
             )
         )
@@ -259,17 +262,25 @@ def test_what_a_score_adds(scored, random, expected):
     dynamic_methods.gains(gains).canvas.draw()
 
 
-def test_one_bit_more_stands_beside_the_line_between_two_widths():
+@pytest.mark.parametrize(
+    ("kl", "expected"), [(0.4, claims.HOLDS), (0.6, claims.UNDECIDED), (None, claims.UNDECIDED)]
+)
+def test_one_bit_more_stands_beside_the_line_between_two_widths(kl, expected):
     tables = Tables()
     shared = {"study": "dynamic_methods", "quantizer": "owq(outlier_bits=0.1)"}
     for bits, nll in ((3, 4.0), (4, 2.0)):
-        tables.add(nll, ordering="uniform", high=bits, low=bits, true_bits=bits + 0.4, **shared)
-    tables.add(3.3, ordering="lim", high=4, low=3, moved=12, true_bits=3.65, **shared)
-    tables.add(3.6, ordering="random(seed=0)", high=4, low=3, moved=12, true_bits=3.65, **shared)
+        size = {"true_bits": bits + 0.4, "total_bytes": 100 * bits}
+        # straight in log KL: 10^-0.25 = 0.56 at a quarter of the way
+        tables.add(
+            nll, kl=10.0 ** (3 - bits), ordering="uniform", high=bits, low=bits, **size, **shared
+        )
+    size = {"true_bits": 3.65, "total_bytes": 325, "moved": 12}
+    tables.add(3.3, kl=kl, ordering="lim", high=4, low=3, **size, **shared)
+    tables.add(3.6, kl=0.9, ordering="random(seed=0)", high=4, low=3, **size, **shared)
     (found,) = verdicts(tables.done(), "b")
-    assert found.verdict == claims.HOLDS and found.setting == "owq, one bit more, k = 8, lim"
-    assert found.number.startswith("saves +0.200 [") and found.number.endswith(
-        "random orders -0.100 (-0.100 to -0.100)"
+    assert found.verdict == expected and found.setting == "owq, one bit more, k = 8, lim"
+    assert found.number.startswith("saves +0.200 [") and (
+        "random orders -0.100 (-0.100 to -0.100); in KL" in found.number
     )
 
 

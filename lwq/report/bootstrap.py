@@ -26,6 +26,11 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def signed(self, digits: int) -> str:
+        """`+0.12 [-0.01, +0.30]`: a difference."""
+        value, low, high = (f"{number:+.{digits}f}" for number in self)
+        return f"{value} [{low}, {high}]"
+
 
 @dataclass(frozen=True, eq=False)
 class Sample:

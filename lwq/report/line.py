@@ -1,4 +1,4 @@
-"""Uniform bits as a line, straight in log KL over bytes: in every table and figure the same one.
+"""Uniform bits as a line, straight in log KL over bytes: in every figure of sizes the same one.
 
 What the KL is between two sizes that were measured, there are two rules for, one a kind of claim:
 

@@ -187,7 +187,7 @@ def tasks(table: pd.DataFrame, windows: pd.DataFrame) -> dict[str, Any]:
                     "setting": intervals.setting(part.iloc[0]),
                     "plan": plan,
                     "cells": [f"{part['value'][name]:.3f}" for name in names],
-                    "lost": "–" if plan == ALL_HIGH else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*lost),
+                    "lost": "–" if plan == ALL_HIGH else lost.signed(3),
                     "questions": part["n"].iloc[0],
                     "tenth": f"{answers[ALL_HIGH].mean() / 10:.3f}",
                 }

@@ -89,7 +89,7 @@ def never_worse(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str
         gain = Interval(row["gain"], row["low"], row["high"])
         verdict = FAILS if decide(gain) == FAILS else HOLDS
         text = (
-            f"KL {row['kl']:.4f}, gain over uniform bits of its bytes {_signed(gain)}; "
+            f"KL {row['kl']:.4f}, gain over uniform bits of its bytes {gain.signed(4)}; "
             f"the best uniform file no larger has {row['least']:.4f}"
         )
         yield row["model"], _setting(row), verdict, text, (*row["beside"], row["id"])
@@ -110,7 +110,7 @@ def beats(table: pd.DataFrame, windows: pd.DataFrame, numbers: Mapping[str, Any]
         if other is None or row["whole"]:
             continue
         gain = mean(kl[other["id"]] - kl[row["id"]])
-        text = f"KL {row['kl']:.4f}, beside {other['kl']:.4f}, gain {_signed(gain)}"
+        text = f"KL {row['kl']:.4f}, beside {other['kl']:.4f}, gain {gain.signed(4)}"
         yield row["model"], _setting(row), decide(gain), text, (other["id"], row["id"])
 
 
@@ -127,10 +127,6 @@ def _setting(row: Mapping[Any, Any]) -> str:
     if row["whole"]:
         what = f"{row['total_bytes'] / 1e6:.1f} MB, embeddings too"
     return f"{nickname(row['quantizer'])}, {what}"
-
-
-def _signed(gain: Interval) -> str:
-    return f"{gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
 
 
 def quality(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
