@@ -12,7 +12,7 @@ from lwq.contracts.section import Verdict
 from lwq.report import beside, claims, figures, intervals, overview, sweeps
 from lwq.report.figures import style
 from lwq.report.intervals import Interval
-from lwq.report.sections import dynamic_methods, model_scale, orderings, pruning
+from lwq.report.sections import dynamic_methods, model_scale, orderings, pruning, which_score
 from lwq.studies import grid
 
 WINDOWS = 40
@@ -47,7 +47,7 @@ def way_of(row):
     ends["uniform"] = "plain" if study == "dynamic_methods" else "uniform"
     mask = row["quantizer"].startswith(("wanda", "magnitude"))
     return {
-        "way": "mask" if mask else ends.get(row["ordering"], ways[study]),
+        "way": "mask" if mask else ends.get(row["ordering"], ways.get(study)),
         "family": "mask" if mask else "grid",
     }
 
@@ -570,3 +570,24 @@ def test_looks_of_old_scores_do_not_change_with_new_ones():
     alone, beside = style.looks(["lim", "zd"]), style.looks(["a_new_one", "lim", "zd"])
     assert {name: beside[name] for name in alone} == alone
     assert (alone["lim"].color, alone["zd"].marker) == ("#0072B2", "s")
+
+
+def test_rows_of_two_texts_are_neither_averaged_nor_mixed_in_one_line():
+    tables = Tables()
+    for judge, losses in {"wiki/1": (2.0, 2.1, 2.2), "code/1": (3.0, 3.1, 3.4)}.items():
+        own = {"judge": judge, "low": 0}
+        tables.add(losses[0], ordering="original", way="original", avg_bits=16.0, **own)
+        for bits, loss in zip((4, 3), losses[1:], strict=True):
+            tables.add(loss, ordering="uniform", avg_bits=float(bits), **own)
+    lines = overview.uniform(tables.done()[0])["lines"]
+    assert [line["quantizer"] for line in lines] == ["gptq, code/1", "gptq, wiki/1"]
+    assert [cell.split()[1] for line in lines for cell in line["cells"]] == [
+        *("(90%)", "(67%)"),
+        *("(90%)", "(82%)"),
+    ]
+    tables = Tables()
+    for text, value in (("c4/1", 0.9), ("code/1", -0.5)):
+        shared = {"study": "which_score", "way": "reading", "metric": "spearman", "ordering": "lim"}
+        tables.add(1.0, value=value, calibration=text, judge="at_option", **shared)
+    found = which_score.readings(tables.done()[0])
+    assert [line["spearman"] for line in found] == ["0.90", "-0.50"]

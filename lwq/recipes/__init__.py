@@ -1,1 +1,1 @@
-"""From a model and a budget to a plan that was measured against uniform bits of its bytes."""
+"""From a model and a budget to a plan that was measured against the uniform bits that fit."""

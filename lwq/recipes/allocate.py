@@ -54,10 +54,10 @@ def allocate(
         max_bytes, size: stored bytes of the whole model, at most; `size` also as "95MB", "1.2GiB".
         outside: of the recipe, whether embeddings and head get bits as well; None: where the limit
             is in bytes.
-        guard: of the recipe: the plan is measured against uniform bits of its bytes, and given up
+        guard: of the recipe: the plan is measured against the uniform bits that fit, and given up
             for them unless it is better (`lwq.recipes.guard`).
         windows, tune: of the recipe: calibration windows, and windows of the tune split for the
-            guard; None: drawn from c4 with the model's tokenizer.
+            guard, one a document; None: drawn from c4 with the model's tokenizer.
         options, pinned, least, groups: what single units may have; see `Budget`.
         objective: measures plans for the allocators that search.
 

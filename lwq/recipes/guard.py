@@ -1,4 +1,10 @@
-"""Does a mixed plan beat uniform bits of its bytes? Measured on the tune split before use."""
+"""Does a mixed plan beat the uniform bits that its budget allows? Measured on the tune split before
+use.
+
+Uniform bits step by whole widths, so that they mostly weigh less than the plan: what has more bytes
+and is no better is refused, and what is better only by its bytes passes. `compress` prints uniform
+bits on either side.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
@@ -87,6 +93,7 @@ def guarded(
 
     Args:
         windows: calibration windows, where the quantizer needs them.
+        tune: windows that share no document: evidence adds up over them.
         bank: of the model and the plan's quantizer, if there is one.
         said: words for `tune`, for the record.
 

@@ -39,11 +39,11 @@ class Recipe:
     Harms are KL to second order (`fisher_kl`), one for each unit and option; the plan has the least
     sum within the budget (`knapsack`); where harms tell plans apart badly, for embeddings and head
     and at very few bits, the best measured of a few is taken (`look`); the plan is kept if it beats
-    uniform bits of its bytes on the tune split (`guarded`). LOG.md says what it was measured
+    the uniform bits that fit on the tune split (`guarded`). LOG.md says what it was measured
     against.
 
     Attributes:
-        guard: whether the plan is measured against uniform bits of its bytes.
+        guard: whether the plan is measured against uniform bits.
         nsamples, seqlen: calibration windows.
         tune, length: windows of the guard, at most, and tokens of each.
         seed: of all draws.
@@ -70,8 +70,8 @@ class Recipe:
 
         Args:
             quantizer: what rounds; the budget's may count the bytes of a format instead.
-            windows, tune: LongTensor (n, length) of the calibrate and the tune split; None: drawn
-                with the model's own tokenizer.
+            windows, tune: LongTensor (n, length) of the calibrate and the tune split, of the latter
+                one window a document; None: drawn with the model's own tokenizer.
         """
         windows, said = self.drawn(model, "calibrate", windows)
         costs = self.costs(model, budget, quantizer, windows, said)

@@ -1,7 +1,7 @@
 """Which of two plans harms less? Asked window by window, and answered as soon as it is clear.
 
-Differences d_t = harm of the one − harm of the other on window t, both on the same window. Where
-neither is better they are symmetric around 0, and for any λ
+Differences d_t = harm of the one − harm of the other on window t, both on the same window. "Neither
+is better" means that they are symmetric around 0; then, for any λ,
 
     E_t(λ) = exp(λ S_t − λ² V_t / 2),    S_t = Σ d,   V_t = Σ d²
 
@@ -9,6 +9,10 @@ is a supermartingale that begins at 1, whatever the spread of the differences. S
 λ ~ N(0, ρ²), which is (1 + ρ² V)^(−1/2) · exp(ρ² S² / (2 (1 + ρ² V))), and the mean of that over
 several ρ. The chance that it ever reaches 1/α is at most α: one may look after each window, and
 stop whenever one likes.
+
+What is skewed is not symmetric: where one side is a little better on most windows and much worse on
+one in ten, with a mean of 0, it wins in 19 % of runs. Differences of plans that were measured (skew
+−0.8 to 1.9) decided falsely in 1 %.
 
 Source: de la Peña 1999 (self-normalized, symmetric variables, lemma 6.1); Robbins 1970 (mixtures);
 Ville's inequality; e-values, Ramdas et al. 2023, arXiv:2210.01948.
@@ -31,7 +35,7 @@ class Sequential:
     """Evidence against "neither is better", after the differences seen so far.
 
     Attributes:
-        alpha: the chance of a decision where neither is better, at most.
+        alpha: the chance of a decision where differences are symmetric around 0, at most.
         total, squares: S and V above.
         seen: how many differences.
     """

@@ -87,8 +87,8 @@ def few_documents(table: pd.DataFrame, windows: pd.DataFrame) -> Iterator[dict[s
 
 
 def uniform(table: pd.DataFrame) -> dict[str, Any]:
-    """Perplexity with the same width in every block: its widths, and one line a model and
-    quantizer.
+    """Perplexity with the same width in every block: its widths, and one line a model, quantizer
+    and judging text.
     """
     rows = table[
         (table["metric"] == "perplexity")
@@ -96,22 +96,24 @@ def uniform(table: pd.DataFrame) -> dict[str, Any]:
         & table["avg_bits"].isin(range(2, 9))
     ]
     rows = rows.sort_values("dtype", kind="stable").drop_duplicates(
-        ["model", "quantizer", "avg_bits"]
+        ["model", "quantizer", "judge", "avg_bits"]
     )
     untouched = table[(table["metric"] == "perplexity") & (table["ordering"] == "original")]
     truth = untouched.drop_duplicates(["model", "judge", "dtype"]).set_index(
         ["model", "judge", "dtype"]
     )["value"]
     widths = sorted(rows["avg_bits"].unique(), reverse=True)
+    texts = rows.groupby(["model", "quantizer"])["judge"].nunique().to_dict()
     lines = []
     groups = sorted(
-        rows.groupby(["model", "quantizer"]),
-        key=lambda group: place(group[0][0], nickname(str(group[0][1]))),
+        rows.groupby(["model", "quantizer", "judge"]),
+        key=lambda group: place(group[0][0], nickname(str(group[0][1])), group[0][2]),
     )
-    for (model, quantizer), part in groups:
+    for (model, quantizer, judge), part in groups:
         found = {row["avg_bits"]: row for row in part.to_dict("records")}
         cells = [_beside(found[width], truth) if width in found else "–" for width in widths]
-        lines.append({"model": model, "quantizer": nickname(str(quantizer)), "cells": cells})
+        told = nickname(str(quantizer)) + (f", {judge}" if texts[model, quantizer] > 1 else "")
+        lines.append({"model": model, "quantizer": told, "cells": cells})
     return {"widths": [f"{width:.0f}" for width in widths], "lines": lines}
 
 

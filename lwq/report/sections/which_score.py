@@ -208,8 +208,8 @@ def readings(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
         model, quantizer, score, units (how many), spearman, forwards, backwards (text).
     """
     rows = table[table["way"] == READING]
-    wide = rows.pivot_table(
-        index=["model", "quantizer", "ordering", "units"], columns="metric", values="value"
+    wide = rows.pivot(  # refuses what would be averaged
+        index=[*SAME, "ordering", "units"], columns="metric", values="value"
     ).reset_index()
     if "spearman" not in wide:
         return
