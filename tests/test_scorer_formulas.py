@@ -14,7 +14,7 @@ from lwq import models
 from lwq.scorers import SCORERS
 from lwq.scorers.gradients import DeltaLoss, Fisher, Hutchinson, OutputFisher, Relevance, Taylor
 from lwq.scorers.measured import fitted
-from lwq.statistics.backward import empirical, sampled
+from lwq.statistics.backward import backward, empirical, sampled
 
 USELESS, STRONG = "model.layers.1", "model.layers.2"
 
@@ -388,6 +388,27 @@ def test_fit_is_noise_times_squared_gradients(toy, windows):
             for n in names
         )
         assert found[unit][3] == pytest.approx(harm, rel=1e-3)
+
+
+def test_fit_of_experts_counts_the_windows_that_do_not_reach_them():
+    """An expert that one batch alone reaches has zeros for the windows of the other."""
+    model, x = architectures.make("mixtral"), architectures.tokens(8, 2)
+    x[4:] = x[4]  # a batch of few experts
+    rounded, total, seen = changes(model, "rtn", 3), {}, {}
+    for number in range(8):
+        for part in backward(model, x[number, None], empirical(x[number, None])):
+            for name in part.pairs.keys() & rounded.keys():
+                pair = part.pairs[name]
+                trace = float(pair.weight_gradient().square().sum())
+                total[name] = total.get(name, 0.0) + trace / 8
+                seen.setdefault(name, set()).add(number // 4)
+    alone = [n for n, m in models.matrices(model).items() if len(seen.get(n, ())) == 1]
+    assert alone  # else nothing is tested
+    for granularity in ("matrix", "block"):
+        found = lwq.score(model, Fisher(options=(3,), granularity=granularity), x)
+        for unit, names in lwq.units(model, granularity).items():
+            harm = sum(float(rounded[n].square().mean()) / 2 * total.get(n, 0.0) for n in names)
+            assert found[unit][3] == pytest.approx(harm, rel=1e-3)
 
 
 def test_output_fisher_is_diagonal(toy, windows):

@@ -157,17 +157,27 @@ class Fisher(_Rounded):
                 "fisher: outside=True: the trace of an embedding is not summed; take fisher_kl, "
                 "output_fisher or taylor, or leave outside out"
             )
-        length = self.source.drawn(stats.windows).shape[1]
+        drawn = self.source.drawn(stats.windows)
         units = models.units(model, self.granularity)
-        return _Traces(units, self.rounding(model, stats), self.source.scored(length))
+        scored = self.source.scored(drawn.shape[1])
+        return _Traces(units, self.rounding(model, stats), len(drawn), scored)
 
 
 @dataclass
 class _Traces:
+    """Noise of each matrix times its trace.
+
+    Attributes:
+        windows, scored: windows that run, and positions of one that have a label.
+        traces: matrix -> (windows,); 0 in a window of which no token reached it.
+        noise: matrix -> ‖ΔW‖² / n of each option.
+    """
+
     units: Mapping[str, list[str]]
     rounding: Rounding
+    windows: int
     scored: int
-    traces: dict[str, list[float]] = field(default_factory=dict)
+    traces: dict[str, np.ndarray] = field(default_factory=dict)
     noise: dict[str, list[float]] = field(default_factory=dict)
 
     @torch.no_grad()
@@ -176,15 +186,19 @@ class _Traces:
             if name not in self.rounding.matrices:
                 continue
             if name not in self.noise:
-                changes = (self.rounding.change(name, option) for option in self.rounding.options)
-                self.noise[name] = [float(change.square().mean()) for change in changes]
-                self.rounding.leave()
+                self.round(name)
+            traces = self.traces.setdefault(name, np.zeros(self.windows))
             window = pair.rows // found.length
             for number in range(found.count):
                 mine = window == number
                 gradient = Pair(pair.rows[mine], pair.x[mine], pair.g[mine]).weight_gradient()
-                trace = float(gradient.square().sum()) / self.scored
-                self.traces.setdefault(name, []).append(trace)
+                traces[found.first + number] = float(gradient.square().sum()) / self.scored
+
+    def round(self, name: str) -> None:
+        """Note the noise of a matrix, which is in memory."""
+        changes = (self.rounding.change(name, option) for option in self.rounding.options)
+        self.noise[name] = [float(change.square().mean()) for change in changes]
+        self.rounding.leave()
 
     def result(self) -> Harms:
         self.rounding.close()
@@ -279,18 +293,12 @@ class Hutchinson(_Rounded):
             raise InputError("hutchinson moves all weights at once; load the model whole")
         generator = torch.Generator().manual_seed(self.seed)
         draws = [self._draw(model, stats, generator) for _ in range(self.draws)]
-        length = self.source.drawn(stats.windows).shape[1]
-        traces = _Traces(
-            models.units(model, self.granularity),
-            self.rounding(model, stats),
-            self.source.scored(length),
-        )
+        units = models.units(model, self.granularity)
+        traces = _Traces(units, self.rounding(model, stats), windows=1, scored=1)
         for name in traces.rounding.matrices:
             mean = sum(draw[name] for draw in draws) / len(draws)
-            traces.traces[name] = [max(0.0, mean)]
-            changes = (traces.rounding.change(name, option) for option in self.options)
-            traces.noise[name] = [float(change.square().mean()) for change in changes]
-            traces.rounding.leave()
+            traces.traces[name] = np.array([max(0.0, mean)])
+            traces.round(name)
         return traces.result()
 
     @torch.no_grad()
