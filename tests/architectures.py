@@ -82,3 +82,10 @@ def make(name: str) -> torch.nn.Module:
 
 def tokens(n: int = 5, length: int = 24) -> torch.Tensor:
     return torch.randint(3, VOCABULARY, (n, length), generator=torch.Generator().manual_seed(1))
+
+
+def narrow(**sizes: int) -> torch.nn.Module:
+    """A llama with matrices of 96 columns, which groups of 64 do not divide."""
+    torch.manual_seed(0)
+    config = LlamaConfig(**{**COMMON, "intermediate_size": 96, **sizes})
+    return AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)

@@ -181,3 +181,18 @@ def test_export_writes_what_transformers_loads(tmp_path, toy):
         lwq.export(model, plan_for(model, (4, 0)), tmp_path / "new", tokenizer)
     with pytest.raises(lwq.InputError, match="unknown format 'ggml'"):
         lwq.export(model, plan, tmp_path / "new", tokenizer, format="ggml")
+
+
+def test_matrices_that_cannot_take_a_width_stay_untouched_in_its_pass():
+    """gptq's inputs="uniform" beside "quantized", which follows the plan, where they must agree."""
+    made, x = {}, architectures.tokens(6)
+    for inputs in ("uniform", "quantized"):
+        model = architectures.narrow()
+        layout = models.layout(model, "matrix")
+        bits = {unit: 16 if "down_proj" in unit else 3 for unit in layout.units}
+        quantize_(model, lwq.Plan(bits, layout, f"gptq(inputs='{inputs}')"), x)
+        made[inputs] = models.fingerprint(model)
+    assert made["uniform"] == made["quantized"]
+    bits = {unit: "4g32" if "down_proj" in unit else "4g64" for unit in layout.units}
+    errors = quantize_(architectures.narrow(), lwq.Plan(bits, layout, "gptq"), x)
+    assert min(errors.values()) > 0 and max(errors.values()) < 0.3

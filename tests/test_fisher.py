@@ -72,6 +72,14 @@ def test_equals_its_slow_twin(granularity, labels, toy, windows):
         assert costs.stderr[unit][3] == pytest.approx(float(each.std() / 5**0.5), rel=1e-3)
 
 
+def test_units_are_priced_at_options_of_their_own(toy, windows):
+    wide = "model.layers.0.mlp.down_proj"
+    every = lwq.score(toy[0], FisherKL(options=(4, 3)), windows)
+    found = lwq.score(toy[0], FisherKL(options={"": (4, 3), wide: (16, 4)}), windows)
+    assert dict(found[wide]) == {16: 0.0, 4: every[wide][4]}
+    assert all(found[unit] == every[unit] for unit in every if unit != wide)
+
+
 def test_a_window_s_tokens_add_up_before_they_are_squared(toy, windows):
     model, x = toy[0], windows[:3, :16]
     moves = slow_moves(model, x, sampled(0), changes(model, "rtn", 4))
@@ -211,6 +219,8 @@ def test_around_a_plan_says_what_leaving_it_does(toy, windows):
         ("fisher_kl(options=(9,))", "has no width"),
         ("fisher_kl(labels='drawn')", "unknown labels 'drawn'"),
         ("fisher_kl(pairs=True)", "pairs are told for two options"),
+        ("fisher_kl(options={'': (4,), 'lm_head': (3,)})", "are no units"),
+        ("fisher_kl(options={'model.layers.0.mlp.down_proj': (3,)})", "options: none for"),
         ("fisher(outside=True)", "the trace of an embedding is not summed"),
         ("fisher_kl(samples=0)", "samples=0: one or more is needed"),
         ("fisher_kl(labels='empirical', samples=2)", "a text has one next token"),

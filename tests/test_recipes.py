@@ -3,6 +3,7 @@
 pytest tests/test_recipes.py
 """
 
+import architectures
 import numpy as np
 import pytest
 from objectives import Made
@@ -11,8 +12,11 @@ import lwq
 from lwq.allocators.look import Look
 from lwq.contracts import Plan
 from lwq.engine.objective import Later
+from lwq.exporters import targets
+from lwq.inputs.texts import WindowSpec
 from lwq.recipes.guard import uniform_plan
-from lwq.recipes.recommend import looked
+from lwq.recipes.outlook import Work
+from lwq.recipes.recommend import Recipe, looked
 from lwq.recipes.sequential import Sequential
 
 
@@ -232,6 +236,23 @@ def test_what_cannot_work_is_refused_before_anything_is_scored(toy, arguments, s
 def test_what_only_the_recipe_reads_is_refused_with_scores(toy, windows):
     with pytest.raises(lwq.InputError, match=r"\['outside', 'tune'\] are the recipe's"):
         lwq.allocate(lwq.score(toy[0], "zd"), bits=(4, 3), avg_bits=3.5, outside=True, tune=windows)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "amount"), [({}, 8.0), ({"hidden_size": 96, "intermediate_size": 128}, 14.0)]
+)
+@pytest.mark.parametrize("guard", [True, False])
+def test_what_no_group_size_divides_stays_at_16_bits(sizes, amount, guard):
+    """The matrices of 96 columns have one option, and the others are priced at all of theirs."""
+    model, x = architectures.narrow(**sizes), architectures.tokens(8)
+    layout = lwq.models.layout(model, "matrix")
+    packer = lwq.QUANTIZERS["gptq"](clip=True)
+    budget = targets.budget("mlx", layout, packer, "true_bits", amount)
+    plan = Recipe(guard=guard)(model, budget, packer, x, architectures.tokens(9))
+    judge = WindowSpec("toy", "judge", 4, 24, 0)
+    assert Work.of(model, budget, packer, Recipe(guard=guard), judge).outlook().total > 0
+    wide = {unit for unit in plan.bits if layout.units[unit][unit][1] == 96}
+    assert wide == {unit for unit, option in plan.bits.items() if option == 16}
 
 
 def test_a_plan_is_explained_by_its_neighbours(toy):

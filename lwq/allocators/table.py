@@ -7,7 +7,17 @@ import numpy as np
 
 from lwq.allocators.expected import harms
 from lwq.common.errors import InputError
-from lwq.contracts import DROPPED, Budget, Costs, Layout, Option, Scores, Shape, matrix_bytes
+from lwq.contracts import (
+    DROPPED,
+    KEPT,
+    Budget,
+    Costs,
+    Layout,
+    Option,
+    Scores,
+    Shape,
+    matrix_bytes,
+)
 
 SLACK = 1 + 1e-12  # that `Budget.holds` allows for rounding; less than a byte of a terabyte
 
@@ -88,7 +98,7 @@ def table_of(
 ) -> Table:
     """The table of `found` (`lwq.allocators.expected.harms`) under a budget and its constraints."""
     layout, offered = budget.layout, budget.offered
-    kind, kinds = _kinds(layout)
+    kind, kinds = _kinds(budget)
     row, rows = _rows(layout, budget.groups)
     harm = _added(harms(found, budget, distortion), row, len(rows))
     weights = np.array([one.weights for one in kinds], dtype=float)[kind]
@@ -116,37 +126,46 @@ def table_of(
 
 @dataclass(frozen=True)
 class _Kind:
-    """Units that weigh the same: their matrices have the same shapes, inside blocks or outside."""
+    """Units that weigh the same: their matrices have the same shapes, inside blocks or outside, and
+    they may have the same options.
+    """
 
     shapes: tuple[Shape, ...]
     outside: bool
+    own: tuple[Option, ...]
 
     @property
     def weights(self) -> int:
         return sum(rows * columns for rows, columns in self.shapes)
 
     def size(self, option: Option, budget: Budget) -> float:
-        """Bytes, or nominal bits for `avg_bits`."""
+        """Bytes, or nominal bits for `avg_bits`; those of 16 bits for an option that the unit may
+        not have, which its shape need not suit.
+        """
         if budget.limit == "avg_bits":
             return self.weights * budget.nominal(option)
         packer = budget.quantizer.outside if self.outside else budget.quantizer
+        option = option if option in self.own else KEPT
         return sum(matrix_bytes(shape, option, packer) for shape in self.shapes)
 
 
 def unit_sizes(budget: Budget) -> np.ndarray:
     """Bytes of each unit at each option (nominal bits for `avg_bits`), (units, options)."""
-    kind, kinds = _kinds(budget.layout)
+    kind, kinds = _kinds(budget)
     return _sizes(budget, kinds)[kind]
 
 
-def _kinds(layout: Layout) -> tuple[np.ndarray, list[_Kind]]:
+def _kinds(budget: Budget) -> tuple[np.ndarray, list[_Kind]]:
     """The number of each unit's kind, and the kinds."""
-    kinds: dict[tuple[tuple[Shape, ...], bool], int] = {}
+    layout, kinds = budget.layout, dict[_Kind, int]()
     number = [
-        kinds.setdefault((tuple(matrices.values()), unit in layout.outside), len(kinds))
+        kinds.setdefault(
+            _Kind(tuple(matrices.values()), unit in layout.outside, budget.choices[unit]),
+            len(kinds),
+        )
         for unit, matrices in layout.units.items()
     ]
-    return np.array(number), [_Kind(*key) for key in kinds]
+    return np.array(number), list(kinds)
 
 
 def _sizes(budget: Budget, kinds: Sequence[_Kind]) -> np.ndarray:

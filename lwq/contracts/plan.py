@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from numbers import Integral, Real
@@ -148,11 +149,16 @@ class Budget:
         """Bits a weight that `option` is named after."""
         return nominal_bits(option, self.quantizer)
 
-    def _place(self, option: Option) -> tuple[float, int]:
-        """By nominal bits; options of equal bits by their bytes in the first matrix."""
-        shapes = (shape for matrices in self.layout.units.values() for shape in matrices.values())
-        shape = next(shapes, (0, 0))
-        return self.nominal(option), matrix_bytes(shape, option, self.quantizer)
+    def _place(self, option: Option) -> tuple[float, float]:
+        """By nominal bits; options of equal bits by their bytes a weight in the first matrix whose
+        shape suits them.
+        """
+        every = (shape for own in self.layout.units.values() for shape in own.values())
+        for rows, columns in every:
+            with suppress(InputError):
+                stored = matrix_bytes((rows, columns), option, self.quantizer)
+                return self.nominal(option), stored / (rows * columns)
+        return self.nominal(option), 0.0
 
     def _require_reach(self) -> None:
         low, high = self.range()

@@ -325,14 +325,20 @@ def _behind_its_like(
     wanted: Collection[str],
     windows: Tensor | None,
 ) -> Iterator[tuple[str, Option, Storage]]:
-    """(matrix, width, Packed) for each of `wanted`, from a pass in which every matrix has `width`.
+    """(matrix, width, Packed) for each of `wanted`, from a pass in which every matrix has `width`;
+    one whose shape cannot take it stays untouched, unless it is wanted.
 
     A block holds its quantized weights until it has run, and then its own again: the model ends as
         it began.
     """
     matrices, names_of = models.matrices(model), models.units(model, "block")
     last = max(i for i, names in enumerate(names_of.values()) if not set(names).isdisjoint(wanted))
-    prefix = [name for names in list(names_of.values())[: last + 1] for name in names]
+    prefix = {
+        name
+        for names in list(names_of.values())[: last + 1]
+        for name in names
+        if name in wanted or _fits(quantizer, matrices[name], width)
+    }
     own: dict[str, Tensor] = {}
 
     def put_back() -> None:
@@ -343,7 +349,7 @@ def _behind_its_like(
     try:
         for stats in _pass(model, quantizer, prefix, windows, "quantized", save=False, width=width):
             put_back()
-            for name in names_of[stats.name]:
+            for name in (name for name in names_of[stats.name] if name in prefix):
                 weight, packed = (
                     matrices[name].view(),
                     _made(quantizer, matrices[name], width, stats),
@@ -357,6 +363,14 @@ def _behind_its_like(
             stats.matrices.clear()
     finally:
         put_back()
+
+
+def _fits(quantizer: Quantizer, matrix: models.Matrix, width: Option) -> bool:
+    try:
+        require_fit(quantizer, {matrix.name: matrix.shape}, {matrix.name: width})
+    except InputError:
+        return False
+    return True
 
 
 def _pass(

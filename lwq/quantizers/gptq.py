@@ -46,7 +46,8 @@ class GPTQ(grid.Grouped):
         damp_percent: λ above, as a share of the mean diagonal.
         inputs: which prefix makes X. "uniform": blocks quantized to the width at hand. A plan with
             one width then has the authors' inputs, and in any other a block's result does not
-            depend on the widths of the others, so that sweeps can reuse it, for one pass a width.
+            depend on the widths of the others, so that sweeps can reuse it, for one pass a width;
+            matrices whose shape cannot take the width are untouched there.
             "quantized": blocks as the plan quantizes them, as the authors do; nothing can be
             reused. "full": untouched blocks; all widths come from one pass, and 3 bits are worse
             than rounding (LOG.md).

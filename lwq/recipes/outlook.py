@@ -143,7 +143,7 @@ class Work:
             packer = self.packer.outside if beyond else self.packer
             for shape in names.values():
                 part = _slice(shape)
-                own = {packer.same(shape, one) for one in options if one in packer.levels}
+                own = {packer.same(shape, one) for one in self._own(unit, options)}
                 for option in own:
                     if (beyond, part, option) not in known:
                         known[beyond, part, option] = _tried(packer, part, option)
@@ -158,9 +158,12 @@ class Work:
         layout, total = self.budget.layout, self._written()
         for unit, names in layout.units.items():
             packer = self.packer.outside if unit in layout.outside else self.packer
-            own = [option for option in options if option in packer.levels]
+            own = self._own(unit, options)
             total += sum(matrix_bytes(s, o, packer) for s in names.values() for o in own)
         return total
+
+    def _own(self, unit: str, options: list[Option]) -> list[Option]:
+        return [option for option in options if option in self.budget.choices[unit]]
 
     def _written(self) -> float:
         if self.budget.limit == "max_bytes":

@@ -1,6 +1,7 @@
 """The default recipe: from a model and a budget to a plan, with no method named."""
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -92,7 +93,7 @@ class Recipe:
         self.require(budget)
         scorer = FisherKL(
             spec(QUANTIZERS, quantizer),
-            budget.offered,
+            _priced(budget),
             budget.layout.granularity,
             seed=self.seed,
             outside=bool(budget.layout.outside),
@@ -161,6 +162,14 @@ def looked(model: nn.Module, costs: Costs, budget: Budget, bank: Bank, windows: 
     ]
     said = {"looked at": tried} if tried else {}
     return replace(plan, provenance={**plan.provenance, **said})
+
+
+def _priced(budget: Budget) -> tuple[Option, ...] | dict[str, tuple[Option, ...]]:
+    """The options that units may have, as `FisherKL` takes them."""
+    (most, count), *_ = Counter(budget.choices.values()).most_common(1)
+    if count == len(budget.choices):
+        return most
+    return {"": most, **{unit: own for unit, own in budget.choices.items() if own != most}}
 
 
 def _place(model: nn.Module, scorer: FisherKL, weights: str, windows: Tensor) -> Path | None:

@@ -1,6 +1,6 @@
 """KL to second order: what each unit's rounding does to the model's own predictions."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +42,8 @@ class FisherKL:
     Attributes:
         quantizer: whose rounding; text. One that needs statistics gets them from all the windows,
             in forward passes of its own, and its matrices from (and into) the bank.
-        options: widths to try.
+        options: widths to try; or a unit -> the widths to try of it, with those of every unit that
+            is not named under "".
         granularity: "matrix", "group" or "block".
         labels, samples, windows, seed: of the gradients; see `Source`.
         pool: "token" squares what each token does and adds up: the errors of tokens are taken for
@@ -62,7 +63,7 @@ class FisherKL:
     """
 
     quantizer: str = "rtn"
-    options: tuple[Option, ...] = WIDTHS
+    options: tuple[Option, ...] | Mapping[str, tuple[Option, ...]] = WIDTHS
     granularity: str = "matrix"
     labels: str = "sampled"
     samples: int = 1
@@ -85,7 +86,8 @@ class FisherKL:
         pick(dict.fromkeys(GRANULARITIES), "granularity", self.granularity)
         pick(dict.fromkeys(POOLS), "pool", self.pool)
         _ = self.source  # its settings are checked
-        if self.pairs and (len(self.options) != 2 or self.around != KEPT):
+        uneven = isinstance(self.options, Mapping) or len(self.options) != 2
+        if self.pairs and (uneven or self.around != KEPT):
             raise InputError(
                 f"fisher_kl: pairs=True with options={self.options}, around={self.around!r}: pairs "
                 f"are told for two options, the higher first, around untouched weights"
@@ -99,13 +101,44 @@ class FisherKL:
     def listener(self, model: nn.Module, stats: Stats) -> PerToken:
         drawn = self.source.drawn(stats.windows)
         require_blocks(model, drawn)
-        found = Rounding(model, self.quantizer, self.options, stats.windows, outside=self.outside)
-        units = heard_names(model, models.units(model, self.granularity, self.outside))
-        return PerToken(units, found, drawn, Pair.moved, self._found)
+        units = models.units(model, self.granularity, self.outside)
+        only = self._only(units)
+        found = Rounding(
+            model, self.quantizer, self.tried, stats.windows, outside=self.outside, only=only
+        )
+        return PerToken(heard_names(model, units), found, drawn, Pair.moved, self._found)
+
+    @property
+    def tried(self) -> tuple[Option, ...]:
+        """The options that any unit is tried at."""
+        own = self.options.values() if isinstance(self.options, Mapping) else [self.options]
+        return tuple(dict.fromkeys(option for options in own for option in options))
+
+    def _own(self, units: Iterable[str]) -> dict[str, tuple[Option, ...]]:
+        """Unit -> the options that it is tried at."""
+        named = self.options if isinstance(self.options, Mapping) else {"": self.options}
+        units = list(units)
+        if unknown := [unit for unit in named if unit and unit not in units]:
+            raise InputError(
+                f"fisher_kl: options: {unknown[:4]} are no units; they are {units[:4]} …"
+            )
+        if missing := [unit for unit in units if not named.get(unit, named.get("", ()))]:
+            raise InputError(
+                f"fisher_kl: options: none for {missing[:4]}; name them, or those of all others "
+                f"under ''"
+            )
+        return {unit: tuple(named.get(unit, named.get("", ()))) for unit in units}
+
+    def _only(self, units: Mapping[str, list[str]]) -> dict[str, tuple[Option, ...]]:
+        """Matrix -> the options that it is tried at."""
+        own = self._own(units)
+        return {name: own[unit] for unit, names in units.items() for name in names}
 
     def _found(self, moves: Mapping[str, Tensor]) -> Harms:
+        own = self._own(moves)
         harms = {
-            unit: self._by_option(self._squares(found).numpy() / 2) for unit, found in moves.items()
+            unit: self._by_option(own[unit], self._squares(found).numpy() / 2)
+            for unit, found in moves.items()
         }
         return Joint.of(harms, self._together(moves)) if self.pairs else harms
 
@@ -132,26 +165,26 @@ class FisherKL:
         """(options, samples · windows) -> (options, windows)."""
         return found.reshape(len(found), self.samples, -1).mean(1)
 
-    def _by_option(self, values: np.ndarray) -> dict[Option, float]:
-        return {
-            option: Estimate.of(found) for option, found in zip(self.options, values, strict=True)
-        }
+    def _by_option(self, own: tuple[Option, ...], values: np.ndarray) -> dict[Option, float]:
+        found = dict(zip(self.tried, values, strict=True))
+        return {option: Estimate.of(found[option]) for option in own}
 
     def _around(self, model: nn.Module, stats: Stats) -> Harms:
         drawn = self.source.drawn(stats.windows)
         require_blocks(model, drawn)
-        if KEPT in self.options and models.streamed(model) is not None:
+        if KEPT in self.tried and models.streamed(model) is not None:
             raise InputError(
-                f"fisher_kl: options={self.options} around a plan: a streamed model keeps no "
+                f"fisher_kl: options={self.tried} around a plan: a streamed model keeps no "
                 f"original weights beside it; leave {KEPT} out, or load the model whole"
             )
         answers = _answers(model, drawn)
+        units = models.units(model, self.granularity, self.outside)
+        own, only = self._own(units), self._only(units)
         with rounding(
-            model, self.quantizer, self.options, stats.windows, banked=True, outside=self.outside
+            model, self.quantizer, self.tried, stats.windows, True, self.outside, only
         ) as found:
             assert found.bank is not None
             found.bank.apply_(self._plan(model, spec(QUANTIZERS, found.quantizer)))
-            units = models.units(model, self.granularity, self.outside)
             names = heard_names(model, units)
 
             def moves(slope: Callable[[int, Tensor], Tensor]) -> dict[str, Tensor]:
@@ -164,10 +197,11 @@ class FisherKL:
         length = drawn.shape[1]
         return {
             unit: self._by_option(
+                own[unit],
                 (
                     self._squares(second[unit]) / 2
                     - self._mean_sample(first[unit].double().sum(2) / length)
-                ).numpy()
+                ).numpy(),
             )
             for unit in units
         }

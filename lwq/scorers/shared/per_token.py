@@ -31,7 +31,8 @@ class PerToken:
     Memory: one float32 for each unit, option and token.
 
     Attributes:
-        values: unit -> (options, windows, length), on the CPU.
+        values: unit -> (options, windows, length), on the CPU; 0 where a unit is not tried at an
+            option.
     """
 
     def __init__(
@@ -59,7 +60,8 @@ class PerToken:
                 continue
             values = self.values[self.unit_of[name]]
             rows, said = pair.rows.cpu(), dict[Option, Tensor]()
-            for row, option in enumerate(self.rounding.options):
+            for option in self.rounding.tries(name):
+                row = self.rounding.options.index(option)
                 alike = self.rounding.same(name, option)
                 if alike not in said:
                     said[alike] = self.measure(pair, self.rounding.change(name, option)).cpu()

@@ -1,6 +1,6 @@
 """What a quantizer would change: W_b − W of each matrix at each option."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -30,7 +30,8 @@ class Rounding:
 
     Attributes:
         quantizer: built of its text.
-        options: what each matrix is tried at; 16 changes nothing.
+        options: what matrices are tried at; 16 changes nothing.
+        own: matrix -> those of them that it is tried at.
         bank: of the model, where the quantizer needs statistics or `banked` asks for it.
     """
 
@@ -42,6 +43,7 @@ class Rounding:
         windows: Tensor | None,
         banked: bool = False,
         outside: bool = False,
+        only: Mapping[str, tuple[Option, ...]] | None = None,
     ):
         self.quantizer: Quantizer = build(QUANTIZERS, "quantizer", quantizer)
         self.options = tuple(options)
@@ -54,19 +56,26 @@ class Rounding:
         self.matrices = {**models.matrices(model), **self.beyond}
         shapes = {name: matrix.shape for name, matrix in self.matrices.items()}
         self._first = {path: name for name, paths in models.places(model).items() for path in paths}
+        self.own = {**dict.fromkeys(shapes, self.options), **(only or {})}
         for option in self.options:
-            require_fit(self.quantizer, shapes, dict.fromkeys(shapes, option), self.beyond)
+            tried = {name: option for name, own in self.own.items() if option in own}
+            require_fit(self.quantizer, shapes, tried, self.beyond)
         self._made: dict[tuple[str, Option], Storage] = {}
         self.bank: Bank | None = None
         if self.quantizer.needs or banked:
             self.bank = Bank(model, self.quantizer, windows, Store())
-            self._layout = models.layout(model, outside=outside)
+            self._layout = models.layout(model, "matrix", outside)
             self.bank.prepare(self.plan(width) for width in self.options)
 
     def plan(self, width: Option) -> Plan:
-        """Every unit at `width`."""
+        """Every matrix that is tried at `width` has it, and the others are untouched."""
         text = spec(QUANTIZERS, self.quantizer)
-        return Plan(dict.fromkeys(self._layout.units, width), self._layout, text)
+        bits = {name: width if width in self.own[name] else KEPT for name in self._layout.units}
+        return Plan(bits, self._layout, text)
+
+    def tries(self, name: str) -> tuple[Option, ...]:
+        """The options of a matrix; a tied head goes by its own name, too."""
+        return self.own[self._first.get(name, name)]
 
     def change(self, name: str, option: Option) -> Tensor:
         """W_option − W, float32 (out, in), W as it is in the model now; the block is in memory. A
@@ -122,9 +131,10 @@ def rounding(
     windows: Tensor | None,
     banked: bool = False,
     outside: bool = False,
+    only: Mapping[str, tuple[Option, ...]] | None = None,
 ) -> Iterator[Rounding]:
     """A Rounding whose model is given back at the end."""
-    found = Rounding(model, quantizer, options, windows, banked, outside)
+    found = Rounding(model, quantizer, options, windows, banked, outside, only)
     try:
         yield found
     finally:
