@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lwq.common.errors import InputError
-from lwq.common.names import nickname, spec
+from lwq.common.names import build, nickname, spec
 from lwq.quantizers import QUANTIZERS, baq, masks, quanto, storage
 from lwq.quantizers.baq import BAQ
 from lwq.quantizers.gptq import GPTQ
@@ -313,6 +313,24 @@ def test_gptq_rounds_what_no_input_reaches(weight):
     stats, _ = gram_of(128)
     stats.gram[:, 5] = stats.gram[5] = 0
     assert GPTQ(group_size=-1)(weight, 8, stats).dequantize()[:, 5].abs().max() > 0
+
+
+SOLVERS = ["gptq", "gptq(clip=True)", "gptq(act_order=False)", "owq", "spqr", "baq"]
+
+
+@pytest.mark.parametrize("dead", [slice(0), slice(None, None, 2), slice(None)], ids=str)
+@pytest.mark.parametrize("name", [*SOLVERS, "ggml(gptq=True)"])
+def test_the_scale_of_the_inputs_is_nothing_to_a_solver(name, dead):
+    """Columns that no input reaches are damped as the others are."""
+    weight = torch.randn(32, 256, generator=torch.Generator().manual_seed(0))
+    _, x = gram_of(256)
+    x[:, dead] = 0
+    made = []
+    for scale in (1, 2**-10):
+        stats = MatrixStats()
+        stats.add(x * scale, frozenset({"gram", "input_norms"}))
+        made.append(build(QUANTIZERS, "quantizer", name)(weight, 3, stats).dequantize())
+    assert torch.equal(*made)
 
 
 def test_gptq_group_wider_than_a_block():

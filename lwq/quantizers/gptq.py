@@ -56,7 +56,8 @@ class GPTQ(grid.Grouped):
     Departures from the authors' code, all on purpose: two defaults, the order and static groups;
     without them, a later group inside a 128-column block is fitted to weights that carry the
     compensation so far (theirs are stale); a column that no input reaches is rounded to nearest
-    (theirs becomes zero).
+    (theirs becomes zero) and has the mean diagonal of the others, which is what is damped by
+    (theirs has 1, so that the result depends on the scale of the inputs).
 
     Source: Frantar et al. 2022, arXiv:2210.17323; code IST-DASLab/gptq (Apache-2.0).
     """
@@ -166,7 +167,8 @@ def inverse_factor(
     """Upper Cholesky factor U of H⁻¹ = Uᵀ U, its columns in `order`; kept with the statistics under
     `key` and the damping.
 
-    `key` must tell orders apart that do not follow from the statistics.
+    A column that no input reaches has the mean diagonal of the others; 1 where all are so. `key`
+    must tell orders apart that do not follow from the statistics.
 
     Raises InputError where H is singular in spite of the damping.
     """
@@ -176,7 +178,10 @@ def inverse_factor(
         gram = gram.clone() if order is None else _permuted(gram, order)
         gram.mul_(2 / max(stats.tokens, 1))
         diagonal = gram.diagonal()
-        diagonal[diagonal == 0] = 1.0
+        if len(dead := (diagonal == 0).nonzero()[:, 0]):
+            # the mean of those that are reached, so that the damping below is a share of it, too
+            rest = len(diagonal) - len(dead)
+            diagonal[dead] = diagonal.sum() / rest if rest else 1.0
         gram.diagonal().add_(damp_percent * gram.diagonal().mean())
         try:
             torch.linalg.cholesky(gram, out=gram)
