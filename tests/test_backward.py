@@ -9,7 +9,7 @@ import torch
 import lwq
 from lwq import models
 from lwq.common.errors import InputError
-from lwq.statistics.backward import backward, empirical, sampled, towards
+from lwq.statistics.backward import backward, drawn_now, empirical, sampled, towards
 from lwq.statistics.calls import require_separable
 from lwq.statistics.passes import counted
 
@@ -96,6 +96,13 @@ def test_draws_follow_the_model_and_the_seed():
     torch.testing.assert_close(
         found.T @ found / len(found), p.diag() - torch.outer(p, p), rtol=0, atol=0.01
     )
+
+
+def test_labels_that_are_kept_are_those_of_the_model_now():
+    model, x = architectures.make("llama"), architectures.tokens(3)
+    kept, anew = drawn_now(model, x, 5), sampled(5)
+    for number, logits in enumerate(model(x, use_cache=False).logits):
+        torch.testing.assert_close(kept(number, logits), anew(number, logits))
 
 
 def test_towards_itself_is_flat():

@@ -450,14 +450,23 @@ def test_relevance_is_gradient_times_input(toy, windows):
         assert found[key] == pytest.approx(np.mean(each), rel=1e-3)
 
 
-def test_hutchinson_is_a_product_with_the_hessian(toy, windows):
-    """The same v through autograd, twice: vᵀ H v of the negative log-likelihood."""
+@pytest.mark.parametrize("labels", ["empirical", "sampled"])
+def test_hutchinson_is_a_product_with_the_hessian(labels, toy, windows):
+    """The same v through autograd, twice: vᵀ H v of the negative log-likelihood of labels that do
+    not move with the weights.
+    """
     model, x = toy[0], windows[:2, :12]
-    draw = Hutchinson(windows=2)._draw(
+    hutchinson = Hutchinson(windows=2, labels=labels)
+    slope = hutchinson.source.kept(model, x)
+    y = torch.stack([slope(n, model(x).logits[n]).argmax(-1) for n in range(2)])
+    draw = hutchinson._draw(
         model,
         lwq.statistics.forward.collect(model, x, frozenset({"windows"})),
         torch.Generator().manual_seed(5),
+        slope,
     )
+    assert labels == "sampled" or torch.equal(y[:, :-1], x[:, 1:])
+    scored = hutchinson.source.scored(12)
     generator = torch.Generator().manual_seed(5)
     table = models.matrices(model)
     signs, sizes = {}, {}
@@ -468,8 +477,8 @@ def test_hutchinson_is_a_product_with_the_hessian(toy, windows):
     model.set_attn_implementation("eager")
     leaves = [m.module.weight for m in table.values()]
     with torch.enable_grad():
-        log_p = model(x, use_cache=False).logits[:, :-1].log_softmax(-1)
-        loss = -log_p.gather(-1, x[:, 1:, None]).sum() / (2 * 11)
+        log_p = model(x, use_cache=False).logits[:, :scored].log_softmax(-1)
+        loss = -log_p.gather(-1, y[:, :scored, None]).sum() / (2 * scored)
         gradients = torch.autograd.grad(loss, leaves, create_graph=True)
         along = sum((g * signs[n] * sizes[n]).sum() for n, g in zip(table, gradients, strict=True))
         products = torch.autograd.grad(along, leaves)
@@ -480,6 +489,12 @@ def test_hutchinson_is_a_product_with_the_hessian(toy, windows):
     scale = np.std(list(true.values()))
     for name, value in true.items():
         assert draw[name] == pytest.approx(value, abs=0.02 * scale)
+
+
+def test_hutchinson_refuses_steps_that_rounding_swallows(toy, windows):
+    model = models.cast(toy[0], "bfloat16")
+    with pytest.raises(lwq.InputError, match="in bfloat16 is lost in rounding.*dtype='float32'"):
+        lwq.score(model, "hutchinson", windows)
 
 
 def kl(model, x, truth):

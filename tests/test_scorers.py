@@ -76,9 +76,9 @@ def test_damaged_weights_are_refused(spec, bad, toy, windows):
 def test_activations_that_overflow_are_refused(spec, toy, windows):
     model = models.cast(toy[0], "float16")
     model.model.layers[1].mlp.down_proj.weight.fill_(6e4)
-    with pytest.raises(
-        lwq.InputError, match="^model.layers.1: its activations hold NaN or Inf in float16"
-    ):
+    overflow = "^model.layers.1: its activations hold NaN or Inf in float16"
+    # a scorer that takes small steps refuses the dtype itself
+    with pytest.raises(lwq.InputError, match=f"{overflow}|in float16 is lost in rounding"):
         lwq.score(model, spec, windows)
 
 

@@ -17,7 +17,7 @@ from lwq.scorers.shared.declared import Found, Harms, importance
 from lwq.scorers.shared.listening import Source, heard, listen
 from lwq.scorers.shared.per_token import PerToken, heard_names
 from lwq.scorers.shared.rounding import WIDTHS, Rounding
-from lwq.statistics.backward import Gradients
+from lwq.statistics.backward import Gradients, Slope
 from lwq.statistics.forward import GRADIENTS, WINDOWS, Stats
 from lwq.statistics.heard import Pair
 
@@ -271,14 +271,17 @@ class Hutchinson(_Rounded):
         Tr H_m ≈ mean over draws of v_mᵀ (H v)_m,    v = ±1 for every weight of all matrices
 
     H v is a difference of gradients at W ± ε v, ε = `step` · the root mean square of each matrix's
-    weights times sign v; a trace that comes out negative counts as 0.
+    weights times sign v; a trace that comes out negative counts as 0. Sampled labels are drawn
+    once, by the model at W, and kept at W ± ε v: drawn anew on either side, the gradient is 0 on
+    average wherever one looks.
 
     Attributes:
         draws: of v.
         step: see above.
 
-    Costs four forward passes and two backward a draw. Source: Dong et al. 2020, arXiv:1911.03852,
-    with the ½ of a Taylor series. Not for a model from `load(..., stream=True)`.
+    Costs four forward passes and two backward a draw, and one forward for sampled labels. Source:
+    Dong et al. 2020, arXiv:1911.03852, with the ½ of a Taylor series. Not for a model from
+    `load(..., stream=True)`, nor for one in 16 bits, where such a step is lost in rounding.
     """
 
     draws: int = 4
@@ -291,8 +294,10 @@ class Hutchinson(_Rounded):
             raise InputError("hutchinson: outside=True: it moves the blocks' matrices only")
         if models.streamed(model) is not None:
             raise InputError("hutchinson moves all weights at once; load the model whole")
+        _require_fine(model, self.step)
         generator = torch.Generator().manual_seed(self.seed)
-        draws = [self._draw(model, stats, generator) for _ in range(self.draws)]
+        slope = self.source.kept(model, self.source.drawn(stats.windows))
+        draws = [self._draw(model, stats, generator, slope) for _ in range(self.draws)]
         units = models.units(model, self.granularity)
         traces = _Traces(units, self.rounding(model, stats), windows=1, scored=1)
         for name in traces.rounding.matrices:
@@ -302,7 +307,9 @@ class Hutchinson(_Rounded):
         return traces.result()
 
     @torch.no_grad()
-    def _draw(self, model: nn.Module, stats: Stats, generator: torch.Generator) -> dict[str, float]:
+    def _draw(
+        self, model: nn.Module, stats: Stats, generator: torch.Generator, slope: Slope
+    ) -> dict[str, float]:
         """Matrix -> v_mᵀ (H v)_m a scored token, H of the negative log-likelihood."""
         matrices = models.matrices(model)
         signs = {
@@ -317,7 +324,8 @@ class Hutchinson(_Rounded):
                 for name, m in matrices.items():
                     v = signs[name].to(m.view())
                     m.view().copy_(kept[name]).add_(v, alpha=side * sizes[name])
-                sides.append(importance(listen(model, stats, [_Along(signs)], self.source)[0]))
+                found = listen(model, stats, [_Along(signs)], self.source, slope)
+                sides.append(importance(found[0]))
         finally:
             for name, m in matrices.items():
                 m.view().copy_(kept[name])
@@ -328,6 +336,18 @@ class Hutchinson(_Rounded):
             name: (down.get(name, 0.0) - up.get(name, 0.0)) / (2 * sizes[name]) / tokens
             for name in matrices
         }
+
+
+def _require_fine(model: nn.Module, step: float) -> None:
+    """Raise InputError, naming the matrix, where a step of its weights is lost in rounding."""
+    for name, matrix in models.matrices(model).items():
+        dtype = matrix.view().dtype
+        if torch.finfo(dtype).eps > step / 100:
+            kind = str(dtype).removeprefix("torch.")
+            raise InputError(
+                f"hutchinson: step={step} of {name} in {kind} is lost in rounding, whose own is "
+                f"{torch.finfo(dtype).eps:.1g}; load the model with dtype='float32'"
+            )
 
 
 def _rms(weight: Tensor) -> Tensor:

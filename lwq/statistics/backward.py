@@ -68,27 +68,56 @@ def sampled(seed: int) -> Slope:
 
     def slope(number: int, logits: Tensor) -> Tensor:
         p = logits.float().softmax(-1)
-        draws = torch.rand(len(p), 1, generator=generator, dtype=torch.float64).to(p.device)
-        for some, draw in zip(p.split(ROWS), draws.split(ROWS), strict=True):
-            ladder = some.double().cumsum(-1)
-            y = torch.searchsorted(ladder, draw * ladder[:, -1:]).clamp_(max=p.shape[-1] - 1)
-            some.neg_().scatter_add_(-1, y, torch.ones_like(y, dtype=p.dtype))
-        return p
+        return _onto(p, _labels(p, generator))
 
     return slope
+
+
+@torch.no_grad()
+def drawn_now(model: nn.Module, windows: Tensor, seed: int) -> Slope:
+    """`sampled` with labels that the model draws as it is now, in one forward pass: they stay when
+    its weights change.
+    """
+    generator, device = torch.Generator().manual_seed(seed), models.device(model)
+    labels = []
+    for window in windows.split(1):
+        logits = models.call(model, window.to(device), use_cache=False).logits[0]
+        labels.append(_labels(logits.float().softmax(-1), generator))
+    return labelled(torch.stack(labels))
+
+
+def _labels(p: Tensor, generator: torch.Generator) -> Tensor:
+    """One label for each row of p (tokens, vocabulary): (tokens,)."""
+    draws = torch.rand(len(p), 1, generator=generator, dtype=torch.float64).to(p.device)
+    found = []
+    for some, draw in zip(p.split(ROWS), draws.split(ROWS), strict=True):
+        ladder = some.double().cumsum(-1)
+        found.append(torch.searchsorted(ladder, draw * ladder[:, -1:])[:, 0])
+    return torch.cat(found).clamp_(max=p.shape[-1] - 1)
+
+
+def labelled(labels: Tensor) -> Slope:
+    """Of log p(y), y = `labels` (windows, length); 0 where that is negative."""
+
+    def slope(number: int, logits: Tensor) -> Tensor:
+        y = labels[number].to(logits.device)
+        found = _onto(logits.float().softmax(-1), y.clamp(min=0))
+        found[y < 0] = 0
+        return found
+
+    return slope
+
+
+def _onto(p: Tensor, y: Tensor) -> Tensor:
+    """one-hot(y) − p, in place of p (tokens, vocabulary)."""
+    return p.neg_().scatter_add_(-1, y[:, None], torch.ones_like(p[:, :1]))
 
 
 def empirical(windows: Tensor) -> Slope:
     """Of log p(y), y the text's own next token; 0 at the last position, which has none."""
-
-    def slope(number: int, logits: Tensor) -> Tensor:
-        found = -logits.float().softmax(-1)
-        y = windows[number, 1:, None].to(found.device)
-        found[:-1].scatter_add_(-1, y, torch.ones_like(y, dtype=found.dtype))
-        found[-1] = 0
-        return found
-
-    return slope
+    labels = windows.roll(-1, 1)
+    labels[:, -1] = -1
+    return labelled(labels)
 
 
 def towards(answers: Callable[[int], Tensor]) -> Slope:

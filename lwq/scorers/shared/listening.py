@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from lwq.common.errors import InputError
 from lwq.common.names import pick
 from lwq.scorers.shared.declared import Found
-from lwq.statistics.backward import LABELS, Gradients, Slope, backward, empirical, sampled
+from lwq.statistics.backward import (
+    LABELS,
+    Gradients,
+    Slope,
+    backward,
+    drawn_now,
+    empirical,
+    sampled,
+)
 from lwq.statistics.forward import WINDOWS, Stats, require_windows
 
 
@@ -51,6 +59,11 @@ class Source:
     def slope(self, drawn: Tensor) -> Slope:
         return sampled(self.seed) if self.labels == "sampled" else empirical(drawn)
 
+    def kept(self, model: nn.Module, drawn: Tensor) -> Slope:
+        """`slope` whose labels are those of the model as it is now, whatever becomes of it."""
+        sampled_now = self.labels == "sampled"
+        return drawn_now(model, drawn, self.seed) if sampled_now else empirical(drawn)
+
     def scored(self, length: int) -> int:
         """Positions of a window that have a label."""
         return length if self.labels == "sampled" else length - 1
@@ -74,12 +87,18 @@ class GradientScorer(Protocol):
 
 
 def listen(
-    model: nn.Module, stats: Stats, scorers: Sequence[GradientScorer], source: Source
+    model: nn.Module,
+    stats: Stats,
+    scorers: Sequence[GradientScorer],
+    source: Source,
+    slope: Slope | None = None,
 ) -> list[Found]:
-    """What each of `scorers`, all of one source, finds in one pass back."""
+    """What each of `scorers`, all of one source, finds in one pass back; `slope`: the source's own
+    by default.
+    """
     windows = source.drawn(stats.windows)
     listeners = [scorer.listener(model, stats) for scorer in scorers]
-    for found in backward(model, windows, source.slope(windows)):
+    for found in backward(model, windows, slope or source.slope(windows)):
         for listener in listeners:
             listener.add(found)
     return [listener.result() for listener in listeners]
