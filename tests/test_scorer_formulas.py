@@ -12,8 +12,10 @@ from test_fisher import changes, slow_moves
 import lwq
 from lwq import models
 from lwq.scorers import SCORERS
+from lwq.scorers.fisher import FisherKL
 from lwq.scorers.gradients import DeltaLoss, Fisher, Hutchinson, OutputFisher, Relevance, Taylor
 from lwq.scorers.measured import fitted
+from lwq.scorers.shared.listening import Source
 from lwq.statistics.backward import backward, empirical, sampled
 
 USELESS, STRONG = "model.layers.1", "model.layers.2"
@@ -409,6 +411,16 @@ def test_fit_of_experts_counts_the_windows_that_do_not_reach_them():
         for unit, names in lwq.units(model, granularity).items():
             harm = sum(float(rounded[n].square().mean()) / 2 * total.get(n, 0.0) for n in names)
             assert found[unit][3] == pytest.approx(harm, rel=1e-3)
+
+
+@pytest.mark.parametrize("cls", [DeltaLoss, OutputFisher, Fisher, FisherKL, Relevance])
+def test_labels_drawn_at_a_window_are_no_windows(cls, toy, windows, monkeypatch):
+    """With the same labels in each of 9 drawings, all is as with one, standard errors too."""
+    monkeypatch.setattr(Source, "slope", lambda self, drawn: empirical(drawn))
+    one, nine = (cls(labels="sampled", samples=n) for n in (1, 9))
+    one, nine = (lwq.score(toy[0], scorer, windows[:4, :16]) for scorer in (one, nine))
+    np.testing.assert_allclose(flat(nine), flat(one), rtol=1e-4)
+    np.testing.assert_allclose(flat(nine.stderr), flat(one.stderr), rtol=1e-3)
 
 
 def test_output_fisher_is_diagonal(toy, windows):

@@ -159,11 +159,7 @@ class FisherKL:
         scored = self.source.scored(moves.shape[2])
         wide = moves.double()
         squares = wide.square().sum(2) if self.pool == "token" else wide.sum(2).square()
-        return self._mean_sample(squares / scored)
-
-    def _mean_sample(self, found: Tensor) -> Tensor:
-        """(options, samples · windows) -> (options, windows)."""
-        return found.reshape(len(found), self.samples, -1).mean(1)
+        return self.source.per_window(squares / scored)
 
     def _by_option(self, own: tuple[Option, ...], values: np.ndarray) -> dict[Option, float]:
         found = dict(zip(self.tried, values, strict=True))
@@ -200,7 +196,7 @@ class FisherKL:
                 own[unit],
                 (
                     self._squares(second[unit]) / 2
-                    - self._mean_sample(first[unit].double().sum(2) / length)
+                    - self.source.per_window(first[unit].double().sum(2) / length)
                 ).numpy(),
             )
             for unit in units

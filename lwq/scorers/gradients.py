@@ -67,7 +67,8 @@ class _Rounded:
     def measure(self, pair: Pair, change: Tensor) -> Tensor:
         raise NotImplementedError  # each score has its own
 
-    def harm(self, values: Tensor, scored: int) -> np.ndarray:
+    def harm(self, values: Tensor, scored: int) -> Tensor:
+        """(options, samples · windows, length) -> (options, samples · windows), or (options,)."""
         raise NotImplementedError  # each score has its own
 
     def _harms(self, values: Mapping[str, Tensor]) -> Harms:
@@ -75,10 +76,10 @@ class _Rounded:
 
     def _harm(self, values: Tensor) -> dict[Option, float]:
         found = self.harm(values.double(), self.source.scored(values.shape[2]))
-        return {
-            option: Estimate.of(row) if row.ndim else float(row)
-            for option, row in zip(self.options, found, strict=True)
-        }
+        if found.ndim == 1:
+            return dict(zip(self.options, found.tolist(), strict=True))
+        rows = self.source.per_window(found).numpy()
+        return {option: Estimate.of(row) for option, row in zip(self.options, rows, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,9 @@ class Taylor(_Rounded):
     def measure(self, pair: Pair, change: Tensor) -> Tensor:
         return pair.moved(change)
 
-    def harm(self, values: Tensor, scored: int) -> np.ndarray:
-        """values: (options, windows, length) -> (options,)."""
-        return (values.sum(2) / scored).mean(1).abs().numpy()
+    def harm(self, values: Tensor, scored: int) -> Tensor:
+        """(options,)."""
+        return (values.sum(2) / scored).mean(1).abs()
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,8 @@ class DeltaLoss(_Rounded):
     def measure(self, pair: Pair, change: Tensor) -> Tensor:
         return pair.moved(change)
 
-    def harm(self, values: Tensor, scored: int) -> np.ndarray:
-        """(options, windows, length) -> (options, windows)."""
-        return (values.abs().sum(2) / scored).numpy()
+    def harm(self, values: Tensor, scored: int) -> Tensor:
+        return values.abs().sum(2) / scored
 
 
 @dataclass(frozen=True)
@@ -135,9 +135,8 @@ class OutputFisher(_Rounded):
     def measure(self, pair: Pair, change: Tensor) -> Tensor:
         return (pair.shifted(change) * pair.g).square().sum(1) / 2
 
-    def harm(self, values: Tensor, scored: int) -> np.ndarray:
-        """(options, windows, length) -> (options, windows)."""
-        return (values.sum(2) / scored).numpy()
+    def harm(self, values: Tensor, scored: int) -> Tensor:
+        return values.sum(2) / scored
 
 
 @dataclass(frozen=True)
@@ -159,8 +158,7 @@ class Fisher(_Rounded):
             )
         drawn = self.source.drawn(stats.windows)
         units = models.units(model, self.granularity)
-        scored = self.source.scored(drawn.shape[1])
-        return _Traces(units, self.rounding(model, stats), len(drawn), scored)
+        return _Traces(units, self.rounding(model, stats), self.source, *drawn.shape)
 
 
 @dataclass
@@ -168,16 +166,18 @@ class _Traces:
     """Noise of each matrix times its trace.
 
     Attributes:
-        windows, scored: windows that run, and positions of one that have a label.
+        source: of the gradients.
+        windows, length: those that run, and tokens of one.
         traces: matrix -> (windows,); 0 in a window of which no token reached it.
         noise: matrix -> ‖ΔW‖² / n of each option.
     """
 
     units: Mapping[str, list[str]]
     rounding: Rounding
+    source: Source
     windows: int
-    scored: int
-    traces: dict[str, np.ndarray] = field(default_factory=dict)
+    length: int
+    traces: dict[str, Tensor] = field(default_factory=dict)
     noise: dict[str, list[float]] = field(default_factory=dict)
 
     @torch.no_grad()
@@ -187,12 +187,13 @@ class _Traces:
                 continue
             if name not in self.noise:
                 self.round(name)
-            traces = self.traces.setdefault(name, np.zeros(self.windows))
+            traces = self.traces.setdefault(name, torch.zeros(self.windows, dtype=torch.float64))
+            scored = self.source.scored(self.length)
             window = pair.rows // found.length
             for number in range(found.count):
                 mine = window == number
                 gradient = Pair(pair.rows[mine], pair.x[mine], pair.g[mine]).weight_gradient()
-                traces[found.first + number] = float(gradient.square().sum()) / self.scored
+                traces[found.first + number] = float(gradient.square().sum()) / scored
 
     def round(self, name: str) -> None:
         """Note the noise of a matrix, which is in memory."""
@@ -209,7 +210,8 @@ class _Traces:
         seen = [name for name in names if name in self.traces]
         if not seen:
             return dict.fromkeys(self.rounding.options, 0.0)
-        harms = sum(np.outer(self.noise[name], self.traces[name]) / 2 for name in seen)
+        traces = {name: self.source.per_window(self.traces[name]).numpy() for name in seen}
+        harms = sum(np.outer(self.noise[name], traces[name]) / 2 for name in seen)
         return {
             option: Estimate.of(row)
             for option, row in zip(self.rounding.options, np.asarray(harms), strict=True)
@@ -246,21 +248,25 @@ class Relevance:
         return heard(model, stats, self)
 
     def listener(self, model: nn.Module, stats: Stats) -> "_Passing":
-        return _Passing({block: [] for block in models.blocks(model)})
+        return _Passing(self.source, {block: [] for block in models.blocks(model)})
 
 
 @dataclass
 class _Passing:
-    values: dict[str, list[float]]
+    source: Source
+    values: dict[str, list[Tensor]]
 
     @torch.no_grad()
     def add(self, found: Gradients) -> None:
         if found.part in self.values:
             through = (found.hidden * found.gradient).abs().double().sum(-1).mean(-1)
-            self.values[found.part] += through.tolist()
+            self.values[found.part].append(through.cpu())
 
     def result(self) -> dict[str, float]:
-        return {block: Estimate.of(np.array(values)) for block, values in self.values.items()}
+        return {
+            block: Estimate.of(self.source.per_window(torch.cat(parts)).numpy())
+            for block, parts in self.values.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -299,10 +305,10 @@ class Hutchinson(_Rounded):
         slope = self.source.kept(model, self.source.drawn(stats.windows))
         draws = [self._draw(model, stats, generator, slope) for _ in range(self.draws)]
         units = models.units(model, self.granularity)
-        traces = _Traces(units, self.rounding(model, stats), windows=1, scored=1)
+        traces = _Traces(units, self.rounding(model, stats), Source(), windows=1, length=1)
         for name in traces.rounding.matrices:
             mean = sum(draw[name] for draw in draws) / len(draws)
-            traces.traces[name] = np.array([max(0.0, mean)])
+            traces.traces[name] = torch.tensor([max(0.0, mean)], dtype=torch.float64)
             traces.round(name)
         return traces.result()
 

@@ -59,6 +59,12 @@ class Source:
     def slope(self, drawn: Tensor) -> Slope:
         return sampled(self.seed) if self.labels == "sampled" else empirical(drawn)
 
+    def per_window(self, values: Tensor) -> Tensor:
+        """The mean over labels drawn, (…, samples · windows) -> (…, windows): what is drawn at one
+        window does not err independently of it.
+        """
+        return values.unflatten(-1, (self.samples, -1)).mean(-2)
+
     def kept(self, model: nn.Module, drawn: Tensor) -> Slope:
         """`slope` whose labels are those of the model as it is now, whatever becomes of it."""
         sampled_now = self.labels == "sampled"
