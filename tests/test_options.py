@@ -4,6 +4,7 @@ pytest tests/test_options.py
 """
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 import lwq
 from lwq.common.names import build
 from lwq.contracts import nominal_bits
+from lwq.contracts.scores import falling
 from lwq.quantizers import QUANTIZERS
 from lwq.statistics.sums import MatrixStats
 
@@ -70,6 +72,27 @@ def test_a_name_that_no_shape_allows_is_refused_by_matrix(toy):
     plan = lwq.Plan(bits, scores.layout, "rtn()")
     with pytest.raises(lwq.InputError, match="_proj: group_size=128 does not divide"):
         lwq.quantize_(model, plan)
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_more_nominal_bits_never_take_fewer_bytes(name):
+    quantizer = QUANTIZERS[name]()
+    sizes: dict[float, list[int]] = {}
+    for option in quantizer.levels:
+        stored = quantizer.nbytes((4096, 4096), option)
+        sizes.setdefault(quantizer.nominal(option), []).append(stored)
+    order = [sizes[bits] for bits in sorted(sizes)]
+    assert all(max(fewer) <= min(more) for fewer, more in pairwise(order))
+
+
+def test_a_whole_width_with_outliers_may_hold_more_than_a_fraction_above_it(toy, windows):
+    options = (4, 3.95, 3.25, 3, 2)
+    found = falling(dict(zip(options, (1.0, 0.5, 2.0, 1.5, 1.9), strict=True)))
+    assert found == dict(zip(options, (1.0, 1.0, 2.0, 1.5, 2.0), strict=True))
+    costs = lwq.score(toy[0], "fisher_kl(quantizer='spqr')", windows, options=options)
+    assert sum(costs[unit][3] < costs[unit][3.25] for unit in costs) > len(costs) / 2
+    budget = lwq.Budget(costs.layout, options, QUANTIZERS["spqr"](), "true_bits", 5.0)
+    assert budget.widths == (4, 3.95, 3, 3.25, 2)
 
 
 def test_a_strip_draws_names_by_their_nominal_bits(toy):

@@ -148,7 +148,9 @@ class Quantizer(Protocol):
         return self
 
     def nominal(self, option: Option) -> float:
-        """Bits a weight that `option` is named after; scales and zeros are not in it."""
+        """Bits a weight that `option` stands for: scales and zeros are not in it, weights that are
+        kept beside are. With more of them a large matrix never takes fewer bytes.
+        """
         if isinstance(option, str):
             raise InputError(
                 f"{type(self).__name__} does not say how many bits a weight {option!r} has; "

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 from lwq.common import strips
@@ -88,10 +89,31 @@ class Scores(Mapping[str, float]):
         return read_as(cls, path, "scores")
 
 
+def falling(harm: Mapping[Option, float]) -> dict[Option, float]:
+    """The running maximum from the most bits down: noise would let more bits do more harm.
+
+    Options with a name have no order that is known here, and stay. A whole width has none beside
+    fractions above it either: of a quantizer that keeps outliers, 3 may be more than 3.25.
+    """
+    found: dict[Option, float] = {
+        option: float(value) for option, value in harm.items() if isinstance(option, str)
+    }
+    numbers = sorted((o for o in harm if not isinstance(o, str)), reverse=True)
+    above = -math.inf  # of the options with more whole bits
+    for _, alike in groupby(numbers, key=int):
+        running, options = above, list(alike)
+        for option in options:
+            whole = option == int(option)
+            found[option] = max(above if whole else running, float(harm[option]))
+            running = max(running, found[option])
+        above = running
+    return found
+
+
 @dataclass(frozen=True)
 class Costs(Mapping[str, Mapping[Option, float]]):
-    """Expected harm of each unit at each option: finite, **never increasing in bits** (levels with
-    a name aside), and added up over units.
+    """Expected harm of each unit at each option: finite, **never increasing in bits** (as `falling`
+    knows their order), and added up over units.
 
     Attributes:
         harm: unit -> bits -> harm, for each unit of `layout`; in nats a token where it was measured
@@ -122,13 +144,10 @@ class Costs(Mapping[str, Mapping[Option, float]]):
             )
         self._require_pairs()
         for unit, harm in self.harm.items():
-            # options with a name have no order that is known here
-            numbers = sorted(option for option in harm if not isinstance(option, str))
-            falling = [harm[option] for option in numbers]
             if (
                 not harm
                 or not all(map(math.isfinite, harm.values()))
-                or (falling != sorted(falling, reverse=True) and not self.pairs)
+                or (falling(harm) != harm and not self.pairs)
             ):
                 raise InputError(
                     f"{self.scorer}: the costs of {unit} are {dict(harm)}; they are finite and "

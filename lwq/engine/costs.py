@@ -3,10 +3,9 @@
 import time
 from collections.abc import Iterable
 
-import numpy as np
-
 from lwq.common.names import spec
 from lwq.contracts import KEPT, Costs, Option, Plan
+from lwq.contracts.scores import falling
 from lwq.engine.sweep import Sweep
 from lwq.quantizers import QUANTIZERS
 
@@ -44,8 +43,9 @@ def measured_costs(sweep: Sweep, widths: Iterable[int], base: int = KEPT, data: 
     }
     harm: dict[str, dict[Option, float]] = {}
     for unit in layout.units:
-        rise = [found[plan(unit, width).id] - found[plan(unit, base).id] for width in ordered]
-        harm[unit] = dict(zip(ordered, np.maximum.accumulate(rise).tolist(), strict=True))
+        harms = {width: found[plan(unit, width).id] for width in ordered}
+        least = found[plan(unit, base).id]
+        harm[unit] = falling({width: value - least for width, value in harms.items()})
     took = {
         "seconds": round(time.monotonic() - start, 3),
         "blocks": sweep.blocks_run - before,

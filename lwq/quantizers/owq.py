@@ -9,7 +9,6 @@ from torch import Tensor
 from lwq.common.errors import InputError
 from lwq.common.names import pick
 from lwq.contracts import Option
-from lwq.contracts.methods import Quantizer
 from lwq.quantizers.gptq import Grids, inverse_factor, with_grids
 from lwq.quantizers.mse import MSE
 from lwq.quantizers.shared import grid
@@ -18,7 +17,7 @@ from lwq.statistics.sums import MatrixStats
 
 
 @dataclass(frozen=True)
-class OWQ(Quantizer):
+class OWQ(grid.Fractional):
     """Keeps whole input columns, chosen by their effect on the output, and quantizes the others
     with GPTQ.
 
@@ -92,8 +91,12 @@ class OWQ(Quantizer):
         return torch.argsort(harm, descending=True, stable=True)
 
     def _count(self, columns: int, bits: float) -> int:
-        base, share = grid.parts(bits, self.outlier_bits)
+        base, share = self.parts(bits)
         return 2 * round(share * columns / (16 - base) / 2)
+
+    @property
+    def share(self) -> float:
+        return self.outlier_bits
 
     @property
     def outside(self) -> MSE:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from lwq.common.errors import InputError
 from lwq.contracts import Option
-from lwq.contracts.methods import Quantizer
 from lwq.quantizers.gptq import columns_first, fitting_grid, inverse_factor
 from lwq.quantizers.mse import MSE
 from lwq.quantizers.shared import grid
@@ -24,7 +23,7 @@ CHUNK = 1 << 24  # numbers that the search for outliers holds at once
 
 
 @dataclass(frozen=True)
-class SpQR(Quantizer):
+class SpQR(grid.Fractional):
     """GPTQ with groups of 16, bilevel scales and sparse outliers.
 
         score_ij = Σ_k ((w_ik − Q(w_ik)) / U_kk)²  −  Σ_{k ≠ j} ((w_ik − Q'(w_ik)) / U_kk)²,    k in
@@ -125,7 +124,7 @@ class SpQR(Quantizer):
         return Packed(codes.reshape(1, -1).byte(), scale[None], self.stat_bits, shifts=shift[None])
 
     def _count(self, shape: tuple[int, int], bits: float) -> int:
-        _, share = grid.parts(bits, OUTLIER_BITS * self.outliers)
+        _, share = self.parts(bits)
         return round(share / OUTLIER_BITS * shape[0] * shape[1])
 
     def _require_shape(self, shape: tuple[int, int]) -> None:
@@ -134,6 +133,10 @@ class SpQR(Quantizer):
                 f"spqr: stat_group={self.stat_group} does not divide {shape[0]} "
                 f"output rows; choose one that does"
             )
+
+    @property
+    def share(self) -> float:
+        return OUTLIER_BITS * self.outliers
 
     @property
     def outside(self) -> MSE:

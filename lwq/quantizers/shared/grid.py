@@ -210,6 +210,21 @@ def with_fractions(widths: tuple[int, ...]) -> tuple[float, ...]:
     return tuple(sorted([*widths, *fractions]))
 
 
-def parts(bits: float, default: float) -> tuple[int, float]:
-    """(whole bits, the fraction); `default` where there is no fraction."""
-    return int(bits), round(bits - int(bits), 6) or default
+class Fractional(Quantizer):
+    """Options of a quantizer that keeps outliers: a whole width pays the share of its own for them,
+    a fractional one its fraction.
+    """
+
+    @property
+    def share(self) -> float:
+        """Bits a weight for the outliers of a whole width."""
+        raise NotImplementedError  # each quantizer has its own
+
+    def parts(self, option: Option) -> tuple[int, float]:
+        """(bits of what is rounded, bits a weight for outliers)."""
+        bits = float(option)
+        return int(bits), round(bits - int(bits), 6) or self.share
+
+    def nominal(self, option: Option) -> float:
+        """Outliers are in it: 3 is as large as 3.48 where its share is 0.48."""
+        return float(sum(self.parts(option)))

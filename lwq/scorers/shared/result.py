@@ -1,11 +1,11 @@
 """What a scorer found, as Scores or as Costs."""
 
 from collections.abc import Mapping
-from itertools import accumulate
 from typing import TypeVar
 
 from lwq.contracts import Costs, Layout, Option, Scores
 from lwq.contracts.estimate import Estimate
+from lwq.contracts.scores import falling
 from lwq.scorers.shared.declared import Found, Joint, importance
 
 Key = TypeVar("Key", str, Option)
@@ -21,7 +21,7 @@ def result(
     if harms:
         errors = {unit: _errors(harm) for unit, harm in harms.items()}
         return Costs(
-            {unit: _falling(harm) for unit, harm in harms.items()},
+            {unit: falling(harm) for unit, harm in harms.items()},
             layout,
             scorer,
             data,
@@ -40,15 +40,3 @@ def _errors(values: Mapping[Key, float]) -> dict[Key, float]:
         for key, value in values.items()
         if isinstance(value, Estimate) and value.stderr is not None
     }
-
-
-def _falling(harm: Mapping[Option, float]) -> dict[Option, float]:
-    """The running maximum from the highest width down: noise would let more bits do more harm.
-    Options with a name have no order that is known here, and stay.
-    """
-    ordered = sorted((width for width in harm if not isinstance(width, str)), reverse=True)
-    found: dict[Option, float] = {
-        option: float(value) for option, value in harm.items() if isinstance(option, str)
-    }
-    values = accumulate((float(harm[width]) for width in ordered), max)
-    return found | dict(zip(ordered, values, strict=True))
