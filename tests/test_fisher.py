@@ -149,6 +149,8 @@ def test_pairs_make_the_harm_of_two_that_of_one(pool, toy, windows, tmp_path):
         assert groups[unit][2] == pytest.approx(alone + both, rel=1e-4)
     costs.save(tmp_path / "costs.json")
     assert lwq.Costs.load(tmp_path / "costs.json") == costs
+    ascending = lwq.score(toy[0], FisherKL(pairs=True, **{**plain, "options": (2, 4)}), windows)
+    assert ascending.pairs == costs.pairs
     plan = lwq.allocate(costs, toy[0], bits=(4, 2), allocator="impq", avg_bits=3.0, quantizer="rtn")
     assert set(plan.bits.values()) == {4, 2}
 

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from lwq import models
 from lwq.common.errors import InputError
-from lwq.common.names import pick, spec
-from lwq.contracts import GRANULARITIES, KEPT, Option, Plan
+from lwq.common.names import build, pick, spec
+from lwq.contracts import GRANULARITIES, KEPT, Option, Plan, nominal_bits
 from lwq.contracts.estimate import Estimate
+from lwq.contracts.methods import Quantizer
 from lwq.quantizers import QUANTIZERS
 from lwq.scorers.shared.checks import require_blocks
 from lwq.scorers.shared.declared import Found, Harms, Joint
@@ -53,8 +54,9 @@ class FisherKL:
             place, and the harm is that of leaving it, ⟨∇ KL(p₀ ‖ p), ΔW⟩ + ½ ΔWᵀ F ΔW, p₀ of the
             untouched model; the quantizer must not need inputs="quantized".
         outside: embeddings and head too, each a unit; a tied pair is one, at both its places.
-        pairs: say, too, what two units do together beyond the sum of both, at the last of two
-            options: E[a b], a and b what each does to log p(y), since ½ E (a + b)² has that term.
+        pairs: say, too, what two units do together beyond the sum of both, at the option of the
+            two with the fewest nominal bits (of equal bits the last): E[a b], a and b what each
+            does to log p(y), since ½ E (a + b)² has that term.
 
     Costs two forward passes over `samples` · `windows` windows and one backward, and for each
     option about what one forward pass of the blocks costs; around a plan one forward more and twice
@@ -90,7 +92,7 @@ class FisherKL:
         if self.pairs and (uneven or self.around != KEPT):
             raise InputError(
                 f"fisher_kl: pairs=True with options={self.options}, around={self.around!r}: pairs "
-                f"are told for two options, the higher first, around untouched weights"
+                f"are told for two options, around untouched weights"
             )
 
     def __call__(self, model: nn.Module, stats: Stats) -> Found:
@@ -143,10 +145,13 @@ class FisherKL:
         return Joint.of(harms, self._together(moves)) if self.pairs else harms
 
     def _together(self, moves: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
-        """Mean product of what two units do at the last option, for each pair once."""
-        last = torch.stack([found[-1] for found in moves.values()]).double()
-        rows = last.flatten(1) if self.pool == "token" else last.sum(2)  # (units, tokens)
-        tokens = last.shape[1] * self.source.scored(last.shape[2])
+        """Mean product of what two units do at the lowest option, for each pair once."""
+        quantizer: Quantizer = build(QUANTIZERS, "quantizer", self.quantizer)
+        bits = [nominal_bits(option, quantizer) for option in self.tried]
+        place = max(place for place, own in enumerate(bits) if own == min(bits))
+        low = torch.stack([found[place] for found in moves.values()]).double()
+        rows = low.flatten(1) if self.pool == "token" else low.sum(2)  # (units, tokens)
+        tokens = low.shape[1] * self.source.scored(low.shape[2])
         products = (rows @ rows.T / tokens).tolist()
         units = list(moves)
         return {
