@@ -218,9 +218,8 @@ def test_nsds_by_numpy(toy):
             spectrum = p.sum() / np.exp(scipy.stats.entropy(p))
             numbers.append((scipy.stats.kurtosis(w, axis=None), spectrum))
         numbers = np.array(numbers)
-        # torch's median is the lower of the two in the middle
-        middle = np.sort(numbers, axis=0)[1]
-        spread = np.sort(np.abs(numbers - middle), axis=0)[1]
+        middle = np.median(numbers, axis=0)
+        spread = np.median(np.abs(numbers - middle), axis=0)
         for block, row in zip(blocks, numbers, strict=True):
             logs[block].append(np.log(1 - scipy.special.expit((row - middle) / spread)))
     found = lwq.score(model, "nsds")

@@ -112,13 +112,20 @@ def _writers(block: str, names: list[str]) -> set[str]:
     return {name for _, members in last.values() for name in members}
 
 
+def _median(table: Tensor) -> Tensor:
+    """Over blocks, (blocks, numbers) -> (numbers,); the mean of the middle two where the blocks are
+    even in number, of which torch's own median takes the lower.
+    """
+    return table.quantile(0.5, dim=0)
+
+
 def _together(values: Mapping[str, Mapping[str, Tensor]]) -> dict[str, float]:
     """Block -> importance, from kind -> block -> numbers."""
     logs: dict[str, list[Tensor]] = {}
     for of_blocks in values.values():
         table = torch.stack(list(of_blocks.values()))  # (blocks, numbers)
-        middle = table.median(0).values
-        spread = (table - middle).abs().median(0).values.clamp(min=TINY)
+        middle = _median(table)
+        spread = _median((table - middle).abs()).clamp(min=TINY)
         normal = torch.sigmoid((table - middle) / spread)
         for block, row in zip(of_blocks, (1 - normal).clamp(min=TINY).log(), strict=True):
             logs.setdefault(block, []).append(row)
