@@ -1,7 +1,7 @@
 """A tiny random model of every architecture that lwq promises to know."""
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PretrainedConfig
 from transformers.models.bloom import BloomConfig
 from transformers.models.falcon import FalconConfig
 from transformers.models.gemma3 import Gemma3TextConfig
@@ -74,8 +74,11 @@ CONFIGS = {
 
 
 def make(name: str) -> torch.nn.Module:
+    return of(CONFIGS[name])
+
+
+def of(config: PretrainedConfig) -> torch.nn.Module:
     torch.manual_seed(0)
-    config = CONFIGS[name]
     config.use_cache = False
     return AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
 
@@ -86,6 +89,10 @@ def tokens(n: int = 5, length: int = 24) -> torch.Tensor:
 
 def narrow(**sizes: int) -> torch.nn.Module:
     """A llama with matrices of 96 columns, which groups of 64 do not divide."""
-    torch.manual_seed(0)
-    config = LlamaConfig(**{**COMMON, "intermediate_size": 96, **sizes})
-    return AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    return of(LlamaConfig(**{**COMMON, "intermediate_size": 96, **sizes}))
+
+
+def projected() -> torch.nn.Module:
+    """An opt whose head reads fewer numbers than its blocks write, as opt-350m's."""
+    sizes = {**COMMON, "ffn_dim": 128, "word_embed_proj_dim": 32, "init_std": 0.1}
+    return of(OPTConfig(**sizes, do_layer_norm_before=False))

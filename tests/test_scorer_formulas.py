@@ -113,6 +113,18 @@ def test_streamline_grows_around_the_flattest_run(toy, windows):
         assert sorted(found.values()) == [0.0] * run + [float(i) for i in range(1, 5 - run)]
 
 
+def test_lsaq_sees_all_that_follows_the_blocks():
+    model, x = architectures.projected(), architectures.tokens()
+    found, states = lwq.score(model, "lsaq(top=9)", x), hidden(model, x)
+    out, top = model.model.decoder.project_out, []
+    for state in next(zip(*states.values(), strict=True)):
+        top.append(model.lm_head(out(state[:, -1])).topk(9).indices.tolist())
+    top.append(model(x).logits[:, -1].topk(9).indices.tolist())
+    for name, *pair in zip(found, top, top[1:], strict=False):
+        shares = [1 - len({*a} & {*b}) / len({*a} | {*b}) for a, b in zip(*pair, strict=True)]
+        assert found[name] == pytest.approx(np.mean(shares))
+
+
 def test_lsaq_counts_tokens(toy, windows):
     model = toy[0]
     found = lwq.score(model, "lsaq(top=9)", windows)

@@ -1,16 +1,16 @@
 """Scores from what enters and what leaves a block."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lwq import models
 from lwq.common.errors import InputError
 from lwq.contracts.estimate import Estimate
-from lwq.statistics.forward import BlockStats, Stats
+from lwq.statistics.calls import logits_after
+from lwq.statistics.forward import WINDOWS, BlockStats, Stats, require_windows
 
 AVERAGES = ("tokens", "flat", "mean")
 
@@ -198,8 +198,8 @@ class LSAQ:
 
         importance = mean over windows of 1 − |A ∩ B| / |A ∪ B|
 
-    A and B are the `top` tokens that the final norm and the head make of the last token's hidden
-    state before and after the block.
+    A and B are the `top` tokens that what follows the blocks (the final norm, the head) makes of
+    the last token's hidden state before and after the block.
 
     Attributes:
         top: tokens.
@@ -210,7 +210,7 @@ class LSAQ:
 
     top: int = 50
 
-    needs: ClassVar[frozenset[str]] = frozenset({"last_token"})
+    needs: ClassVar[frozenset[str]] = frozenset({"last_token", WINDOWS})
     granularity: ClassVar[str] = "block"
 
     def __post_init__(self) -> None:
@@ -219,19 +219,17 @@ class LSAQ:
 
     @torch.no_grad()
     def __call__(self, model: nn.Module, stats: Stats) -> dict[str, float]:
-        blocks = list(stats.values())
+        blocks, last = list(stats.values()), require_windows(stats.windows, self.needs)[:, -1:]
         states = [blocks[0].last_input, *(block.last_output for block in blocks)]
-        tokens = [self._likeliest(model, x) for x in states]
+        tokens = [self._likeliest(model, last, x) for x in states if x is not None]
         return {
             name: Estimate.of(np.array([1 - len(a & b) / len(a | b) for a, b in zip(*pair)]))  # noqa: B905 (one entry a window)
             for name, pair in zip(stats, zip(tokens, tokens[1:], strict=False), strict=True)
         }
 
-    def _likeliest(self, model: Any, states: Tensor | None) -> list[set[int]]:
-        """states: (windows, width) -> the tokens of each window."""
-        norm = models.final_norm(model)
-        normed = states if norm is None else models.call(norm, states)
-        logits = models.call(model.get_output_embeddings(), normed)
+    def _likeliest(self, model: nn.Module, last: Tensor, states: Tensor) -> list[set[int]]:
+        """last: (windows, 1) tokens, states: (windows, width) -> the tokens of each window."""
+        logits = logits_after(model, last, states[:, None])[:, 0]
         return [set(row.tolist()) for row in logits.topk(min(self.top, logits.shape[-1])).indices]
 
 
