@@ -255,6 +255,15 @@ def test_what_no_group_size_divides_stays_at_16_bits(sizes, amount, guard):
     assert wide == {unit for unit, option in plan.bits.items() if option == 16}
 
 
+def test_the_recipe_says_once_what_it_does_not_see_of_routers(capsys):
+    x = architectures.tokens(4)
+    for name, times in (("mixtral", 1), ("qwen3_moe", 1), ("llama", 0)):
+        model = architectures.make(name)
+        for bits in (4, 5):
+            lwq.allocate(model=model, avg_bits=bits, quantizer="rtn", guard=False, windows=x)
+        assert capsys.readouterr().err.count("a router chooses experts") == times
+
+
 def test_a_plan_is_explained_by_its_neighbours(toy):
     layout = lwq.models.layout(toy[0], "block", outside=True)
     harm = costs(layout)

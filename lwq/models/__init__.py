@@ -15,7 +15,15 @@ from lwq.models.settings import (
 )
 from lwq.models.state import UNREADABLE, call, hidden_of
 from lwq.models.streaming import give_back
-from lwq.models.structure import Matrix, blocks, expert_inner, expert_parts, matrices, module_name
+from lwq.models.structure import (
+    Matrix,
+    blocks,
+    expert_inner,
+    expert_parts,
+    matrices,
+    module_name,
+    routed,
+)
 from lwq.models.trace import final_norm, require_heard, traced
 from lwq.models.units import layout, units
 from lwq.models.weights import (
@@ -70,6 +78,7 @@ __all__ = [
     "require_finite",
     "require_heard",
     "resident",
+    "routed",
     "save",
     "tensors",
     "stand_in",

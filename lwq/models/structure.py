@@ -196,6 +196,16 @@ def _matrices_of(block_name: str, block: nn.Module) -> Iterator[tuple[str, Matri
             yield full, Matrix(full, owner, transposed=not isinstance(owner, nn.Linear))
 
 
+def routed(model: nn.Module) -> bool:
+    """Whether a router chooses experts in some block."""
+    return any(
+        tensor.ndim == 3 or _is_router(path, tensor, experts)
+        for block in blocks(model).values()
+        for experts in [_experts(block)]
+        for path, _, _, tensor in _weights(block)
+    )
+
+
 def expert_parts(module: Any) -> tuple[str, str]:
     """The 3-D parameters of a module of experts, in the order of the forward pass."""
     return "gate_up_proj" if module.has_gate else "up_proj", "down_proj"

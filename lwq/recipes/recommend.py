@@ -1,10 +1,12 @@
 """The default recipe: from a model and a budget to a plan, with no method named."""
 
 import hashlib
+import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +33,8 @@ from lwq.scorers.shared.code import scorer_codes
 
 LOOKED = 4  # one in so many tune windows chooses among the alternatives
 TEXT = "c4"  # of calibration and of the guard; the toy model reads its own
+
+_warned: WeakSet[nn.Module] = WeakSet()  # models of whose routers it was said
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ class Recipe:
     ) -> Costs:
         """The harm of each unit at each option of the budget."""
         self.require(budget)
+        _say_routed(model)
         scorer = FisherKL(
             spec(QUANTIZERS, quantizer),
             _priced(budget),
@@ -162,6 +167,19 @@ def looked(model: nn.Module, costs: Costs, budget: Budget, bank: Bank, windows: 
     ]
     said = {"looked at": tried} if tried else {}
     return replace(plan, provenance={**plan.provenance, **said})
+
+
+def _say_routed(model: nn.Module) -> None:
+    """Say, once a model, what harms of a model with routers leave out."""
+    if model in _warned or not models.routed(model):
+        return
+    _warned.add(model)
+    print(
+        f"lwq: warning: a router chooses experts in {models.name(model)}, and the harms do not see "
+        f"it choose others: those of attention come out too low; leave the guard on, or measure "
+        f"them (at_option)",
+        file=sys.stderr,
+    )
 
 
 def _priced(budget: Budget) -> tuple[Option, ...] | dict[str, tuple[Option, ...]]:

@@ -58,6 +58,10 @@ class FisherKL:
             two with the fewest nominal bits (of equal bits the last): E[a b], a and b what each
             does to log p(y), since ½ E (a + b)² has that term.
 
+    A router that chooses other experts is no small change, and is not seen: on random mixtrals the
+    harm of attention at 4 and 6 bits came out at 0.07 to 0.67 of what `at_option` measures, that of
+    experts at 0.6 to 1.03 (medians over matrices). So it is with every score of gradients.
+
     Costs two forward passes over `samples` · `windows` windows and one backward, and for each
     option about what one forward pass of the blocks costs; around a plan one forward more and twice
     the rest. Source: the Fisher as the Hessian of KL, Martens 2020, arXiv:1412.1193, section 5;

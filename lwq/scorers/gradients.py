@@ -1,4 +1,7 @@
-"""Scores from gradients of the log-probability, at full precision: all share the passes back."""
+"""Scores from gradients of the log-probability, at full precision: all share the passes back.
+
+None sees a router choose other experts; `FisherKL` says how much that is.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
