@@ -23,7 +23,7 @@ from lwq.engine.apply import all_matrices
 from lwq.exporters import EXPORTERS, held, named, nearest, reading, table, targets
 from lwq.exporters.held import Held
 from lwq.exporters.shared import shards, words
-from lwq.exporters.shared.grids import GridFormat, rules
+from lwq.exporters.shared.grids import GridFormat, fused, rules
 from lwq.inputs import toy
 from lwq.quantizers import QUANTIZERS
 from lwq.quantizers.rtn import RTN
@@ -454,7 +454,9 @@ def test_the_nearest_plan_changes_no_more_than_it_must():
     assert all(str(near[u])[0] == "4" for u, o in plan.bits.items() if o == 5)
     joined = nearest(plan, "gptq(target='vllm')")
     assert set(joined.bits.values()) <= {4, 8, 16, "4g32", "8g32", "4g64", "4g128"}
-    assert not list(reading.partly_joined(joined)) and list(reading.partly_joined(plan))
+    members = [own for _, own in fused(plan.bits)]
+    assert all(len({joined.bits[name] for name in own}) == 1 for own in members)
+    assert any(len({plan.bits[name] for name in own}) > 1 for own in members)
 
 
 @pytest.mark.parametrize("format", OURS)

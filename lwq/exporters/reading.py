@@ -9,7 +9,7 @@ plan is made by a quantizer of ours.
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -21,7 +21,6 @@ from lwq.common.errors import InputError
 from lwq.common.hashing import digest
 from lwq.common.names import pick, rebuild
 from lwq.contracts import KEPT, Layout, Option, Plan
-from lwq.exporters.shared.grids import fused
 from lwq.quantizers import QUANTIZERS
 
 
@@ -290,11 +289,3 @@ def _shared(unit: str, names: list[str], options: Mapping[str, Option]) -> Optio
             "granularity='matrix'"
         )
     return found.pop()
-
-
-def partly_joined(plan: Plan) -> Iterator[str]:
-    """The joined matrices (q, k, v; gate, up) whose members the plan gives different options."""
-    owner = {name: unit for unit, names in plan.layout.units.items() for name in names}
-    for alias, members in fused(owner):
-        if len({plan.bits[owner[name]] for name in members}) > 1:
-            yield alias
