@@ -224,6 +224,71 @@ def test_stored_buffers_are_read_and_written_whole_and_streamed(kind, dtype, toy
     assert len(prints) == 1
 
 
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+
+
+@pytest.fixture
+def own_head(saved):
+    """A checkpoint with a trained head, whose config.json still says that it is tied."""
+    edit_weights(saved, lambda s: {**s, HEAD: s[EMBEDDING].flip(0).contiguous()})
+    return saved
+
+
+@BOTH
+@pytest.mark.parametrize("format", ["lwq", "dequantized", "mlx"])
+def test_a_head_of_its_own_is_read_and_written_whatever_the_config_says(
+    format, stream, own_head, tmp_path
+):
+    model, tokenizer = lwq.load(str(own_head), stream=stream)
+    layout = models.layout(model, "matrix", outside=True)
+    assert (
+        layout.outside == models.layout(models.stand_in(str(own_head))[0], "matrix", True).outside
+    )
+    assert models.outline(str(own_head)).parameters == sum(p.numel() for p in model.parameters())
+    bits = {u: 16 if u in layout.outside and format == "dequantized" else 8 for u in layout.units}
+    lwq.export(model, lwq.Plan(bits, layout, "rtn()"), tmp_path / "out", tokenizer, format=format)
+    held = {k for file in (tmp_path / "out").glob("*.safetensors") for k in load_file(file)}
+    assert any(key.startswith("lm_head") for key in held)
+    assert not json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"]
+    if format == "mlx":
+        return
+    x = torch.arange(20)[None]
+    again = lwq.load(str(tmp_path / "out"))[0]
+    torch.testing.assert_close(again(x).logits, model(x).logits, atol=0.02, rtol=0)
+
+
+def test_a_packed_head_opens_beside_a_config_that_says_tied(own_head, tmp_path):
+    model, tokenizer = lwq.load(str(own_head))
+    layout = models.layout(model, "matrix", outside=True)
+    plan = lwq.Plan(dict.fromkeys(layout.units, 8), layout, "rtn()")
+    lwq.export(model, plan, tmp_path / "out", tokenizer, format="lwq")
+    edit_config(tmp_path / "out", tie_word_embeddings=True)  # as earlier versions wrote it
+    x = torch.arange(20)[None]
+    again = lwq.load(str(tmp_path / "out"))[0]
+    torch.testing.assert_close(again(x).logits, model(x).logits, atol=0.02, rtol=0)
+
+
+@BOTH
+def test_a_head_that_is_stored_twice_stays_tied(stream, saved):
+    edit_weights(saved, lambda s: {**s, HEAD: s[EMBEDDING].clone()})
+    model = lwq.load(str(saved), stream=stream)[0]
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize("format", ["lwq", "dequantized"])
+def test_a_head_that_the_caller_tied_opens_tied(format, tmp_path, toy):
+    model = architectures.make("llama")
+    model.lm_head.weight = model.model.embed_tokens.weight
+    layout = models.layout(model)
+    plan = lwq.Plan(dict.fromkeys(layout.units, 8), layout, "rtn()")
+    before = model.config.to_dict()
+    lwq.export(model, plan, tmp_path / "out", toy[1], format=format)
+    assert model.config.to_dict() == before
+    x = torch.arange(20)[None]
+    again = lwq.load(str(tmp_path / "out"))[0]
+    torch.testing.assert_close(again(x).logits, model(x).logits, atol=0.02, rtol=0)
+
+
 @BOTH
 @pytest.mark.parametrize("odd", [False, True])
 def test_the_generation_settings_are_kept(odd, stream, saved, tmp_path):

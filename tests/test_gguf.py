@@ -118,6 +118,15 @@ def test_ggml_file_weighs_what_was_promised_and_has_the_types_of_the_plan(
     assert ("output.weight" in found) != model.config.tie_word_embeddings
 
 
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_head_is_in_the_file_where_it_is_a_matrix_of_its_own(told, tied, tokenizer, tmp_path):
+    model = make("llama", tie_word_embeddings=tied)
+    model.config.tie_word_embeddings = told
+    plan = plan_of(model, (16,))
+    assert ("lm_head.weight" in {part.key for part in GGUF().parts(model, plan)}) != tied
+
+
 def test_ggml_tensors_hold_the_storages_rows(tokenizer, tmp_path):
     model = make("qwen2")
     plan = plan_of(model)

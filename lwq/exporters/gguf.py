@@ -184,8 +184,6 @@ class GGUF(Exporter):
         settings, kinds = Settings.of(model), kinds_of(plan)
         found = []
         for key, tensor in model.named_parameters():
-            if key == "lm_head.weight" and settings.config["tie_word_embeddings"]:
-                continue
             shape = tuple(tensor.shape)
             plain = PLAIN[self.kept] if len(shape) > 1 else Kind.F32
             kind = kinds.get(key.removesuffix(".weight"), plain)

@@ -1,6 +1,6 @@
 """Open what lwq wrote in its own format: the weights stay packed, in memory."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ def _opened(
         del config.quantization_config
         model = streaming.skeleton(folder, config, dtype, trust_remote_code)
     parts = _parts(said["matrices"], dict(shards.read(folder)), room)
+    streaming.untie_(model, _apart(model, parts))
     _fill_(model, said["dropped"], parts, torch.device(device or "cpu"), name)
     settle_(model, tokenizer, name)
     for block, returns_tuple in said["dropped"].items():
@@ -99,6 +100,12 @@ def _fill_(
     for key, buffer in model.named_buffers():
         value = parts[key].whole(buffer.dtype) if key in parts else buffer.data
         buffer.data = value.to(device)
+
+
+def _apart(model: Any, parts: Collection[str]) -> list[tuple[str, str]]:
+    """Those tied parameters of which the file holds both; lwq writes what is tied once."""
+    held = {*parts, *(f"{name}.weight" for name in parts)}
+    return [pair for pair in streaming.tied(model) if held.issuperset(pair)]
 
 
 def _parts(table: dict[str, Any], tensors: dict[str, Tensor], room: Room) -> dict[str, Part]:

@@ -9,8 +9,8 @@ from lwq.models.settings import (
     configuration,
     context_length,
     name,
-    own_cache_setting,
     reach,
+    saved_settings,
     tokenizer,
 )
 from lwq.models.state import UNREADABLE, call, hidden_of
@@ -70,7 +70,6 @@ __all__ = [
     "nbytes",
     "outline",
     "outside",
-    "own_cache_setting",
     "pass_through_",
     "places",
     "reach",
@@ -80,6 +79,7 @@ __all__ = [
     "resident",
     "routed",
     "save",
+    "saved_settings",
     "tensors",
     "stand_in",
     "stored",

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 
 from lwq.common.errors import InputError
@@ -28,6 +29,7 @@ POINTER = b"version https://git-lfs"
 NUMBERS = {"F64", "F32", "F16", "BF16"}
 # formats that transformers turns into plain numbers while it loads them
 READABLE = ("fp8", "mxfp4")
+ROWS = 4096  # of a tensor that are compared at once
 
 
 def require_files(name: str, folder: Path) -> None:
@@ -147,6 +149,34 @@ def targets(model: Any, keys: Iterable[str]) -> dict[str, str]:
         return renamed
 
     return {key: target(key) for key in keys}
+
+
+def apart(model: Any, folder: Path, tied: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Those pairs of `tied` parameters of `model` of which the checkpoint holds both, with other
+    numbers: transformers leaves them untied, whatever config.json says. None of a folder without
+    weights.
+    """
+    if not tied or not any(folder.glob("*.safetensors")):
+        return []
+    held = dtypes(folder)
+    found = {target: (held[key][0], key) for key, target in targets(model, held).items()}
+    return [
+        (name, first)
+        for name, first in tied
+        if name in found and first in found and not _equal(found[name], found[first], model.dtype)
+    ]
+
+
+def _equal(one: tuple[Path, str], other: tuple[Path, str], dtype: torch.dtype) -> bool:
+    """Whether two tensors of files, (file, key), are the same in `dtype`; some rows at a time."""
+    with safe_open(one[0], framework="pt") as a, safe_open(other[0], framework="pt") as b:
+        rows, others = a.get_slice(one[1]), b.get_slice(other[1])
+        if (shape := rows.get_shape()) != others.get_shape():
+            return False
+        return all(
+            torch.equal(rows[i : i + ROWS].to(dtype), others[i : i + ROWS].to(dtype))
+            for i in range(0, shape[0], ROWS)
+        )
 
 
 def require_fit(

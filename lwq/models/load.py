@@ -19,7 +19,7 @@ from lwq.common.progress import quiet_transformers
 from lwq.contracts import Shape
 from lwq.inputs import resolve, toy
 from lwq.models import checkpoint, streaming
-from lwq.models.settings import context_length
+from lwq.models.settings import context_length, tell_tying_
 from lwq.models.structure import blocks, matrices
 from lwq.models.trace import traced
 from lwq.models.weights import require_finite
@@ -73,13 +73,14 @@ def load(
 
 
 def settle_(model: Any, tokenizer: Any, name: str) -> None:
-    """What every loaded model is told: its name, its tokenizer, and to keep no cache between
-    calls.
+    """What every loaded model is told: its name, its tokenizer, whether its head is tied, and to
+    keep no cache between calls.
     """
     if context := context_length(model.config):
         tokenizer.model_max_length = min(tokenizer.model_max_length, context)
     model.config.name_or_path = name
     model._tokenizer = tokenizer
+    tell_tying_(model)
     model._use_cache = getattr(model.config, "use_cache", True)
     model.config.use_cache = False  # a cache that one run fills would silently change the next
 
@@ -184,9 +185,16 @@ def on_disk(
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     checkpoint.require_unquantized(name or str(folder), config, stream=True)
-    model = streaming.skeleton(folder, config, dtype, trust_remote_code)
+    model = _framed(folder, config, dtype, trust_remote_code)
     model.config.name_or_path = name or str(folder)
     model._offload = streaming.Offload(model, folder, blocks(model), device)
+    return model
+
+
+def _framed(folder: Path, config: Any, dtype: torch.dtype, trust_remote_code: bool) -> Any:
+    """The model of a checkpoint on the meta device, tied as its files are."""
+    model = streaming.skeleton(folder, config, dtype, trust_remote_code)
+    streaming.untie_(model, checkpoint.apart(model, folder, streaming.tied(model)))
     return model
 
 
@@ -246,7 +254,7 @@ def outline(name: str, base: Path = Path()) -> Outline | None:
         if "auto_map" in settings:
             return None
         config = AutoConfig.from_pretrained(folder)
-        return _outlined(streaming.skeleton(folder, config, torch.float32, trust_remote_code=False))
+        return _outlined(_framed(folder, config, torch.float32, trust_remote_code=False))
 
 
 def _outlined(model: Any) -> Outline:

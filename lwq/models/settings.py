@@ -101,15 +101,39 @@ def _plain(value: Any) -> Any:
     return value if plain else str(value)
 
 
+def tell_tying_(model: Any) -> None:
+    """Let the configuration say whether head and embedding are one tensor, as they are; loaders
+    tie or look for two by it.
+    """
+    if (head := model.get_output_embeddings()) is None:
+        return
+    tied = head.weight is model.get_input_embeddings().weight
+    if getattr(model.config, "tie_word_embeddings", False) == tied:
+        return
+    model.config.tie_word_embeddings = tied
+    text = model.config.get_text_config(decoder=True)
+    if hasattr(text, "tie_word_embeddings"):
+        text.tie_word_embeddings = tied
+    # what transformers itself looks up when it saves
+    model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)
+
+
 @contextmanager
-def own_cache_setting(model: Any) -> Iterator[None]:
-    """Inside, `config.use_cache` is what it was before `load` turned it off: to be saved."""
-    now = model.config.use_cache
-    model.config.use_cache = getattr(model, "_use_cache", now)
+def saved_settings(model: Any) -> Iterator[None]:
+    """Inside, the configuration is what is to be saved: `use_cache` as it was before `load` turned
+    it off, and the head tied or not, as it is.
+    """
+    config, tied_keys = model.config, model.all_tied_weights_keys
+    before = [(vars(part), dict(vars(part))) for part in (config, config.get_text_config())]
+    config.use_cache = getattr(model, "_use_cache", config.use_cache)
+    tell_tying_(model)
     try:
         yield
     finally:
-        model.config.use_cache = now
+        model.all_tied_weights_keys = tied_keys
+        for settings, own in before:
+            settings.clear()
+            settings.update(own)
 
 
 def tokenizer(model: nn.Module) -> Any:

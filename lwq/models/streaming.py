@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -334,6 +334,25 @@ def local(name: str | Path) -> Path:
 def _owner(key: str, blocks: Mapping[str, nn.Module]) -> str:
     """The block that the parameter `key` is inside of, or else the module that holds it."""
     return next((block for block in blocks if inside(key, block)), key.rpartition(".")[0])
+
+
+def untie_(model: Any, held: Collection[tuple[str, str]]) -> None:
+    """Give what the configuration ties, but the checkpoint holds apart, a parameter of its own on
+    the meta device.
+
+    held: (name, first name) of such parameters.
+    """
+    for key, _ in held:
+        owner, _, leaf = key.rpartition(".")
+        shape = model.get_parameter(key)
+        own = nn.Parameter(torch.empty_like(shape, device="meta"), requires_grad=False)
+        model.get_submodule(owner)._parameters[leaf] = own
+    settings.tell_tying_(model)
+
+
+def tied(model: nn.Module) -> list[tuple[str, str]]:
+    """(name, first name) of each parameter that is another's tensor."""
+    return [(key, first) for key, first in first_names(model).items() if key != first]
 
 
 def first_names(model: nn.Module) -> dict[str, str]:

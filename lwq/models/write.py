@@ -7,7 +7,7 @@ from lwq.common import paths
 from lwq.common.errors import InputError, RunError
 from lwq.common.progress import quiet_transformers
 from lwq.models.load import on_disk
-from lwq.models.settings import name, own_cache_setting
+from lwq.models.settings import name, saved_settings
 from lwq.models.weights import fingerprint, streamed
 
 
@@ -18,7 +18,7 @@ def save(model: Any, folder: Path) -> None:
     Raises RunError where the disk does not hold it, or other names, shapes or numbers are read
     back.
     """
-    with paths.writing(folder), own_cache_setting(model), quiet_transformers():
+    with paths.writing(folder), saved_settings(model), quiet_transformers():
         (streamed(model) or model).save_pretrained(folder)
     _require_same(model, folder)
 

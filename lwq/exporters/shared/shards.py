@@ -126,7 +126,7 @@ def write_settings(
 
     quantization: key of config.json -> its value.
     """
-    with paths.writing(folder), models.own_cache_setting(model):
+    with paths.writing(folder), models.saved_settings(model):
         before = model.config.dtype, model.config.architectures
         model.config.dtype, model.config.architectures = dtype, [type(model).__name__]
         try:
