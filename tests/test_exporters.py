@@ -23,7 +23,8 @@ from lwq.engine.apply import all_matrices
 from lwq.exporters import EXPORTERS, held, named, nearest, reading, table, targets
 from lwq.exporters.held import Held
 from lwq.exporters.shared import shards, words
-from lwq.exporters.shared.grids import GridFormat, fused, rules
+from lwq.exporters.shared.grids import GridFormat, common, fused, rules
+from lwq.exporters.shared.shards import narrow
 from lwq.inputs import toy
 from lwq.quantizers import QUANTIZERS
 from lwq.quantizers.rtn import RTN
@@ -513,6 +514,33 @@ def test_streamed_models_export_the_same(tmp_path):
         found.append(export(model, plan, tmp_path / str(stream), "mlx"))
     assert found[0].keys() == found[1].keys()
     assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
+
+
+def test_16_bits_are_chosen_that_have_room_for_every_number():
+    large, exact, rounded = (torch.tensor(n) for n in ([98304.0], [1 + 2.0**-10], [0.1]))
+    for some in ([large, exact], [large, rounded], [rounded, large]):
+        assert common(some) == torch.bfloat16
+    assert common([exact, rounded]) == torch.float16 == narrow(exact)
+
+
+def with_a_large_norm():
+    model = in_16_bits("llama")
+    model.model.norm.weight[3] = 98304.0
+    model.model.layers[0].input_layernorm.weight[0] = 0.1  # rounded in either
+    return model
+
+
+@pytest.mark.parametrize("format", [*GRIDS, "lwq"])
+def test_a_number_too_large_for_float16_is_written_or_refused_before_the_work(
+    format, tmp_path, monkeypatch
+):
+    model = with_a_large_norm()
+    found = export(model, plan_for(model, options=(4,)), tmp_path / "out", format)
+    assert found["model.norm.weight"][3] == 98304
+    monkeypatch.setattr(RTN, "__call__", None)  # no matrix is quantized
+    call = f"{format.replace('-', '_')}(dtype='float16')"
+    with pytest.raises(lwq.InputError, match="norm.weight: .*98304 .*than 65504; .*'bfloat16'"):
+        export(model, plan_for(model, options=(4,)), tmp_path / "again", call)
 
 
 def test_rules_match_their_names_and_no_others():

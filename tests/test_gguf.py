@@ -127,6 +127,17 @@ def test_the_head_is_in_the_file_where_it_is_a_matrix_of_its_own(told, tied, tok
     assert ("lm_head.weight" in {part.key for part in GGUF().parts(model, plan)}) != tied
 
 
+def test_ggml_a_number_too_large_for_float16_is_refused_before_the_work(
+    tokenizer, tmp_path, monkeypatch
+):
+    model = make("llama")
+    model.model.embed_tokens.weight[0, 0] = 98304.0
+    plan = plan_of(model, outside=False)
+    monkeypatch.setattr(GGML, "__call__", None)  # no matrix is quantized
+    with pytest.raises(lwq.InputError, match="embed_tokens.weight: .*65504; choose kept='bfloat"):
+        export(model, plan, tmp_path / "out", tokenizer, None, "gguf")
+
+
 def test_ggml_tensors_hold_the_storages_rows(tokenizer, tmp_path):
     model = make("qwen2")
     plan = plan_of(model)

@@ -28,11 +28,12 @@ from lwq.contracts.methods import Exporter, Quantizer, Storage
 from lwq.engine.apply import matrix_bits, shapes
 from lwq.exporters.llama_cpp.settings import Settings
 from lwq.exporters.llama_cpp.vocabulary import Vocabulary
+from lwq.exporters.shared.shards import cast, require_held
 from lwq.exporters.shared.sizers import InFormat
 from lwq.quantizers import QUANTIZERS
 from lwq.quantizers.ggml import GGML
 from lwq.quantizers.storage.ggml import Blocks, row_bytes
-from lwq.quantizers.storage.packed import FLOATS, stored
+from lwq.quantizers.storage.packed import FLOATS
 
 Kind = GGMLQuantizationType
 MATRIX = re.compile(
@@ -40,6 +41,7 @@ MATRIX = re.compile(
 )
 FILE, TYPES = "model.gguf", "tensor-types.txt"
 FACTORS = "rope_freqs.weight"
+WIDE = "kept='bfloat16'"  # the way out where float16 is too narrow
 PLAIN = {"float16": Kind.F16, "bfloat16": Kind.BF16, "float32": Kind.F32}
 DTYPES = {kind: FLOATS[name] for name, kind in PLAIN.items()}
 
@@ -165,6 +167,9 @@ class GGUF(Exporter):
     ) -> Path:
         file = folder / FILE
         parts, settings = self.parts(model, plan), Settings.of(model)
+        wide = {part.key for part in parts if len(part.shape) > 1 and part.kind in DTYPES}
+        kept = ((key, tensor) for key, tensor in models.stored(model) if key in wide)
+        require_held(kept, FLOATS[self.kept], WIDE)
         with paths.replacing(file) as work:
             header = self._write_header(model, parts, folder, work)
             _write_tensors(model, packed, parts, settings, work, header)
@@ -280,10 +285,7 @@ def _plain(key: str, tensor: Tensor, kind: Kind, settings: Settings) -> Tensor:
     """A tensor that is not quantized, in the dtype of the file."""
     if key.endswith("norm.weight"):
         return tensor.float() + settings.architecture.shift
-    try:
-        return stored(tensor, DTYPES[kind])
-    except InputError as error:
-        raise InputError(f"{key}: {error}") from None
+    return cast(key, tensor, DTYPES[kind], WIDE)
 
 
 def _require_read(file: Path, parts: list[Part], header: int) -> None:

@@ -11,10 +11,17 @@ import torch
 from lwq import models
 from lwq.common import paths
 from lwq.common.names import pick
-from lwq.contracts import Plan, dropped, inside
+from lwq.contracts import KEPT, Plan, dropped, inside
 from lwq.contracts.methods import Exporter, Quantizer, Storage
-from lwq.engine.apply import all_matrices
-from lwq.exporters.shared.shards import Shards, narrow, parameter, write_settings
+from lwq.engine.apply import all_matrices, matrix_bits
+from lwq.exporters.shared.shards import (
+    Shards,
+    cast,
+    narrow,
+    parameter,
+    require_held,
+    write_settings,
+)
 from lwq.exporters.shared.sizers import InFormat
 from lwq.quantizers import storage
 
@@ -31,7 +38,8 @@ class Own(Exporter):
 
     Attributes:
         dtype: of what is not packed. "auto": for each tensor the 16 bits that hold it exactly
-            (those of a 16-bit checkpoint), else float16, rounded. "float32": the numbers of any
+            (those of a 16-bit checkpoint), else float16, rounded (bfloat16 where a number is too
+            large). "float32": the numbers of any
             model, at twice the bytes.
     """
 
@@ -59,22 +67,28 @@ class Own(Exporter):
     ) -> Path:
         matrices = all_matrices(model)
         table: dict[str, Any] = {}
+        taken = {
+            parameter(model, matrices[name])
+            for name, option in matrix_bits(plan).items()
+            if option != KEPT
+        }
+        if dtype := DTYPES[self.dtype]:
+            require_held(((k, t) for k, t in models.stored(model) if k not in taken), dtype)
         with Shards(folder) as out:
             for name, made in packed:
                 for part, tensor in made.tensors().items():
                     out.add(f"{name}/{part}", tensor)
                 table[name] = {"storage": storage.name_of(made), **made.header()}
             gone = [block for block in models.blocks(model) if dropped(block, plan.bits)]
-            taken = {parameter(model, matrices[name]) for name in table}
             for key, tensor in models.stored(model):
                 if any(inside(key, block) for block in gone):
                     continue
                 if key not in taken:
-                    out.add(key, self._narrow(tensor))
+                    out.add(key, self._narrow(key, tensor))
                     continue
                 for name, matrix in matrices.items():  # experts of one tensor, of which some stay
                     if name not in table and parameter(model, matrix) == key:
-                        out.add(name, self._narrow(matrix.view()))
+                        out.add(name, self._narrow(name, matrix.view()))
         write_settings(model, folder, model.dtype, {"quantization_config": {"quant_method": "lwq"}})
         tuples = models.traced(model).returns_tuple if gone else {}
         skips = {block: tuples[block] for block in gone}  # block -> whether it returns a tuple
@@ -83,7 +97,7 @@ class Own(Exporter):
             (folder / MARK).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
         return folder
 
-    def _narrow(self, tensor: torch.Tensor) -> torch.Tensor:
+    def _narrow(self, key: str, tensor: torch.Tensor) -> torch.Tensor:
         if not tensor.is_floating_point():
             return tensor
-        return tensor.to(DTYPES[self.dtype] or narrow(tensor))
+        return cast(key, tensor, DTYPES[self.dtype] or narrow(tensor))

@@ -1,8 +1,7 @@
 """Formats that hold uniform grids and nothing else: what they refuse, and what they weigh."""
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +17,14 @@ from lwq.contracts.layout import nominal_bits
 from lwq.contracts.methods import Exporter, Grid, Quantizer, Storage
 from lwq.engine.apply import all_matrices, matrix_bits
 from lwq.exporters.shared.older import older
-from lwq.exporters.shared.shards import Shards, narrow, write_settings
+from lwq.exporters.shared.shards import (
+    Shards,
+    cast,
+    narrow,
+    require_held,
+    too_large,
+    write_settings,
+)
 from lwq.exporters.shared.sizers import InFormat
 from lwq.quantizers import QUANTIZERS, Packed
 
@@ -36,7 +42,8 @@ class GridFormat(Exporter):
         name: the key in EXPORTERS.
         holds_outside: whether embeddings and head can be quantized.
         joined: whether members of FUSED must share one grid.
-        dtype: of what is not quantized; "auto": the 16 bits that hold it exactly, else float16.
+        dtype: of what is not quantized; "auto": the 16 bits that hold it exactly, else float16, or
+            bfloat16 where a number is too large.
     """
 
     name: ClassVar[str]
@@ -206,9 +213,7 @@ class GridFormat(Exporter):
         grids = grids_of(plan)
         _require_plain(model, grids, self.name)
         taken = {f"{name}.weight" for name in grids}
-        dtype = models.DTYPES.get(self.dtype) or common(
-            tensor for key, tensor in models.stored(model) if key not in taken
-        )
+        dtype = self._dtype(model, taken)
         with Shards(folder) as out:
             for name, made in packed:
                 assert isinstance(made, Packed)  # `require` has seen to it
@@ -216,12 +221,20 @@ class GridFormat(Exporter):
                     out.add(f"{name}.{part}", tensor)
             for key, tensor in models.stored(model):
                 if key not in taken:
-                    out.add(key, tensor.to(dtype) if tensor.is_floating_point() else tensor)
+                    out.add(key, cast(key, tensor, dtype))
         kept = [name for name, option in options.items() if option == KEPT]
         stored = self.settings(plan, grids, kept) if grids else {}  # else plain weights of 16 bits
         said = stored | self.also(model.config.to_dict())
         write_settings(model, folder, dtype, said)
         return folder
+
+    def _dtype(self, model: Any, taken: Collection[str]) -> torch.dtype:
+        """Of what is not quantized; InputError where it does not hold that."""
+        kept = ((key, tensor) for key, tensor in models.stored(model) if key not in taken)
+        if (dtype := models.DTYPES.get(self.dtype)) is None:
+            return common(tensor for _, tensor in kept)
+        require_held(kept, dtype)
+        return dtype
 
 
 def grids_of(plan: Plan) -> dict[str, Grid]:
@@ -237,13 +250,16 @@ def grids_of(plan: Plan) -> dict[str, Grid]:
 
 def common(tensors: Iterable[Tensor]) -> torch.dtype:
     """The 16 bits that hold all of `tensors`: exactly where one kind does, else float16, or
-    bfloat16 where a number is too large.
+    bfloat16 where a number of any is too large.
     """
-    found = Counter(
-        (narrow(tensor), bool((tensor.to(narrow(tensor)).to(tensor.dtype) == tensor).all()))
-        for tensor in tensors
-        if tensor.is_floating_point()
-    )
+    found = set()
+    for tensor in tensors:
+        if not tensor.is_floating_point():
+            continue
+        if too_large(tensor):
+            return torch.bfloat16
+        kind = narrow(tensor)
+        found.add((kind, bool((tensor.to(kind).to(tensor.dtype) == tensor).all())))
     rounded = {dtype for dtype, exact in found if not exact}
     kinds = rounded or {dtype for dtype, _ in found}
     return torch.bfloat16 if kinds == {torch.bfloat16} else torch.float16

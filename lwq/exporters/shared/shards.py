@@ -1,7 +1,7 @@
 """Tensors to the safetensors files of a checkpoint, as they come; read back before they count."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from lwq import models
 from lwq.common import paths
-from lwq.common.errors import RunError
+from lwq.common.errors import InputError, RunError
 from lwq.engine.store import checksum
 from lwq.models.checkpoint import INDEX, SINGLE
+from lwq.quantizers.storage.packed import stored
 
 LIMIT = 2 << 30  # bytes of a file, and so of what waits in memory
 
@@ -114,8 +115,33 @@ def narrow(tensor: Tensor) -> torch.dtype:
     for dtype in (torch.bfloat16, torch.float16):
         if bool((tensor.to(dtype).to(tensor.dtype) == tensor).all()):
             return dtype
-    large = bool(tensor.abs().max() > torch.finfo(torch.float16).max)
-    return torch.bfloat16 if large else torch.float16
+    return torch.bfloat16 if too_large(tensor) else torch.float16
+
+
+def too_large(tensor: Tensor) -> bool:
+    """Whether float16 has no room for a number of a float tensor."""
+    return tensor.numel() > 0 and bool(tensor.abs().max() > torch.finfo(torch.float16).max)
+
+
+def cast(key: str, tensor: Tensor, dtype: torch.dtype, way: str = "dtype='bfloat16'") -> Tensor:
+    """What is written of the tensor `key`: floats in `dtype`, anything else as it is.
+
+    Raises InputError, with the setting that is the way out, where a number is too large for it.
+    """
+    if not tensor.is_floating_point():
+        return tensor
+    try:
+        return stored(tensor, dtype, f"choose {way}")
+    except InputError as error:
+        raise InputError(f"{key}: {error}") from None
+
+
+def require_held(
+    tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype, way: str = "dtype='bfloat16'"
+) -> None:
+    """Raise the InputErrors of `cast` before the work; (key, tensor) of what is not quantized."""
+    for key, tensor in tensors if dtype == torch.float16 else ():
+        cast(key, tensor, dtype, way)
 
 
 def write_settings(

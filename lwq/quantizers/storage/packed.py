@@ -265,16 +265,20 @@ def finite(weight: Tensor) -> Tensor:
     return weight
 
 
-def stored(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """`values` in `dtype`; InputError where one of them is too large for it."""
+WAY = (
+    "keep the matrix at 16 bits, or use a quantizer with scale_dtype='bfloat16' or 'float32', such "
+    "as rtn"
+)
+
+
+def stored(values: Tensor, dtype: torch.dtype, way: str = WAY) -> Tensor:
+    """`values` in `dtype`; InputError, with the way out, where one of them is too large for it."""
     found = values.to(dtype)
     if found is not values and not is_finite(found):
         raise InputError(
             f"a value of {values.abs().max().item():.6g} is to be stored in "
             f"{str(dtype).removeprefix('torch.')}, which holds "
-            f"no more than {torch.finfo(dtype).max:.6g}; keep the matrix at 16 bits, or use a "
-            f"quantizer with "
-            "scale_dtype='bfloat16' or 'float32', such as rtn"
+            f"no more than {torch.finfo(dtype).max:.6g}; {way}"
         )
     return found
 
