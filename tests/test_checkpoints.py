@@ -14,6 +14,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 import lwq
 from lwq import models
 from lwq.common import paths
+from lwq.inputs.toy import model as toy_model
 
 BOTH = pytest.mark.parametrize("stream", [False, True])
 MOE = {
@@ -171,6 +172,19 @@ def test_a_lost_shard_is_named(stream, toy, tmp_path):
     (tmp_path / "shards" / "model-00002-of-00008.safetensors").unlink()
     with pytest.raises(lwq.InputError, match="model-00002-of-00008.safetensors is missing"):
         lwq.load(str(tmp_path / "shards"), stream=stream)
+
+
+@BOTH
+@pytest.mark.parametrize("whole", [True, False])
+def test_one_file_counts_before_an_index_that_is_older(whole, stream, saved, tmp_path):
+    toy_model(1).save_pretrained(tmp_path / "both", max_shard_size="100KB")
+    for shard in () if whole else (tmp_path / "both").glob("model-*"):
+        shard.unlink()
+    for file in saved.iterdir():
+        (tmp_path / "both" / file.name).write_bytes(file.read_bytes())
+    model = lwq.load(str(tmp_path / "both"), stream=stream)[0]
+    assert models.fingerprint(model) == models.fingerprint(lwq.load(str(saved))[0])
+    assert models.stand_in(str(tmp_path / "both"))
 
 
 @BOTH

@@ -48,13 +48,14 @@ def require_files(name: str, folder: Path) -> None:
 
 
 def dtypes(folder: Path) -> dict[str, tuple[Path, str]]:
-    """Tensor -> its file and how safetensors calls its dtype, from the headers.
+    """Tensor -> its file and how safetensors calls its dtype, from the headers. Of a folder that
+    holds one file and an index, an older one's, the file counts, as to transformers.
 
     Raises InputError, naming the file and what is wrong with it, for one that is missing, empty,
     cut off or no safetensors file.
     """
-    if not (folder / INDEX).is_file():
-        file = folder / SINGLE
+    file = folder / SINGLE
+    if file.is_file() or not (folder / INDEX).is_file():
         return {key: (file, kind) for key, kind in _header(file).items()}
     listed = _index(folder / INDEX)
     found = {file: _header(file) for file in dict.fromkeys(listed.values())}
