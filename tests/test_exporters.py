@@ -271,6 +271,52 @@ def test_lwq_keeps_weights_packed(tmp_path):
         lwq.load(str(tmp_path / "out"), stream=True)
 
 
+CONVERSIONS = {
+    "cpu": lambda model: model.to("cpu"),
+    "float32": lambda model: model.float(),
+    "bfloat16": lambda model: model.to(torch.bfloat16),
+    "float16": lambda model: model.half(),
+    "like": lambda model: model.to(torch.ones(1, dtype=torch.bfloat16)),
+}
+
+
+@pytest.mark.parametrize("room", [0, 1 << 30])
+@pytest.mark.parametrize("kind", CONVERSIONS)
+def test_a_packed_model_computes_after_it_was_converted(kind, room, tmp_path):
+    model, x = in_16_bits("gemma3"), architectures.tokens()
+    found = export(model, plan_for(model, options=(4, 3, 16), beyond=4), tmp_path / "out", "lwq")
+    opened, _ = lwq.load(str(tmp_path / "out"), room=room)
+    opened(x)
+    again = CONVERSIONS[kind](opened)
+    dtype = {"cpu": torch.float32, "like": torch.bfloat16}.get(kind) or getattr(torch, kind)
+    held = {id(p): p for p in again.parameters() if isinstance(p, Held)}.values()
+    assert sum(p.stored_bytes for p in held) + 2 * sum(
+        p.numel() for p in again.parameters() if not isinstance(p, Held)
+    ) == sum(t.nbytes for t in found.values())
+    assert again.lm_head.weight is again.model.embed_tokens.weight
+    weight = again.model.layers[0].mlp.down_proj.weight
+    assert torch.equal(weight + 0, model.model.layers[0].mlp.down_proj.weight.to(dtype))
+    expected = CONVERSIONS[kind](model)(x).logits
+    tolerance = 1e-6 if dtype == torch.float32 else 0.05
+    for mode in (torch.enable_grad, torch.no_grad, torch.inference_mode):
+        with mode():
+            logits = again(x).logits
+        assert logits.dtype == dtype
+        torch.testing.assert_close(logits, expected, atol=tolerance, rtol=tolerance)
+    assert again.generate(x[:2], max_new_tokens=3, do_sample=False).shape == (2, x.shape[1] + 3)
+
+
+def test_what_is_kept_unpacked_goes_with_its_matrix(tmp_path):
+    model, x = in_16_bits("llama"), architectures.tokens()
+    export(model, plan_for(model, options=(4,)), tmp_path / "out", "lwq")
+    opened, _ = lwq.load(str(tmp_path / "out"), room=1 << 30)
+    opened(x)
+    weight = opened.model.layers[0].mlp.down_proj.weight
+    before = weight.holding.parts[0].room.left
+    assert weight.to("meta").is_meta
+    assert weight.holding.parts[0].room.left == before + weight.nbytes
+
+
 @pytest.mark.parametrize("matrices", [0, 3, 1000])
 def test_matrices_stay_unpacked_as_far_as_there_is_room(matrices, tmp_path, monkeypatch):
     model = in_16_bits("llama")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -76,6 +77,11 @@ class Room:
             self._kept[key] = found
         return found
 
+    def forget(self, stored: "Stored") -> None:
+        """Give back what is kept of a matrix that goes elsewhere."""
+        for key in [key for key in self._kept if key[0] == id(stored.tensors)]:
+            self.left += self._kept.pop(key).nbytes
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -119,6 +125,9 @@ class Stored:
         return self._some(some, dtype)[place * EIGHT + index % EIGHT]
 
     def to(self, device: torch.device) -> "Stored":
+        if all(tensor.device == device for tensor in self.tensors.values()):
+            return self
+        self.room.forget(self)
         moved = {key: tensor.to(device) for key, tensor in self.tensors.items()}
         return Stored(self.kind, moved, self.header, self.room)
 
@@ -202,6 +211,15 @@ class Held(Tensor):
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]  # torch leaves its own untyped
         return f"Held({tuple(self.shape)}, {self.dtype}, {self.stored_bytes:,} bytes)"
 
+    @property  # type: ignore[override]  # torch declares an attribute
+    def data(self) -> "Held":
+        return self.detach()  # type: ignore[return-value]  # OWN gives one
+
+    @data.setter
+    def data(self, moved: "Held") -> None:  # what `module.to(…)` sets
+        self.holding = moved.holding
+        Tensor.data.__set__(self, moved)  # type: ignore[attr-defined]  # torch hides that it is one
+
     @property
     def stored_bytes(self) -> int:
         return sum(part.nbytes for part in self.holding.parts)
@@ -233,6 +251,19 @@ def _moved(
     return Held(held.holding.to(place), dtype or held.dtype, place)
 
 
+def _converted(func: Any, held: Held, *args: Any, **kwargs: Any) -> Held:
+    """What `func`, any overload of `Tensor.to`, gives: torch asks for it in place of `_to_copy`
+    where a tensor comes from inference mode.
+    """
+    said = dict(zip((a.name for a in func._schema.arguments[1:]), args, strict=False)) | kwargs
+    like = said.get("other")
+    return _moved(
+        held,
+        dtype=said.get("dtype") if like is None else like.dtype,
+        device=said.get("device") if like is None else like.device,
+    )
+
+
 def _looked_up(held: Any, index: Any, *args: Any) -> Tensor:
     if not isinstance(held, Held):
         return torch.embedding(held, _plain(index))
@@ -253,4 +284,5 @@ OWN: dict[Any, Callable[..., Any]] = {
     _aten._to_copy.default: _moved,
     _aten.embedding.default: _looked_up,
     _aten.select.int: _selected,
+    **{to: partial(_converted, to) for to in (getattr(_aten.to, o) for o in _aten.to.overloads())},
 }
