@@ -303,6 +303,71 @@ def test_a_head_that_the_caller_tied_opens_tied(format, tmp_path, toy):
     torch.testing.assert_close(again(x).logits, model(x).logits, atol=0.02, rtol=0)
 
 
+CODE = {
+    "modeling_own.py": """
+from transformers import LlamaForCausalLM
+from .configuration_own import OwnConfig
+
+class OwnForCausalLM(LlamaForCausalLM):
+    config_class = OwnConfig
+""",
+    "configuration_own.py": """
+from transformers import LlamaConfig
+
+class OwnConfig(LlamaConfig):
+    model_type = "own_llama"
+""",
+}
+OWN = {
+    "model_type": "own_llama",
+    "architectures": ["OwnForCausalLM"],
+    "auto_map": {
+        "AutoConfig": "configuration_own.OwnConfig",
+        "AutoModelForCausalLM": "modeling_own.OwnForCausalLM",
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def code_folder(tmp_path_factory):
+    """Where transformers puts code that checkpoints bring."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("modules")
+        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(folder))
+        patch.syspath_prepend(folder)
+        yield folder
+
+
+@pytest.fixture
+def with_code(saved, code_folder):
+    """A checkpoint whose model is code beside its weights."""
+    for name, text in CODE.items():
+        (saved / name).write_text(text)
+    edit_config(saved, **OWN)
+    return saved
+
+
+@BOTH
+@pytest.mark.parametrize("format", ["lwq", "dequantized", "compressed-tensors"])
+def test_code_of_the_models_own_goes_with_it(format, stream, with_code, tmp_path):
+    model, tokenizer = lwq.load(str(with_code), stream=stream, trust_remote_code=True)
+    layout = models.layout(model)
+    plan = lwq.Plan(dict.fromkeys(layout.units, 8), layout, "rtn(group_size=32)")
+    out = tmp_path / "out"
+    lwq.export(model, plan, out, tokenizer, format=format)
+    assert {name: (out / name).read_text() for name in CODE} == CODE
+    assert json.loads((out / "config.json").read_text())["auto_map"] == OWN["auto_map"]
+    if format == "compressed-tensors":
+        return
+    x = torch.arange(20)[None]
+    logits = model(x).logits
+    with_code.rename(tmp_path / "elsewhere")  # what is written stands alone
+    with pytest.raises(lwq.InputError, match="cannot load the model .*out.*custom code"):
+        lwq.load(str(out))
+    again = lwq.load(str(out), trust_remote_code=True)[0]
+    torch.testing.assert_close(again(x).logits, logits, atol=0.02, rtol=0)
+
+
 @BOTH
 @pytest.mark.parametrize("odd", [False, True])
 def test_the_generation_settings_are_kept(odd, stream, saved, tmp_path):

@@ -10,13 +10,12 @@ from torch import Tensor, nn
 from lwq import models
 from lwq.common.errors import InputError
 from lwq.common.names import pick
-from lwq.common.progress import quiet_transformers
 from lwq.contracts.files import read as read_json
 from lwq.exporters.held import Held, Holding, Part, Plain, Room, Stored
 from lwq.exporters.own import MARK
 from lwq.exporters.shared import shards
 from lwq.models import checkpoint, streaming
-from lwq.models.load import settle_
+from lwq.models.load import loading, settle_
 
 
 def load(
@@ -57,7 +56,7 @@ def _opened(
 
     checkpoint.require_files(name, folder)
     said = read_json(folder / MARK, "packed")
-    with quiet_transformers():
+    with loading(name):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         del config.quantization_config

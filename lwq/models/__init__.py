@@ -10,6 +10,7 @@ from lwq.models.settings import (
     context_length,
     name,
     reach,
+    save_settings,
     saved_settings,
     tokenizer,
 )
@@ -79,6 +80,7 @@ __all__ = [
     "resident",
     "routed",
     "save",
+    "save_settings",
     "saved_settings",
     "tensors",
     "stand_in",

@@ -123,7 +123,7 @@ def _pretrained(
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     source = _source(name)
-    with _loading(name):
+    with loading(name):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         method = checkpoint.require_unquantized(name, config, stream=False)
@@ -169,7 +169,7 @@ def _streamed(
 ) -> tuple[Any, Any]:
     from transformers import AutoTokenizer
 
-    with _loading(name):
+    with loading(name):
         source = streaming.local(_source(name))
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
         return on_disk(source, dtype, device, trust_remote_code, name), tokenizer
@@ -208,7 +208,7 @@ def stand_in(name: str, trust_remote_code: bool = False) -> tuple[Any, Any]:
     """
     if toy.depth(name) is not None:
         return load(name)
-    with _loading(name):
+    with loading(name):
         # its names and dtypes are looked at, and all of them must be there
         checked, tokenizer = _streamed(name, torch.float32, "cpu", trust_remote_code)
         folder = streaming.local(_source(name))
@@ -249,7 +249,7 @@ def outline(name: str, base: Path = Path()) -> Outline | None:
     folder = resolve.at_hand(name, base)
     if folder is None:
         return None
-    with _loading(name):
+    with loading(name):
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if "auto_map" in settings:
             return None
@@ -287,7 +287,7 @@ def _source(name: str) -> str | Path:
 
 
 @contextmanager
-def _loading(name: str) -> Iterator[None]:
+def loading(name: str) -> Iterator[None]:
     """What transformers raises, in our words."""
     try:
         with quiet_transformers():

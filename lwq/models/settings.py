@@ -5,6 +5,7 @@ vision tower, with an encoder) keep what the text decoder does in a part of thei
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -134,6 +135,19 @@ def saved_settings(model: Any) -> Iterator[None]:
         for settings, own in before:
             settings.clear()
             settings.update(own)
+
+
+def save_settings(model: Any, folder: Path) -> None:
+    """Write the configuration as it is now, the generation settings and, of a model with code of
+    its own, that code, which config.json names.
+    """
+    from transformers.dynamic_module_utils import custom_object_save
+
+    if model.is_remote_code():
+        custom_object_save(model, folder, config=model.config)
+    model.config.save_pretrained(folder)
+    if model.can_generate():
+        model.generation_config.save_pretrained(folder)
 
 
 def tokenizer(model: nn.Module) -> Any:

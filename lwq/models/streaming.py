@@ -125,16 +125,14 @@ class Offload:
                 yield key, self.model.get_buffer(key) if first is None else self._tensor(first)
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write the weights as they are now, one shard a part, with an index and the
-        configuration.
+        """Write the weights as they are now, one shard a part, with an index, the
+        configuration and the model's own code.
         """
         from transformers.core_model_loading import revert_weight_conversion
 
         self.model.config.architectures = [type(self.model).__name__]
         self.model.config.dtype = self.model.dtype
-        self.model.config.save_pretrained(folder)
-        if self.model.can_generate():
-            self.model.generation_config.save_pretrained(folder)
+        settings.save_settings(self.model, folder)
         weights: dict[str, str] = {}
         total = 0
         for number, part in enumerate(track(self.parts, "write", len(self.parts)), start=1):

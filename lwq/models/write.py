@@ -6,7 +6,7 @@ from typing import Any
 from lwq.common import paths
 from lwq.common.errors import InputError, RunError
 from lwq.common.progress import quiet_transformers
-from lwq.models.load import on_disk
+from lwq.models.load import loading, on_disk
 from lwq.models.settings import name, saved_settings
 from lwq.models.weights import fingerprint, streamed
 
@@ -27,7 +27,8 @@ def _require_same(model: Any, folder: Path) -> None:
     """Raise RunError unless `folder` holds the weights of `model`."""
     remote = type(model).__module__.startswith("transformers_modules.")
     try:
-        again = on_disk(folder, model.dtype, "cpu", remote)
+        with loading(str(folder)):
+            again = on_disk(folder, model.dtype, "cpu", remote)
     except InputError as error:
         raise RunError(f"{name(model)!r} cannot be read back as it was written: {error}") from None
     if fingerprint(again) != fingerprint(model):

@@ -147,8 +147,8 @@ def require_held(
 def write_settings(
     model: Any, folder: Path, dtype: torch.dtype, quantization: dict[str, Any]
 ) -> None:
-    """config.json with how the weights are stored, under the keys that loaders look up, and the
-    generation settings.
+    """config.json with how the weights are stored, under the keys that loaders look up; the
+    generation settings, and the model's own code.
 
     quantization: key of config.json -> its value.
     """
@@ -156,14 +156,12 @@ def write_settings(
         before = model.config.dtype, model.config.architectures
         model.config.dtype, model.config.architectures = dtype, [type(model).__name__]
         try:
-            model.config.save_pretrained(folder)
+            models.save_settings(model, folder)
         finally:
             model.config.dtype, model.config.architectures = before
         file = folder / "config.json"
         said = json.loads(file.read_text(encoding="utf-8")) | quantization
         file.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
-        if model.can_generate():
-            model.generation_config.save_pretrained(folder)
 
 
 def parameter(model: nn.Module, matrix: models.Matrix) -> str:
