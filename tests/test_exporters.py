@@ -20,7 +20,7 @@ from lwq import models
 from lwq.common.names import rebuild
 from lwq.contracts import files
 from lwq.engine.apply import all_matrices
-from lwq.exporters import EXPORTERS, held, named, nearest, reading, table, targets
+from lwq.exporters import EXPORTERS, held, mlx, named, nearest, reading, table, targets
 from lwq.exporters.held import Held
 from lwq.exporters.shared import shards, words
 from lwq.exporters.shared.grids import GridFormat, common, fused, rules
@@ -451,12 +451,34 @@ def test_programs_of_transformers_4_find_how_to_rotate(format, kind, settings, k
             "all are alike",
         ),
         ("gemma3_text", {"head_dim": 16, "layer_types": ["sliding_attention"] * 2}, "opens none"),
+        ("llama", {"hidden_act": "gelu"}, "hidden_act='gelu' .usual: 'silu'.: mlx-lm computes"),
+        ("gemma2", {"head_dim": 16, "hidden_activation": "silu"}, "hidden_activation='silu'"),
+        ("gemma", {"head_dim": 16, "tie_word_embeddings": False}, "head of its own: mlx-lm opens"),
+        ("phi", {"tie_word_embeddings": True}, "head tied to the embedding: mlx-lm opens none"),
     ],
 )
 def test_mlx_refuses_what_mlx_lm_computes_otherwise(kind, settings, said):
     model = configured(kind, **settings)
     with pytest.raises(lwq.InputError, match=said):
         named("mlx").require_model(model, toy.tokenizer())
+
+
+@pytest.mark.parametrize("kind", mlx.MODELS)
+def test_mlx_takes_the_usual_activation_under_any_of_its_names(kind):
+    layers = {"layer_types": ["full_attention"] * 2} if kind == "gemma3_text" else {}
+    model = configured(kind, head_dim=16, **layers)
+    named("mlx").require_model(model, toy.tokenizer())
+    for key in ("hidden_act", "hidden_activation"):
+        name = getattr(model.config, key, None)
+        setattr(
+            model.config, key, {"silu": "swish", "gelu_new": "gelu_pytorch_tanh"}.get(name, name)
+        )
+    named("mlx").require_model(model, toy.tokenizer())
+
+
+def test_the_old_name_of_gemmas_activation_is_the_usual_one():
+    model = configured("gemma", head_dim=16, hidden_act="gelu")  # transformers computes tanh
+    named("mlx").require_model(model, toy.tokenizer())
 
 
 @pytest.mark.parametrize("format", GRIDS)

@@ -127,6 +127,20 @@ def test_the_head_is_in_the_file_where_it_is_a_matrix_of_its_own(told, tied, tok
     assert ("lm_head.weight" in {part.key for part in GGUF().parts(model, plan)}) != tied
 
 
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("llama", {"hidden_act": "gelu"}),
+        ("qwen3", {"hidden_act": "relu"}),
+        ("gemma3", {"hidden_activation": "gelu"}),
+    ],
+)
+def test_an_activation_that_llama_cpp_does_not_compute_is_refused(name, setting, tokenizer):
+    ((key, value),) = setting.items()
+    with pytest.raises(lwq.InputError, match=f"has {key}='{value}' .usual.*does not compute"):
+        GGUF().require_model(make(name, **setting), tokenizer)
+
+
 def test_ggml_a_number_too_large_for_float16_is_refused_before_the_work(
     tokenizer, tmp_path, monkeypatch
 ):

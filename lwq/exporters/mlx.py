@@ -12,6 +12,7 @@ from lwq.contracts import Plan, Shape
 from lwq.contracts.methods import Grid
 from lwq.exporters.gptq import most_common
 from lwq.exporters.shared import words
+from lwq.exporters.shared.activation import unusual
 from lwq.exporters.shared.grids import GridFormat
 from lwq.exporters.shared.older import older
 from lwq.quantizers import Packed
@@ -35,6 +36,7 @@ MODELS = (
     "starcoder2",
     "granite",
 )
+TIED = {"gemma": True, "gemma2": True, "phi": False, "stablelm": False}  # of these, always so
 WINDOWS = ("gemma2", "gemma3_text")  # of these, those whose layers may differ
 
 
@@ -78,6 +80,15 @@ class MLX(GridFormat):
             raise InputError(f"{kind!r} with layers of {sorted(layers)}: to mlx-lm all are alike")
         if layers == {"sliding_attention"}:
             raise InputError(f"{kind!r} whose layers all have local windows: mlx-lm opens none")
+        if odd := unusual(config):
+            raise InputError(
+                f"{kind!r} with {odd}: mlx-lm computes the usual one; take another target, such as "
+                "'lwq' or 'dequantized'"
+            )
+        tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+        if TIED.get(kind, tied) != tied:
+            head = "tied to the embedding" if tied else "of its own"
+            raise InputError(f"{kind!r} with a head {head}: mlx-lm opens none")
 
     def reason(self, grid: Grid, shape: Shape) -> str:
         if grid.bits not in WIDTHS:

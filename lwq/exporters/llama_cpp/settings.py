@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lwq import models
 from lwq.common.errors import InputError
+from lwq.exporters.shared.activation import unusual
 from lwq.models.settings import text_settings
 
 
@@ -65,7 +66,7 @@ class Settings:
                 f"{list(ARCHITECTURES)}; format='dequantized' writes any model for transformers"
             )
         found = cls(config, ARCHITECTURES[kind])
-        if reason := found._unlike():
+        if reason := found._unlike() or unusual(model.config):
             raise InputError(
                 f"gguf: {models.name(model)!r} has {reason}, which llama.cpp does not compute for "
                 f"a {kind!r}; format='dequantized' writes it for transformers"
