@@ -640,6 +640,63 @@ def test_a_plan_comes_back_out_of_a_config(format, tmp_path):
     lwq.quantize_(model, read)  # it can be applied
 
 
+def quantized(method, **settings):
+    return {"quantization_config": {"quant_method": method, **settings}}
+
+
+def group(**weights):
+    return {"g": {"targets": ["Linear"], "weights": weights}}
+
+
+OLD = {"bits": 4, "group_size": 32, "damp_percent": 0.01, "desc_act": False, "sym": True}
+FLOAT = {"num_bits": 8, "type": "float", "symmetric": True}
+GPTQ, CT = {"bits": 4, "group_size": 32}, "compressed-tensors"
+MX = {"bits": 4, "group_size": 32, "mode": "mxfp4"}
+FOREIGN = {  # name of a file -> what it holds, what is said of it
+    "a.json": ("{", "JSON with the settings of gptq.*JSONDecodeError"),
+    "b.json": ([1], "JSON with .*AttributeError"),
+    "c.json": (quantized("gptq", bits=4), "KeyError: 'group_size'"),
+    "d.json": (quantized(CT), "KeyError: 'config_groups'"),
+    "e.json": (
+        quantized(CT, config_groups={"g": {"targets": ["Linear"], "weights": None}}),
+        "no m",
+    ),
+    "f.json": (quantized(CT, config_groups={"g": {"targets": ["Linear"]}}), "KeyError: 'weights'"),
+    "g.json": (quantized("gptq", **GPTQ, dynamic={"+:(": {"bits": 8}}), "error: missing"),
+    "h.json": (quantized("gptq", bits="4", group_size=32, dynamic={".*": {}}), "TypeError"),
+    "i.json": (quantized(CT, config_groups=group(**FLOAT)), "codes of type 'float'"),
+    "j.json": (quantized("auto-round", **GPTQ, data_type="mx_fp"), "codes of type 'mx_fp'"),
+    "k.json": ({"quantization": MX}, "codes of type 'mxfp4'"),
+    "l.json": (quantized("awq"), "quantized by 'awq'; read are"),
+    "m.json": ({"model_type": "llama"}, "quantized by 'none'; read are"),
+    "n.yaml": ("a: [1", "sources and overrides of exllamav3 .ParserError"),
+    "o.yaml": ("hello", "sources and overrides .*TypeError"),
+    "p.yaml": ("sources: []\noverrides: []", "sources and overrides .*IndexError"),
+    "q.gguf": (b"GGUF\x03\0\0\0", "a GGUF file, whole .ValueError"),
+    "r.gguf": (b"hello", "a GGUF file, whole .ValueError"),
+    "s.safetensors": (b"\x08\0\0\0\0\0\0\0{}\xff\xff", "JSON with .*JSONDecodeError|Unicode"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_file_that_holds_no_plan_is_named_with_what_was_expected(name, tmp_path):
+    content, said = FOREIGN[name]
+    text = content if isinstance(content, str | bytes) else json.dumps(content)
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    layout = models.layout(architectures.make("llama"), "matrix")
+    with pytest.raises(lwq.InputError, match=said) as error:
+        reading.plan_from(tmp_path / name, layout)
+    assert str(tmp_path / name) in str(error.value)
+
+
+def test_the_settings_of_autogptq_are_no_mlx(tmp_path):
+    files.write(tmp_path / "quantize_config.json", OLD)
+    layout = models.layout(architectures.make("llama"), "matrix", outside=True)
+    plan = reading.plan_from(tmp_path / "quantize_config.json", layout)
+    assert {plan.bits[unit] for unit in layout.outside} == {16}
+    assert strategy(plan).sym and strategy(plan).group_size == 32
+
+
 def test_a_plan_comes_out_of_exl3(tmp_path):
     (tmp_path / "a-4.0bpw").mkdir()
     (tmp_path / "b").mkdir()

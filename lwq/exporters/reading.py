@@ -9,7 +9,8 @@ plan is made by a quantizer of ours.
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -42,6 +43,13 @@ class Said:
 
 
 STAYS = Said(KEPT)
+AUTOGPTQ = {"desc_act", "damp_percent", "static_groups", "true_sequential"}
+JSON = "JSON with the settings of gptq, auto-round, compressed-tensors or mlx"
+EXPECTED = {  # end of a file's name -> what it is to hold
+    ".gguf": "a GGUF file, whole",
+    **dict.fromkeys((".yaml", ".yml"), "the sources and overrides of exllamav3"),
+}
+UNLIKE = (OSError, ValueError, TypeError, AttributeError, LookupError)  # what other files raise
 Lookup = Callable[[str], Said]  # matrix, by the name that transformers gives it -> what is said
 
 
@@ -62,8 +70,9 @@ def plan_from(file: str | Path, layout: Layout, quantizer: str | None = None) ->
     place = place / "config.json" if place.is_dir() else place
     if not place.is_file():
         raise InputError(f"{place} does not exist; give a .gguf, a config.json or a .yaml")
-    lookup = _lookup(place)
-    said = {name: lookup(name) for names in layout.units.values() for name in names}
+    with _understood(place):
+        lookup = _lookup(place)
+        said = {name: lookup(name) for names in layout.units.values() for name in names}
     if all(one.bits == KEPT for one in said.values()):
         raise InputError(f"{place} quantizes no matrix of {layout.model!r}")
     text = quantizer or _quantizer(said.values())
@@ -83,6 +92,21 @@ def plan_from(file: str | Path, layout: Layout, quantizer: str | None = None) ->
     return Plan(bits, layout, text, origin)
 
 
+@contextmanager
+def _understood(place: Path) -> Iterator[None]:
+    """Inside, what a file of another kind, or a broken one, raises is an InputError that names it
+    and what was expected.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{place}: {str(error).removeprefix(f'{place} ')}") from None
+    except (*UNLIKE, re.error, yaml.YAMLError) as error:
+        kind = EXPECTED.get(place.suffix, JSON)
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise InputError(f"{place} does not read as {kind} ({reason})") from None
+
+
 def _content(place: Path) -> str:
     """What identifies the file: of a GGUF the sizes and the name, which is gigabytes."""
     if place.suffix == ".gguf":
@@ -97,12 +121,28 @@ def _lookup(place: Path) -> Lookup:
         return _exl3(place)
     config = json.loads(place.read_text(encoding="utf-8"))
     settings = config.get("quantization_config") or config.get("quantization") or config
-    if "quant_method" not in settings and "group_size" in settings:
-        return _mlx(settings)
-    method = str(settings.get("quant_method", "none"))
+    method = str(settings.get("quant_method", _unnamed(settings)))
     if method not in METHODS:
-        raise InputError(f"{place} is quantized by {method!r}; read are {sorted(METHODS)} and mlx")
+        raise InputError(f"{place} is quantized by {method!r}; read are {sorted(METHODS)}")
     return METHODS[method](settings)
+
+
+def _unnamed(settings: Mapping[str, Any]) -> str:
+    """The method of settings that do not name it: those of AutoGPTQ's quantize_config.json, which
+    say how it solved, or MLX's.
+    """
+    if AUTOGPTQ & settings.keys():
+        return "gptq"
+    return "mlx" if "group_size" in settings else "none"
+
+
+def _require_int(matrix: str, kind: str) -> None:
+    """Raise InputError for codes of another type than whole numbers."""
+    if not kind.startswith(("int", "affine")):
+        raise InputError(
+            f"{matrix} has codes of type {kind!r}, and lwq rounds to whole numbers alone; "
+            "write down a plan of your own with these widths"
+        )
 
 
 def _gguf(place: Path) -> Lookup:
@@ -151,14 +191,23 @@ def _autoround(settings: Mapping[str, Any]) -> Lookup:
     extra: Mapping[str, Any] = settings.get("extra_config") or {}
 
     def lookup(matrix: str) -> Said:
-        if matrix in extra:
-            return _over(base, extra[matrix])
-        for part, own in extra.items():
-            if part in matrix or re.search(part, matrix):
-                return _over(base, own)
-        return STAYS if matrix.endswith(("lm_head", "embed_tokens")) else base
+        own = extra[matrix] if matrix in extra else _matched(extra, matrix)
+        if own is None and matrix.endswith(("lm_head", "embed_tokens")):
+            return STAYS
+        found = _over(base, own or {})
+        if found != STAYS:
+            _require_int(
+                matrix, str((own or {}).get("data_type", settings.get("data_type", "int")))
+            )
+        return found
 
     return lookup
+
+
+def _matched(extra: Mapping[str, Any], matrix: str) -> Any:
+    """The first rule whose text is a part of `matrix`, or a pattern for it; None where none is."""
+    rules = (own for part, own in extra.items() if part in matrix or re.search(part, matrix))
+    return next(rules, None)
 
 
 def _compressed(settings: Mapping[str, Any]) -> Lookup:
@@ -169,7 +218,9 @@ def _compressed(settings: Mapping[str, Any]) -> Lookup:
             return STAYS
         for group in settings["config_groups"].values():
             if _targeted(matrix, group["targets"]):
-                weights = group["weights"]
+                if (weights := group["weights"]) is None:
+                    return STAYS
+                _require_int(matrix, weights.get("type", "int"))
                 return Said(
                     weights["num_bits"],
                     weights.get("group_size") or -1,
@@ -195,7 +246,10 @@ def _mlx(settings: Mapping[str, Any]) -> Lookup:
 
     def lookup(matrix: str) -> Said:
         own = settings.get(matrix, {})
-        return STAYS if own is False else _over(base, own)
+        if own is False:
+            return STAYS
+        _require_int(matrix, own.get("mode", settings.get("mode", "affine")))
+        return _over(base, own)
 
     return lookup
 
@@ -206,12 +260,9 @@ def _exl3(place: Path) -> Lookup:
     names comes from the first source.
     """
     said = yaml.safe_load(place.read_text(encoding="utf-8"))
-    try:
-        bits = {s["id"]: _rate(place.parent / s["model_dir"]) for s in said["sources"]}
-        base = next(iter(bits.values()))
-        overrides = [(o["key"], bits[o["source"]]) for o in said["overrides"]]
-    except (KeyError, TypeError, StopIteration) as error:
-        raise InputError(f"{place} is no list of sources and overrides ({error!r})") from None
+    bits = {s["id"]: _rate(place.parent / s["model_dir"]) for s in said["sources"]}
+    base = list(bits.values())[0]
+    overrides = [(o["key"], bits[o["source"]]) for o in said["overrides"]]
 
     def lookup(matrix: str) -> Said:
         keys = (matrix, f"{matrix}.trellis")  # patterns are written for tensors
@@ -241,6 +292,7 @@ METHODS: dict[str, Callable[[Mapping[str, Any]], Lookup]] = {
     "auto-round": _autoround,
     "intel/auto-round": _autoround,
     "compressed-tensors": _compressed,
+    "mlx": _mlx,
 }
 
 
