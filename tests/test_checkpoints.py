@@ -3,6 +3,8 @@ read back.
 """
 
 import json
+import shutil
+from fnmatch import fnmatch
 
 import architectures
 import pytest
@@ -301,6 +303,26 @@ def test_a_head_that_the_caller_tied_opens_tied(format, tmp_path, toy):
     x = torch.arange(20)[None]
     again = lwq.load(str(tmp_path / "out"))[0]
     torch.testing.assert_close(again(x).logits, model(x).logits, atol=0.02, rtol=0)
+
+
+def test_a_streamed_model_of_a_hub_has_its_chat_template(saved, toy, tmp_path, monkeypatch):
+    toy[1].chat_template = "{{ messages }}"
+    toy[1].save_pretrained(saved)
+    (saved / "qwen.tiktoken").touch()
+    (saved / "pytorch_model.bin").touch()
+
+    def download(name, allow_patterns):
+        folder = tmp_path / "snapshot"
+        folder.mkdir(exist_ok=True)
+        for file in saved.iterdir():
+            if any(fnmatch(file.name, pattern) for pattern in allow_patterns):
+                shutil.copy(file, folder)
+        return folder
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert lwq.load("owner/name", stream=True)[1].chat_template == "{{ messages }}"
+    held = {file.name for file in (tmp_path / "snapshot").iterdir()}
+    assert {file.name for file in saved.iterdir()} - held == {"pytorch_model.bin"}
 
 
 CODE = {

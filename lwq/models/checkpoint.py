@@ -13,16 +13,13 @@ from safetensors import SafetensorError, safe_open
 from lwq.common.errors import InputError
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+TOKENIZER = ("tokenizer*", "*vocab*", "*.model", "*.tiktoken", "tekken.json")
+# of a hub's repository: all that a loader reads, chat templates (*.jinja) among it
+READ = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.py", *TOKENIZER)
 NEEDED = {  # in the folder of a checkpoint -> how its files may be called
     "config.json": ("config.json",),
     "weights (*.safetensors)": ("*.safetensors",),
-    "a tokenizer (tokenizer.json or the like)": (
-        "tokenizer*",
-        "*vocab*",
-        "*.model",
-        "*.tiktoken",
-        "tekken.json",
-    ),
+    "a tokenizer (tokenizer.json or the like)": TOKENIZER,
 }
 POINTER = b"version https://git-lfs"
 # how safetensors calls numbers that lwq quantizes; anything else as a weight stands for some

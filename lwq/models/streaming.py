@@ -315,18 +315,14 @@ def stand_in_(model: Any) -> None:
 
 
 def local(name: str | Path) -> Path:
-    """The folder of a checkpoint: `name` itself, or what a hub delivers for it (safetensors and
-    JSON only).
+    """The folder of a checkpoint: `name` itself, or what a hub delivers for it (no pickled
+    weights).
     """
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser()
     from huggingface_hub import snapshot_download
 
-    return Path(
-        snapshot_download(
-            str(name), allow_patterns=["*.safetensors", "*.json", "*.model", "*.txt", "*.py"]
-        )
-    )
+    return Path(snapshot_download(str(name), allow_patterns=list(checkpoint.READ)))
 
 
 def _owner(key: str, blocks: Mapping[str, nn.Module]) -> str:
