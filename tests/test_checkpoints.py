@@ -5,6 +5,7 @@ read back.
 import json
 import shutil
 from fnmatch import fnmatch
+from pathlib import Path
 
 import architectures
 import pytest
@@ -16,6 +17,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 import lwq
 from lwq import models
 from lwq.common import paths
+from lwq.inputs import resolve
 from lwq.inputs.toy import model as toy_model
 
 BOTH = pytest.mark.parametrize("stream", [False, True])
@@ -303,6 +305,67 @@ def test_a_head_that_the_caller_tied_opens_tied(format, tmp_path, toy):
     x = torch.arange(20)[None]
     again = lwq.load(str(tmp_path / "out"))[0]
     torch.testing.assert_close(again(x).logits, model(x).logits, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_path_names_a_model_as_text_does(packed, saved, tmp_path):
+    folder = saved
+    if packed:
+        model, tokenizer = lwq.load(saved)
+        layout = models.layout(model)
+        plan = lwq.Plan(dict.fromkeys(layout.units, 8), layout, "rtn()")
+        folder = tmp_path / "packed"
+        lwq.export(model, plan, folder, tokenizer, format="lwq")
+    expected = models.fingerprint(lwq.load(str(folder))[0])
+    assert models.fingerprint(lwq.load(folder)[0]) == expected
+    assert models.name(lwq.load(folder)[0]) == str(folder)
+    if not packed:
+        assert models.fingerprint(models.load(folder, stream=True)[0]) == expected
+        assert models.outline(folder) == models.outline(str(folder))
+        assert lwq.check(folder, avg_bits=4).blocks == lwq.check(str(folder), avg_bits=4).blocks
+
+
+def test_a_path_is_never_a_name_of_ours(toy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert resolve.said(Path("toy")) == "./toy" and resolve.said("toy") == "toy"
+    with pytest.raises(lwq.InputError, match="no such folder: './toy'"):
+        lwq.load(Path("toy"))
+    for what in (None, 3, b"toy", toy[0]):
+        with pytest.raises(lwq.InputError, match="named by text or a path, not by a"):
+            lwq.load(what)
+
+
+@pytest.mark.parametrize("place", ["cuda", "cuda:7", "nowhere", 0])
+@pytest.mark.parametrize("kind", ["toy", "plain", "stream", "packed"])
+def test_a_device_that_is_not_there_is_refused_at_the_top(
+    place, kind, saved, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(torch, "empty", no_device)
+    if kind == "packed":
+        (saved / "packed.json").touch()
+    name = "toy" if kind == "toy" else saved
+    with pytest.raises(lwq.InputError, match=f"device_map={place!r} is no device of this machine"):
+        lwq.load(name, device_map=place, stream=kind == "stream")
+
+
+def no_device(*shape, device=None):
+    raise RuntimeError(f"no {device}\nC++ stack")
+
+
+@pytest.mark.parametrize("kind", ["stream", "packed"])
+@pytest.mark.parametrize("spread", ["auto", {"": "cpu"}])
+def test_what_goes_to_one_device_is_not_spread(spread, kind, saved):
+    if kind == "packed":
+        (saved / "packed.json").touch()
+    with pytest.raises(
+        lwq.InputError, match=f"spreads a model, and a {kind}(ed)? model goes to one"
+    ):
+        lwq.load(saved, device_map=spread, stream=kind == "stream")
+
+
+def test_the_toy_goes_where_it_is_told():
+    assert next(lwq.load("toy", device_map="meta")[0].parameters()).is_meta
+    assert not next(lwq.load("toy", device_map="auto")[0].parameters()).is_meta
 
 
 def test_a_streamed_model_of_a_hub_has_its_chat_template(saved, toy, tmp_path, monkeypatch):

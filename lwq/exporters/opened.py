@@ -1,6 +1,7 @@
 """Open what lwq wrote in its own format: the weights stay packed, in memory."""
 
 from collections.abc import Collection, Iterable, Iterator
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from lwq.contracts.files import read as read_json
 from lwq.exporters.held import Held, Holding, Part, Plain, Room, Stored
 from lwq.exporters.own import MARK
 from lwq.exporters.shared import shards
+from lwq.inputs import resolve
 from lwq.models import checkpoint, streaming
 from lwq.models.load import loading, settle_
+from lwq.models.placing import require_place
 
 
 def load(
-    name: str,
+    name: str | PathLike[str],
     dtype: str = "float32",
     device_map: str | None = None,
     trust_remote_code: bool = False,
@@ -35,11 +38,13 @@ def load(
     again. Generation unpacks every matrix for every token: `room` bytes of matrices stay unpacked
     once they were (4 bytes a weight in float32), and cost nothing from the second token on.
     """
+    name = resolve.said(name)
     folder = Path(name).expanduser()
     if not (folder / MARK).is_file():
         return models.load(name, dtype, device_map, trust_remote_code, stream)
     if stream:
         raise InputError(f"{name!r} is packed, and opens whole; leave out stream=True")
+    require_place(device_map, "a packed model")
     wide = pick(models.DTYPES, "dtype", dtype)
     return _opened(name, folder, wide, device_map, trust_remote_code, Room(room))
 

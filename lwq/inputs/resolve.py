@@ -2,6 +2,7 @@
 asked for), the toy, a file or folder of the user's own, or something that a hub has.
 """
 
+import os
 import re
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,6 +14,22 @@ from lwq.inputs import assets, catalogue, toy
 # models that need no folder and no hub, as errors list them
 KNOWN = ("toy", *catalogue.MODELS, *catalogue.LADDER)
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+
+
+def said(name: str | os.PathLike[str]) -> str:
+    """The name of a model as text; a path that has no other is `./NAME`, and never one of ours.
+
+    Raises InputError for what is neither text nor a path.
+    """
+    if isinstance(name, str):
+        return name
+    if not isinstance(name, os.PathLike):
+        raise InputError(
+            f"a model is named by text or a path, not by a {type(name).__name__}; choose one of "
+            f"{list(KNOWN)}, a folder, or a hub id"
+        )
+    path = str(os.fspath(name))
+    return path if os.path.basename(path) != path else os.path.join(os.curdir, path)
 
 
 def model_kind(name: str, base: Path = Path()) -> str:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lwq.common.progress import quiet_transformers
 from lwq.contracts import Shape
 from lwq.inputs import resolve, toy
 from lwq.models import checkpoint, streaming
+from lwq.models.placing import require_place, spreads
 from lwq.models.settings import context_length, tell_tying_
 from lwq.models.structure import blocks, matrices
 from lwq.models.trace import traced
@@ -28,7 +30,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def load(
-    name: str,
+    name: str | PathLike[str],
     dtype: str = "float32",
     device_map: str | None = None,
     trust_remote_code: bool = False,
@@ -38,9 +40,10 @@ def load(
 
     Args:
         name: `toy` (`toy-8` has 8 blocks), a name in `lwq.inputs.assets`, `ladder-N` (trained when
-            first asked for, see `lwq.inputs.ladder`), a hub id or a folder (safetensors only).
+            first asked for, see `lwq.inputs.ladder`), a hub id or a folder (safetensors only), as
+            text or a path.
         dtype: "float32", "bfloat16" or "float16": of the weights and of all arithmetic.
-        device_map: handed to transformers ("auto" spreads a large model; needs accelerate).
+        device_map: where the model goes ("auto" spreads a large one; needs accelerate).
         trust_remote_code: run code that a hub repository ships; off unless asked for.
         stream: keep the weights on disk: each block is read when it is called and let go after, so
             that memory holds one block (and what was computed). The same interface, slower; weights
@@ -48,11 +51,12 @@ def load(
             blocks go to.
 
     Raises:
-        InputError: for an unknown name, files that are missing or damaged, a checkpoint that lacks
-            a tensor of its model, holds another one or codes instead of numbers, weights that are
-            NaN or Inf, or a model without blocks.
+        InputError: for an unknown name, a device that is not there, files that are missing or
+            damaged, a checkpoint that lacks a tensor of its model, holds another one or codes
+            instead of numbers, weights that are NaN or Inf, or a model without blocks.
     """
-    torch_dtype = pick(DTYPES, "dtype", dtype)
+    torch_dtype, name = pick(DTYPES, "dtype", dtype), resolve.said(name)
+    require_place(device_map, "a streamed model" if stream else "")
     if (depth := toy.depth(name)) is not None:
         if stream:
             raise InputError(
@@ -60,6 +64,7 @@ def load(
                 f"checkpoint (a folder or a hub id)"
             )
         model, tokenizer = _cast_(toy.model(blocks=depth), torch_dtype), toy.tokenizer()
+        model = model if spreads(device_map) else model.to(device_map or "cpu")
     elif stream:
         model, tokenizer = _streamed(name, torch_dtype, device_map or "cpu", trust_remote_code)
     else:
@@ -198,7 +203,7 @@ def _framed(folder: Path, config: Any, dtype: torch.dtype, trust_remote_code: bo
     return model
 
 
-def stand_in(name: str, trust_remote_code: bool = False) -> tuple[Any, Any]:
+def stand_in(name: str | PathLike[str], trust_remote_code: bool = False) -> tuple[Any, Any]:
     """The model that `load` would give, without its weights, and its tokenizer.
 
     Read are the configuration and the headers of the files. Each weight is one number that stands
@@ -206,6 +211,7 @@ def stand_in(name: str, trust_remote_code: bool = False) -> tuple[Any, Any]:
     hangs on them see its structure. Raises InputError as `load` does, but for weights that are no
     finite numbers.
     """
+    name = resolve.said(name)
     if toy.depth(name) is not None:
         return load(name)
     with loading(name):
@@ -238,12 +244,13 @@ class Outline:
     shapes: frozenset[Shape]
 
 
-def outline(name: str, base: Path = Path()) -> Outline | None:
+def outline(name: str | PathLike[str], base: Path = Path()) -> Outline | None:
     """The outline of a model, from its configuration alone; None where that is not on this disk, or
     needs code of its own.
     """
     from transformers import AutoConfig
 
+    name = resolve.said(name)
     if (depth := toy.depth(name)) is not None:
         return _outlined(toy.model(blocks=depth))
     folder = resolve.at_hand(name, base)

@@ -3,6 +3,7 @@
 import html
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lwq.contracts.methods import Exporter, Quantizer
 from lwq.exporters import named
 from lwq.exporters.targets import TARGETS
 from lwq.exporters.targets import budget as target_budget
+from lwq.inputs import resolve
 from lwq.inputs.texts import WindowSpec
 from lwq.quantizers import QUANTIZERS
 from lwq.recipes.compress import uniform_bits
@@ -95,7 +97,7 @@ class Checked:
 
 
 def check(
-    model: str,
+    model: str | PathLike[str],
     *,
     size: str | int | None = None,
     avg_bits: float | None = None,
@@ -116,6 +118,7 @@ def check(
     Raises the InputErrors that `compress` raises before its work, but for weights that are no
     finite numbers.
     """
+    model = resolve.said(model)
     wanted = Wanted.of(target, quantizer, size, avg_bits, true_bits, like)
     packer, exporter, limit = wanted.packer, wanted.exporter, wanted.limit
     recipe, wide = recipe or Recipe(), pick(models.DTYPES, "dtype", dtype).itemsize

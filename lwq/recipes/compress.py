@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from lwq.engine.evaluate import reference
 from lwq.engine.store import Store
 from lwq.engine.sweep import Sweep
 from lwq.exporters import fill, require_exportable
+from lwq.inputs import resolve
 from lwq.inputs.texts import Drawn, WindowSpec, token_digest
 from lwq.quantizers import QUANTIZERS
 from lwq.recipes.card import card
@@ -35,7 +37,7 @@ DONE = "compress.json"  # in the folder: what was asked for, and what was measur
 
 
 def compress(
-    model: str,
+    model: str | PathLike[str],
     out: str | Path,
     *,
     size: str | int | None = None,
@@ -57,7 +59,7 @@ def compress(
     was killed goes on from there, and one that is repeated does nothing twice.
 
     Args:
-        model: a name for `lwq.load`.
+        model: a name or a path for `lwq.load`.
         out: a new folder; it appears whole or not at all.
         size, avg_bits, true_bits: the budget, exactly one; `size` is of the tensors that the format
             writes, embeddings and head included: "95MB", "1.2GiB".
@@ -73,6 +75,7 @@ def compress(
     Raises:
         InputError: before the work starts, for a target, budget or folder that cannot be.
     """
+    model = resolve.said(model)
     wanted = Wanted.of(target, quantizer, size, avg_bits, true_bits, like)
     packer, exporter, recipe = wanted.packer, wanted.exporter, recipe or Recipe()
     folder = Path(out).expanduser().resolve()

@@ -20,7 +20,7 @@ from lwq.engine.bank import Bank, restore_
 from lwq.engine.evaluate import Reference, reference
 from lwq.engine.store import Store
 from lwq.engine.sweep import Sweep
-from lwq.inputs import catalogue
+from lwq.inputs import catalogue, resolve
 from lwq.inputs.texts import Drawn, WindowSpec, token_digest
 from lwq.quantizers import QUANTIZERS
 from lwq.results.measurements import Results
@@ -90,6 +90,7 @@ class Setup:
     held: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self.model = resolve.said(self.model)
         self.judge_dtype = self.judge_dtype or self.dtype
         for name in ("dtype", "judge_dtype"):
             pick(models.DTYPES, name, getattr(self, name))
