@@ -12,6 +12,7 @@ from torch import nn
 import lwq
 from lwq import models
 from lwq.common.errors import InputError
+from lwq.inputs import resolve, toy
 from lwq.models import structure
 
 NAMES = list(architectures.CONFIGS)
@@ -180,6 +181,44 @@ def test_load_errors(tmp_path):
         models.load("toy", dtype="float99")
     with pytest.raises(InputError, match="unknown granularity"):
         models.units(architectures.make("llama"), "row")
+
+
+def here(name, folder, monkeypatch):
+    """A model of two blocks in a folder of this name, in the working folder."""
+    toy.model(blocks=2).save_pretrained(folder / name)
+    toy.tokenizer().save_pretrained(folder / name)
+    monkeypatch.chdir(folder)
+
+
+@pytest.mark.parametrize("name", ["toy", "toy-8", "ladder-2", "smollm2-135m"])
+def test_a_folder_that_is_called_as_a_model_of_ours_is_not_passed_over(name, tmp_path, monkeypatch):
+    here(name, tmp_path, monkeypatch)
+    for call in (lwq.load, models.load, models.stand_in, resolve.model_kind):
+        with pytest.raises(InputError, match=f"'{name}' is a model .* write ./{name} for the fol"):
+            call(name)
+    with pytest.raises(InputError, match=f"write ./{name} for the folder"):
+        lwq.compress(name, tmp_path / "out", avg_bits=4)
+    assert len(models.blocks(lwq.load(f"./{name}")[0])) == 2
+
+
+def test_a_folder_without_a_model_is_nobodys_name(tmp_path, monkeypatch):
+    (tmp_path / "toy").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert len(models.blocks(lwq.load("toy")[0])) == toy.BLOCKS
+
+
+def test_the_folder_that_a_carried_name_means_is_no_other_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("LWQ_CACHE", str(tmp_path))
+    here("smollm2-135m", tmp_path / "models", monkeypatch)
+    assert resolve.model_kind("smollm2-135m") == "carried"
+
+
+def test_a_folder_may_be_called_like_a_rung(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="unknown rung 'ladder-x'"):
+        lwq.load("ladder-x")
+    here("ladder-x", tmp_path, monkeypatch)
+    assert len(models.blocks(lwq.load("ladder-x")[0])) == 2
+    assert not resolve.is_own("ladder-x")
 
 
 @pytest.mark.parametrize(

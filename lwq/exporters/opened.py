@@ -39,6 +39,7 @@ def load(
     once they were (4 bytes a weight in float32), and cost nothing from the second token on.
     """
     name = resolve.said(name)
+    resolve.model_kind(name)
     folder = Path(name).expanduser()
     if not (folder / MARK).is_file():
         return models.load(name, dtype, device_map, trust_remote_code, stream)

@@ -171,14 +171,14 @@ LADDER = tuple(f"ladder-{rung}" for rung in RUNGS)
 
 
 def rung(name: str) -> int | None:
-    """Blocks of the rung called `name`, such as "ladder-8"; None for another name. Raises
-    InputError for a missing rung.
-    """
-    if not name.startswith("ladder-"):
-        return None
-    if name not in LADDER:
+    """Blocks of the rung called `name`, such as "ladder-8"; None for another name."""
+    return RUNGS[LADDER.index(name)] if name in LADDER else None
+
+
+def require_rung(name: str) -> None:
+    """Raise InputError for the name of a rung that there is not."""
+    if name.startswith("ladder-") and name not in LADDER:
         raise InputError(f"unknown rung {name!r}; there are {list(LADDER)}")
-    return RUNGS[LADDER.index(name)]
 
 
 def carried(name: str) -> str:

@@ -58,6 +58,7 @@ class Recipe:
 
 def recipe(name: str) -> Recipe:
     """The recipe of the rung called `name`. Raises InputError where there is no such rung."""
+    catalogue.require_rung(name)
     blocks = catalogue.rung(name)
     if blocks is None:
         raise InputError(f"{name!r} is no rung of the ladder; there are {list(catalogue.LADDER)}")

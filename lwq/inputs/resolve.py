@@ -35,13 +35,17 @@ def said(name: str | os.PathLike[str]) -> str:
 def model_kind(name: str, base: Path = Path()) -> str:
     """ "toy", "carried", "ladder", "folder" (a path that exists, relative to `base`) or "hub".
 
-    Raises InputError for a rung that there is not, a path that leads nowhere, or a name that is
-    nearly one of ours: a hub would be asked for half a minute.
+    Raises InputError for a rung that there is not, a path that leads nowhere, a name of ours that
+    is that of a model's folder in `base` too, or one that is nearly ours: a hub would be asked for
+    half a minute.
     """
+    folder = base / Path(name).expanduser()
     if kind := _own_kind(name):
+        _require_one(name, folder)
         return kind
-    if (base / Path(name).expanduser()).exists():
+    if folder.exists():
         return "folder"
+    catalogue.require_rung(name)
     if not HUB_ID.fullmatch(name):
         raise InputError(
             f"no such folder: {name!r}; names that need no folder and no hub: {list(KNOWN)}"
@@ -52,6 +56,22 @@ def model_kind(name: str, base: Path = Path()) -> str:
             f"folder, or a hub id with its owner (OWNER/{name})"
         )
     return "hub"
+
+
+def _require_one(name: str, folder: Path) -> None:
+    """Raise InputError where `folder` is a model too, and another than the `name` of ours means."""
+    if not (folder / "config.json").is_file():
+        return
+    if not (catalogue.carried(name) and folder.resolve() == _kept(name).resolve()):
+        raise InputError(
+            f"{name!r} is a model that lwq knows, and a folder too ({folder.absolute()}); write "
+            f"./{name} for the folder, or run in another one for lwq's own"
+        )
+
+
+def _kept(name: str) -> Path:
+    """Where the cache has the file of a carried model."""
+    return paths.cache() / "models" / (catalogue.carried(name) or name)
 
 
 def is_own(name: str) -> bool:
@@ -67,7 +87,7 @@ def at_hand(name: str, base: Path = Path()) -> Path | None:
 
         found = ladder.place(ladder.recipe(name))
     elif kind == "carried":
-        found = paths.cache() / "models" / (catalogue.carried(name) or name)
+        found = _kept(name)
     else:
         found = base / Path(name).expanduser()
     return found if (found / "config.json").is_file() else None
@@ -88,6 +108,7 @@ def fetch(name: str) -> Path:
     its file was quantized in; `NAME@file` is the file as it is. Texts and tasks: see
     `lwq.inputs.assets.fetch`.
     """
+    catalogue.require_rung(name)
     if name in catalogue.MODELS:
         from lwq.inputs import permuted
 
@@ -103,6 +124,7 @@ def verify(name: str) -> Path:
     """Hash the cached files of `name` again; returns what `fetch` does. Raises InputError as
     `lwq.inputs.assets.verify` does.
     """
+    catalogue.require_rung(name)
     if name in catalogue.MODELS:
         from lwq.inputs import permuted
 

@@ -57,6 +57,7 @@ def load(
     """
     torch_dtype, name = pick(DTYPES, "dtype", dtype), resolve.said(name)
     require_place(device_map, "a streamed model" if stream else "")
+    resolve.model_kind(name)
     if (depth := toy.depth(name)) is not None:
         if stream:
             raise InputError(
@@ -212,6 +213,7 @@ def stand_in(name: str | PathLike[str], trust_remote_code: bool = False) -> tupl
     finite numbers.
     """
     name = resolve.said(name)
+    resolve.model_kind(name)
     if toy.depth(name) is not None:
         return load(name)
     with loading(name):
