@@ -1,13 +1,15 @@
 """The depth ladder: trained from a seed, kept whole, found by name."""
 
+import json
 import math
+import os
 
 import pytest
 import torch
 
 import lwq
 from lwq import models
-from lwq.inputs import ladder, wheels
+from lwq.inputs import assets, ladder, wheels
 
 TINY = ladder.Recipe(
     2, ("toy",), width=32, inner=64, heads=2, vocabulary=300, length=32, batch=4, steps=30
@@ -80,6 +82,25 @@ def test_a_rung_is_found_by_name_and_a_killed_one_leaves_nothing(monkeypatch, tm
     streamed, _ = lwq.load("ladder-2", stream=True)
     assert models.fingerprint(streamed) == models.fingerprint(model)
     assert tokenizer.decode(tokenizer("the layer keeps").input_ids) == "the layer keeps"
+
+
+def test_a_rung_is_trained_anew_where_its_folder_is_not_what_it_should_be(
+    monkeypatch, tmp_path, capsys
+):
+    folder = ladder.fetch(TINY)
+    record = json.loads((folder / assets.RECORD).read_text())
+    assert record["recipe"]["depth"] == TINY.depth and record["texts"] == {}
+    older = {key: value for key, value in record.items() if key != "texts"}
+    (folder / assets.RECORD).write_text(json.dumps(older))
+    with monkeypatch.context() as patch:
+        patch.setattr(ladder, "make", lambda *a: pytest.fail("trained again"))
+        assert ladder.fetch(TINY) == folder
+    os.truncate(folder / "tokenizer.json", 100)
+    assert ladder.fetch(TINY) == folder
+    assert "is damaged (tokenizer.json has 100 bytes" in capsys.readouterr().err
+    (folder / assets.RECORD).write_text(json.dumps({**record, "texts": {"c4": "0"}}))
+    ladder.fetch(TINY)
+    assert "was made of another texts" in capsys.readouterr().err
 
 
 def test_an_unknown_rung_lists_those_that_exist():

@@ -3,11 +3,19 @@
 pytest tests/test_permuted.py
 """
 
+import json
+import os
+import shutil
+from dataclasses import replace
+
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Qwen2Config
 
 import lwq
+from lwq.inputs import assets, catalogue, toy
+from lwq.inputs import permuted as permuted_module
 from lwq.inputs.permuted import Orders, permuted
 
 SIZES = {
@@ -65,6 +73,68 @@ def test_the_same_seed_gives_the_same_orders_and_blocks_have_their_own():
 def test_a_tensor_of_another_architecture_is_refused(key):
     with pytest.raises(lwq.InputError, match="is no tensor of a llama, qwen2 or gemma3"):
         permuted(key, torch.zeros(64, 64), Orders(64, 96, 4, 2, 16))
+
+
+NAME = "smollm2-135m"
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    """A cache whose carried model is a toy; `cached(seed)` is its folder, with other weights."""
+    monkeypatch.setenv("LWQ_CACHE", str(tmp_path))
+    source = tmp_path / "models" / NAME
+
+    def written(seed):
+        toy.model(seed).save_pretrained(source)
+        toy.tokenizer().save_pretrained(source)
+        assets.seal(source, {})
+        return source
+
+    monkeypatch.setattr(assets, "fetch", lambda name: source)
+    written(0)
+    return written
+
+
+def first(folder):
+    return load_file(folder / "model.safetensors")["model.embed_tokens.weight"].clone()
+
+
+def test_another_file_is_permuted_anew(cached, capsys):
+    before = first(permuted_module.fetch(NAME))
+    assert "making it again" not in capsys.readouterr().err
+    cached(1)
+    folder = permuted_module.fetch(NAME)
+    assert not torch.equal(first(folder), before)
+    assert "was made of another file than there is now; making it" in capsys.readouterr().err
+    assert not torch.equal(first(folder).sort().values, before.sort().values)
+
+
+@pytest.mark.parametrize("member", ["tokenizer.json", "model.safetensors", assets.RECORD])
+def test_a_damaged_folder_is_permuted_anew(member, cached, capsys):
+    before = first(permuted_module.fetch(NAME))
+    os.truncate(permuted_module.place(NAME) / member, 100)
+    assert torch.equal(first(permuted_module.fetch(NAME)), before)
+    assert "making it again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("source", ["is there", "is gone"])
+def test_a_whole_folder_of_an_older_lwq_stays(source, cached, monkeypatch):
+    folder = permuted_module.fetch(NAME)
+    record = json.loads((folder / assets.RECORD).read_text())
+    del record["gguf"]
+    (folder / assets.RECORD).write_text(json.dumps(record))
+    if source == "is gone":
+        shutil.rmtree(cached(0))
+    monkeypatch.setattr(assets, "fetch", lambda name: pytest.fail("made again"))
+    assert permuted_module.fetch(NAME) == folder
+
+
+def test_the_file_that_lwq_names_now_is_permuted_anew(cached, monkeypatch, capsys):
+    permuted_module.fetch(NAME)
+    other = replace(catalogue.MODELS[NAME], sha256="0")
+    monkeypatch.setitem(catalogue.MODELS, NAME, other)
+    permuted_module.fetch(NAME)
+    assert "was made of another gguf than there is now" in capsys.readouterr().err
 
 
 @pytest.mark.assets

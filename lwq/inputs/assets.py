@@ -19,8 +19,9 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,18 +51,27 @@ def fetch(name: str) -> Path:
             nothing half made stays.
     """
     folder, place = _places(name)
-    if _problem(name):
+    keep(folder, partial(_problem, name), lambda made, work: seal(made, _make(name, made, work)))
+    return place
+
+
+def keep(folder: Path, problem: Callable[[], str], make: Callable[[Path, Path], None]) -> Path:
+    """`folder`, made anew where `problem()` says what is wrong with it.
+
+    make: fills and seals a folder; the second is to work in. The old one stays until it is done.
+    """
+    if problem():
         with locked(folder) as work:
-            if problem := _problem(name):  # else another process was quicker
+            if told := problem():  # else another process was quicker
                 if folder.exists():
-                    print(f"lwq: warning: {folder} {problem}; making it again", file=sys.stderr)
+                    print(f"lwq: warning: {folder} {told}; making it again", file=sys.stderr)
                 made = work / "made"
                 made.mkdir()
-                seal(made, _make(name, made, work))
+                make(made, work)
                 if folder.exists():
                     os.replace(folder, work / "old")
                 os.replace(made, folder)
-    return place
+    return folder
 
 
 def verify(name: str) -> Path:
@@ -134,6 +144,25 @@ def _damage(folder: Path, place: Path, wheels: Sequence[Wheel]) -> str:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "is incomplete" if folder.exists() else "is not there"
     return "" if place.exists() else f"lacks {place.name}"
+
+
+def outdated(folder: Path, origin: Mapping[str, Any]) -> str:
+    """What keeps a folder that `seal` closed from being used: its files, or that `origin` is now
+    another; "" where nothing does. What an older lwq did not write down counts as the same.
+    """
+    if problem := _damage(folder, folder, ()):
+        return problem
+    before = _record(folder)
+    other = [key for key, value in origin.items() if before.get(key, value) != value]
+    return f"was made of another {other[0]} than there is now" if other else ""
+
+
+def recorded(folder: Path, member: str) -> str:
+    """The sha256 of a file when `seal` closed its folder; "" where there is no record of it."""
+    try:
+        return str(_record(folder)["files"][member]["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 @contextmanager

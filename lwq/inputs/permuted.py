@@ -26,9 +26,10 @@ from torch import Tensor
 from lwq.common import paths
 from lwq.common.errors import InputError
 from lwq.common.hashing import digest
-from lwq.inputs import assets, wheels
+from lwq.inputs import assets, catalogue, wheels
 
 SEED = 20240617
+WEIGHTS = "model.safetensors"
 AXES = {  # the end of a tensor's name -> what its rows and columns are; None stays as it is
     r"embed_tokens\.weight": (None, "residual"),
     r"lm_head\.weight": (None, "residual"),
@@ -117,26 +118,35 @@ def place(name: str) -> Path:
 
 
 def fetch(name: str) -> Path:
-    """The folder of a carried model with its hidden units permuted; made once from its file."""
-    folder = place(name)
-    if folder.is_dir():
-        return folder
+    """The folder of a carried model with its hidden units permuted; made from its file, and anew
+    where that is another, or where the folder was damaged.
+    """
+    return assets.keep(
+        place(name),
+        lambda: assets.outdated(place(name), _origin(name)),
+        lambda made, _: _make(name, made),
+    )
+
+
+def _origin(name: str) -> dict[str, Any]:
+    """What the folder is made of, as far as this disk says: the file that lwq names, and the
+    weights that it became, where they are still there.
+    """
+    own = assets.recorded(paths.cache() / "models" / name, WEIGHTS)
+    return {"seed": SEED, "gguf": catalogue.MODELS[name].sha256} | ({"file": own} if own else {})
+
+
+def _make(name: str, made: Path) -> None:
     source = assets.fetch(name)
-    with assets.locked(folder) as work:
-        if not folder.is_dir():
-            made = work / "made"
-            shutil.copytree(
-                source, made, ignore=shutil.ignore_patterns("*.safetensors", assets.RECORD)
-            )
-            origin = _write(source, made)
-            assets.seal(made, {"name": name, "seed": SEED, "file": origin})
-            made.rename(folder)
-    return folder
+    beside = shutil.ignore_patterns("*.safetensors", assets.RECORD)
+    shutil.copytree(source, made, ignore=beside, dirs_exist_ok=True)
+    origin = {**_origin(name), "file": _write(source, made)}
+    assets.seal(made, {"name": name, **origin})
 
 
 def _write(source: Path, made: Path) -> str:
     """Permute the weights of `source` into `made`; returns the sha256 of what they were made of."""
-    file = source / "model.safetensors"
+    file = source / WEIGHTS
     orders = Orders.of(json.loads((source / "config.json").read_text(encoding="utf-8")))
     state = {key: permuted(key, tensor, orders) for key, tensor in load_file(file).items()}
     save_file(state, made / file.name, metadata={"format": "pt"})
