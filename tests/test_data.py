@@ -25,6 +25,15 @@ def test_shape_and_repetition(tokenizer):
     assert WindowSpec("toy", "calibrate", 5, 40, 0).draw(tokenizer).windows.equal(first)
 
 
+@pytest.mark.parametrize("name", ["toy", "wiki", "pg19"])
+def test_a_file_that_is_called_as_a_text_of_ours_is_not_passed_over(name, tmp_path, monkeypatch):
+    (tmp_path / name).write_text("one paragraph\n\nand another\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(lwq.InputError, match=f"'{name}' is a text .* write ./{name} for that"):
+        texts.documents(name)
+    assert texts.documents(f"./{name}")
+
+
 def test_splits_share_no_document_and_cover_all():
     shares = {
         split: {d for d in texts.documents("toy") if texts._bucket(d) in share}

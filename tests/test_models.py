@@ -194,9 +194,9 @@ def here(name, folder, monkeypatch):
 def test_a_folder_that_is_called_as_a_model_of_ours_is_not_passed_over(name, tmp_path, monkeypatch):
     here(name, tmp_path, monkeypatch)
     for call in (lwq.load, models.load, models.stand_in, resolve.model_kind):
-        with pytest.raises(InputError, match=f"'{name}' is a model .* write ./{name} for the fol"):
+        with pytest.raises(InputError, match=f"'{name}' is a model .* write ./{name} for that"):
             call(name)
-    with pytest.raises(InputError, match=f"write ./{name} for the folder"):
+    with pytest.raises(InputError, match=f"write ./{name} for that"):
         lwq.compress(name, tmp_path / "out", avg_bits=4)
     assert len(models.blocks(lwq.load(f"./{name}")[0])) == 2
 

@@ -4,6 +4,7 @@ plain data. Nothing is fetched or trained here.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from lwq.common.errors import InputError
 
@@ -179,6 +180,14 @@ def require_rung(name: str) -> None:
     """Raise InputError for the name of a rung that there is not."""
     if name.startswith("ladder-") and name not in LADDER:
         raise InputError(f"unknown rung {name!r}; there are {list(LADDER)}")
+
+
+def ambiguous(name: str, kind: str, place: Path) -> InputError:
+    """For a name of ours, of a model or a text, that leads to `place` of the user's own too."""
+    return InputError(
+        f"{name!r} is a {kind} that lwq knows, and {place.absolute()} is there too; write ./{name} "
+        "for that, or run in another folder for lwq's own"
+    )
 
 
 def carried(name: str) -> str:

@@ -63,10 +63,7 @@ def _require_one(name: str, folder: Path) -> None:
     if not (folder / "config.json").is_file():
         return
     if not (catalogue.carried(name) and folder.resolve() == _kept(name).resolve()):
-        raise InputError(
-            f"{name!r} is a model that lwq knows, and a folder too ({folder.absolute()}); write "
-            f"./{name} for the folder, or run in another one for lwq's own"
-        )
+        raise catalogue.ambiguous(name, "model", folder)
 
 
 def _kept(name: str) -> Path:

@@ -17,7 +17,7 @@ from torch import Tensor
 from lwq.common.errors import InputError
 from lwq.common.names import pick
 from lwq.inputs import assets, toy
-from lwq.inputs.catalogue import TEXTS
+from lwq.inputs.catalogue import TEXTS, ambiguous
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -272,6 +272,8 @@ def split_documents(text: str, split: str) -> list[str]:
 
 def documents(text: str) -> list[str]:
     """The documents of a text, repeated ones once."""
+    if is_own(text) and Path(text).is_file():
+        raise ambiguous(text, "text", Path(text))
     if text == "toy":
         found: Iterable[str] = toy.documents()
     elif text in TEXTS:
