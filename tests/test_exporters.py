@@ -605,6 +605,10 @@ def test_a_number_too_large_for_float16_is_written_or_refused_before_the_work(
     model = with_a_large_norm()
     found = export(model, plan_for(model, options=(4,)), tmp_path / "out", format)
     assert found["model.norm.weight"][3] == 98304
+    if format == "lwq":
+        with pytest.raises(lwq.InputError, match="norm.weight: .*98304 .*choose dtype='bfloat16'"):
+            lwq.load(str(tmp_path / "out"), dtype="float16")
+        assert lwq.load(str(tmp_path / "out"), dtype="bfloat16")
     monkeypatch.setattr(RTN, "__call__", None)  # no matrix is quantized
     call = f"{format.replace('-', '_')}(dtype='float16')"
     with pytest.raises(lwq.InputError, match="norm.weight: .*98304 .*than 65504; .*'bfloat16'"):

@@ -79,7 +79,9 @@ def _opened(
 def _fill_(
     model: Any, dropped: Iterable[str], parts: dict[str, Part], device: torch.device, name: str
 ) -> None:
-    """Give every parameter what the file holds of it; InputError where that is not all."""
+    """Give every parameter what the file holds of it; InputError where that is not all, or has no
+    room in the dtype.
+    """
     holdings = dict(_matrices(model, parts))
     first = streaming.first_names(model)
     plan = model._get_dtype_plan(model.dtype)  # what architectures keep in float32
@@ -92,19 +94,32 @@ def _fill_(
             continue
         if own not in made:
             wide = next((plan[part] for part in plan if part in own), model.dtype)
-            if own in holdings:
-                value: Tensor = Held(holdings[own].to(device), wide, device)
-            elif own not in parts:
+            if own not in holdings and own not in parts:
                 missing.append(own)
                 continue
-            else:
-                value = parts[own].whole(wide).to(device)
+            value = _value(own, holdings.get(own), parts, wide, device)
             made[own] = nn.Parameter(value, requires_grad=False)
         model.get_submodule(holder)._parameters[leaf] = made[own]
     checkpoint.require_fit(name, missing, ())
     for key, buffer in model.named_buffers():
         value = parts[key].whole(buffer.dtype) if key in parts else buffer.data
         buffer.data = value.to(device)
+
+
+def _value(
+    key: str,
+    holding: Holding | None,
+    parts: dict[str, Part],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """What a parameter is in memory; InputError where `dtype` has no room for a number of it."""
+    held = holding.parts if holding else (parts[key],)
+    plain = ((key, part.tensor) for part in held if isinstance(part, Plain))
+    shards.require_held(plain, dtype)
+    return (
+        Held(holding.to(device), dtype, device) if holding else parts[key].whole(dtype).to(device)
+    )
 
 
 def _apart(model: Any, parts: Collection[str]) -> list[tuple[str, str]]:
