@@ -15,7 +15,8 @@ from lwq.scorers import SCORERS
 from lwq.scorers.fisher import FisherKL
 from lwq.scorers.gradients import Fisher, Hutchinson
 from lwq.scorers.shared.code import scorer_codes
-from lwq.statistics.backward import empirical, sampled
+from lwq.statistics.backward import backward, empirical, sampled
+from lwq.statistics.heard import Pair
 
 
 def slow_moves(model, x, slope, change):
@@ -282,3 +283,28 @@ def test_a_cache_of_it_knows_the_code_of_the_quantizer_that_its_text_names():
 def test_experts_and_transposed_weights(name):
     costs = lwq.score(architectures.make(name), "fisher_kl", architectures.tokens(6))
     assert sum(costs[unit][2] > costs[unit][4] > 0 for unit in costs) > 0.9 * len(costs)
+
+
+@pytest.mark.parametrize("shape", [(64, 256), (256, 64)])
+def test_products_in_bfloat16_are_those_in_float32_but_for_rounding(shape):
+    generator = torch.Generator().manual_seed(0)
+    x, g = (torch.randn(512, n, generator=generator).bfloat16().float() for n in shape[::-1])
+    change = torch.randn(shape, generator=generator) / 100
+    rows = torch.arange(512)
+    fine = Pair(rows, x, g).moved(change)
+    rough = Pair(rows, x, g, torch.bfloat16).moved(change)
+    assert rough.dtype == torch.float32 and not torch.equal(rough, fine)
+    assert float((rough - fine).norm() / fine.norm()) < 0.01
+    assert float(rough.square().mean()) == pytest.approx(float(fine.square().mean()), rel=2e-3)
+
+
+def test_a_model_in_bfloat16_is_heard_in_it():
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        model = architectures.make("llama").to(dtype)
+        pairs = [
+            pair
+            for found in backward(model, architectures.tokens(2), sampled(0))
+            for pair in found.pairs.values()
+        ]
+        wanted = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
+        assert {pair.dtype for pair in pairs if pair.x.is_floating_point()} == {wanted}
