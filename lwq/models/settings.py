@@ -124,7 +124,7 @@ def saved_settings(model: Any) -> Iterator[None]:
     """Inside, the configuration is what is to be saved: `use_cache` as it was before `load` turned
     it off, and the head tied or not, as it is.
     """
-    config, tied_keys = model.config, model.all_tied_weights_keys
+    config, tied_keys = model.config, getattr(model, "all_tied_weights_keys", {})
     before = [(vars(part), dict(vars(part))) for part in (config, config.get_text_config())]
     config.use_cache = getattr(model, "_use_cache", config.use_cache)
     tell_tying_(model)
