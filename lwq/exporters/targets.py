@@ -109,12 +109,12 @@ def budget(
 def _require_something(
     target: str, held: Constraints, layout: Layout, quantizer: Quantizer
 ) -> None:
-    """Raise InputError for a quantizer of which the target holds nothing."""
-    if any(set(own) - {DROPPED, KEPT} for own in held.options.values()):
+    """Raise InputError for a quantizer of which the target holds nothing in blocks."""
+    inner = [unit for unit in layout.units if unit not in layout.outside]
+    if any(set(held.options[unit]) - {DROPPED, KEPT} for unit in inner):
         return
-    inner = next(unit for unit in layout.units if unit not in layout.outside)
     runtime = TARGETS[target]
-    why = named(runtime.format).fault(layout, inner, quantizer.levels[0], quantizer)
+    why = named(runtime.format).fault(layout, inner[0], quantizer.levels[0], quantizer)
     raise InputError(
         f"{target} holds nothing that {spec(QUANTIZERS, quantizer)} makes ({why}); its own is "
         f"{runtime.quantizer!r}"
