@@ -10,7 +10,9 @@ import lwq
 from lwq import models
 from lwq.common.hashing import code_digest
 from lwq.common.names import build
+from lwq.contracts import Plan
 from lwq.quantizers import QUANTIZERS
+from lwq.quantizers.hqq import HQQ
 from lwq.scorers import SCORERS
 from lwq.scorers.fisher import FisherKL
 from lwq.scorers.gradients import Fisher, Hutchinson
@@ -308,3 +310,15 @@ def test_a_model_in_bfloat16_is_heard_in_it():
         ]
         wanted = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
         assert {pair.dtype for pair in pairs if pair.x.is_floating_point()} == {wanted}
+
+
+def test_what_a_score_rounded_slowly_is_not_rounded_again(toy, windows, monkeypatch):
+    made = []
+    call = HQQ.__call__
+    monkeypatch.setattr(HQQ, "__call__", lambda *args: made.append(1) or call(*args))
+    lwq.score(toy[0], "fisher_kl(quantizer='hqq', options=(4, 3))", windows)
+    assert len(made) == 2 * len(models.matrices(toy[0]))
+    layout = models.layout(toy[0])
+    bank = lwq.Bank(toy[0], HQQ(), windows, lwq.Store())
+    bank.prepare([Plan(dict.fromkeys(layout.units, 3), layout, "hqq()")])
+    assert len(made) == 2 * len(models.matrices(toy[0]))

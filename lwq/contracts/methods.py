@@ -125,6 +125,8 @@ class Quantizer(Protocol):
             see `GPTQ`.
         outside: the quantizer of embeddings and head, which has no `needs`; itself, or another.
         family: what is done to weights: "grid" (all on few levels) or "mask" (most are zero).
+        slow: whether a matrix takes longer to round than to read back, so that scorers keep it in
+            the bank for whoever asks next.
     """
 
     @property
@@ -141,6 +143,10 @@ class Quantizer(Protocol):
 
     @property
     def levels(self) -> tuple[Option, ...]: ...
+
+    @property
+    def slow(self) -> bool:
+        return bool(self.needs)
 
     @property
     def outside(self) -> "Quantizer":

@@ -51,6 +51,7 @@ class HQQ(grid.Grouped):
     scale_dtype: str = "float16"
 
     needs: ClassVar[frozenset[str]] = frozenset()
+    slow: ClassVar[bool] = True
     levels: ClassVar[tuple[Option, ...]] = grid.with_groups((2, 3, 4, 5, 6, 8))
 
     def __post_init__(self) -> None:

@@ -32,6 +32,7 @@ class MSE(grid.Grouped):
     scale_dtype: str = "float16"
 
     needs: ClassVar[frozenset[str]] = frozenset()
+    slow: ClassVar[bool] = True
     levels: ClassVar[tuple[Option, ...]] = grid.with_groups((2, 3, 4, 5, 6, 7, 8))
 
     def __post_init__(self) -> None:

@@ -25,14 +25,14 @@ ROWS = 4096
 class Rounding:
     """The rounding of one quantizer, for the time of a pass.
 
-    What needs no statistics is rounded when it is asked for, and kept, packed, until `leave`; what
-    does is rounded beforehand, in as few forward passes as can be, and comes from the bank.
+    What is quick is rounded when it is asked for, and kept, packed, until `leave`; what is slow is
+    rounded beforehand, in as few forward passes as can be, and comes from the bank.
 
     Attributes:
         quantizer: built of its text.
         options: what matrices are tried at; 16 changes nothing.
         own: matrix -> those of them that it is tried at.
-        bank: of the model, where the quantizer needs statistics or `banked` asks for it.
+        bank: of the model, where the quantizer is slow or `banked` asks for it.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Rounding:
             require_fit(self.quantizer, shapes, tried, self.beyond)
         self._made: dict[tuple[str, Option], Storage] = {}
         self.bank: Bank | None = None
-        if self.quantizer.needs or banked:
+        if self.quantizer.slow or banked:
             self.bank = Bank(model, self.quantizer, windows, Store())
             self._layout = models.layout(model, "matrix", outside)
             self.bank.prepare(self.plan(width) for width in self.options)
