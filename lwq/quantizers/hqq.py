@@ -16,6 +16,7 @@ from lwq.quantizers.shared import grid
 from lwq.quantizers.storage.packed import FLOATS, Packed, finite, packed_bytes, stored
 from lwq.statistics.sums import MatrixStats
 
+CACHED = 1 << 17  # weights that a processor optimizes at once; a GPU takes all
 FLAT = 1e-4  # a group whose weights span no more than this is constant
 
 
@@ -85,22 +86,28 @@ class HQQ(grid.Grouped):
         )
 
     def _optimize(self, w: Tensor, inverse: Tensor, zero: Tensor, top: int) -> Tensor:
+        rows = max(1, CACHED // w.shape[1]) if w.device.type == "cpu" else len(w)
+        parts, zeros = (w.split(rows), inverse.split(rows)), list(zero.split(rows))
         best = torch.inf
         for _ in range(self.iters):
-            codes = (w * inverse).add_(zero).round_().clamp_(0, top)
-            error = w - (codes - zero) / inverse
-            size = error.abs()
-            found = float(size.mean())
-            shrunk = (
-                size.sub_((1 / self.beta) * size.pow(self.lp_norm - 1))
-                .clamp_min_(0)
-                .mul_(error.sign())
-            )
-            zero = torch.mean(codes - (w - shrunk) * inverse, dim=1, keepdim=True)
-            if found >= best:
+            total = 0.0
+            for place, (own, scale) in enumerate(zip(*parts, strict=True)):
+                zeros[place], size = self._step(own, scale, zeros[place], top)
+                total += size
+            if total >= best:
                 break
-            best = found
-        return zero
+            best = total
+        return torch.cat(zeros)
+
+    def _step(self, w: Tensor, inverse: Tensor, zero: Tensor, top: int) -> tuple[Tensor, float]:
+        """The next zeros of some groups, and Σ |error| with those before."""
+        codes = (w * inverse).add_(zero).round_().clamp_(0, top)
+        error = torch.sub(codes, zero).div_(inverse).sub_(w).neg_()
+        size = error.abs()
+        found = float(size.sum(dtype=torch.float64))
+        shrunk = size.pow(self.lp_norm - 1).mul_(-1 / self.beta).add_(size).clamp_min_(0)
+        shrunk.copysign_(error)
+        return codes.sub_(torch.sub(w, shrunk).mul_(inverse)).mean(1, keepdim=True), found
 
     def grid(self, option: Option) -> Grid:
         return Grid(*self.grid_of(option), "numbers", self.scale_dtype)
