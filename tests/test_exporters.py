@@ -697,6 +697,8 @@ def test_the_settings_of_autogptq_are_no_mlx(tmp_path):
     files.write(tmp_path / "quantize_config.json", OLD)
     layout = models.layout(architectures.make("llama"), "matrix", outside=True)
     plan = reading.plan_from(tmp_path / "quantize_config.json", layout)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    assert reading.plan_from(tmp_path, layout) == plan
     assert {plan.bits[unit] for unit in layout.outside} == {16}
     assert strategy(plan).sym and strategy(plan).group_size == 32
 

@@ -368,3 +368,11 @@ def test_an_exported_model_has_the_dtype_that_it_was_loaded_in(saved, tmp_path):
         assert models.fingerprint(again) == models.fingerprint(model), (
             "other numbers than those of the plan"
         )
+
+
+def test_a_weight_that_float16_cannot_hold_is_refused(toy):
+    with torch.no_grad():
+        toy[0].model.norm.weight[3] = 98304.0
+    with pytest.raises(lwq.InputError, match=r"\(64,\) of 'toy' holds 9.83e\+04, .*take bfloat16"):
+        models.cast(toy[0], "float16")
+    assert float(models.cast(toy[0], "bfloat16").model.norm.weight[3]) == 98304.0

@@ -57,7 +57,8 @@ def plan_from(file: str | Path, layout: Layout, quantizer: str | None = None) ->
     """The plan that `file` holds, for the model of `layout`.
 
     Args:
-        file: a .gguf, a config.json (or its folder), or a .yaml of exllamav3.
+        file: a .gguf, a config.json (or its folder), AutoGPTQ's quantize_config.json, or a .yaml of
+            exllamav3.
         layout: of granularity "matrix" where the file mixes inside blocks; with `outside` where it
             quantizes embeddings or head.
         quantizer: what the plan is to be applied with; None: `ggml` for a GGUF, else `rtn` with the
@@ -67,7 +68,7 @@ def plan_from(file: str | Path, layout: Layout, quantizer: str | None = None) ->
     the quantizer does not have.
     """
     place = Path(file).expanduser()
-    place = place / "config.json" if place.is_dir() else place
+    place = _settings_in(place) if place.is_dir() else place
     if not place.is_file():
         raise InputError(f"{place} does not exist; give a .gguf, a config.json or a .yaml")
     with _understood(place):
@@ -125,6 +126,16 @@ def _lookup(place: Path) -> Lookup:
     if method not in METHODS:
         raise InputError(f"{place} is quantized by {method!r}; read are {sorted(METHODS)}")
     return METHODS[method](settings)
+
+
+def _settings_in(folder: Path) -> Path:
+    """The file of a folder that says how it is quantized: AutoGPTQ's own where config.json says
+    nothing.
+    """
+    config, own = folder / "config.json", folder / "quantize_config.json"
+    if own.is_file() and "quantization" not in (config.read_text() if config.is_file() else ""):
+        return own
+    return config
 
 
 def _unnamed(settings: Mapping[str, Any]) -> str:

@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from lwq.common.errors import InputError
 from lwq.common.names import pick
 from lwq.common.progress import quiet_transformers
+from lwq.common.tensors import is_finite
 from lwq.contracts import Shape
 from lwq.inputs import resolve, toy
 from lwq.models import checkpoint, streaming
 from lwq.models.placing import require_place, spreads
 from lwq.models.settings import context_length, tell_tying_
+from lwq.models.settings import name as name_of
 from lwq.models.structure import blocks, matrices
 from lwq.models.trace import traced
 from lwq.models.weights import require_finite
@@ -98,6 +100,11 @@ def cast(model: nn.Module, dtype: str) -> nn.Module:
     copies: dict[int, Any] = {}  # id of a tensor -> what stands for it in the copy
     for tensor, kept in _dtypes(model, pick(DTYPES, "dtype", dtype)):
         narrow = tensor.data.to(kept, copy=True)
+        if kept == torch.float16 and not is_finite(narrow):
+            raise InputError(
+                f"a tensor {tuple(tensor.shape)} of {name_of(model)!r} holds "
+                f"{float(tensor.abs().max()):.3g}, which float16 cannot hold; take bfloat16"
+            )
         parameter = isinstance(tensor, nn.Parameter)
         copies[id(tensor)] = nn.Parameter(narrow, tensor.requires_grad) if parameter else narrow
     bank = getattr(model, "_bank", None)
