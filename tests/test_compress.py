@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gguf import GGUFReader
-from transformers import LlamaConfig, LlamaForCausalLM
 
 import lwq
 from lwq.exporters.targets import TARGETS
@@ -216,26 +215,16 @@ def test_a_plan_in_the_cache_is_not_one_of_what_the_format_held_before(tmp_path,
 
 
 def test_a_model_that_reads_little_is_judged_on_what_it_reads(tmp_path):
-    config = LlamaConfig(
-        vocab_size=257,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=256,
-    )
+    model, tokenizer = lwq.load("toy")
+    model.config.max_position_embeddings = 64
     folder = tmp_path / "small"
-    LlamaForCausalLM(config).save_pretrained(folder)
-    lwq.load("toy")[1].save_pretrained(folder)
+    for part in (model, tokenizer):
+        part.save_pretrained(folder)
     text = written("a", tmp_path / "mine.txt")
     asked = {"avg_bits": 4.5, "recipe": replace(QUICK, text=text)}
     with pytest.raises(lwq.InputError, match="128 tokens.* 64 at most"):
         lwq.check(str(folder), **asked, judge=WindowSpec(text, "judge", 2, 128, 0))
-    assert judging("mine", config).length == 64
+    assert judging("mine", model.config).length == 64
 
 
 def test_texts_are_read_before_the_work(tmp_path, monkeypatch):
