@@ -13,6 +13,7 @@ from lwq.contracts.results import BLOCKS, WHOLE
 from lwq.quantizers.rtn import RTN
 from lwq.report import claims, interactions
 from lwq.report.figures import budgets as drawn
+from lwq.report.figures import style
 from lwq.report.line import corners
 from lwq.report.sections import which_score
 from lwq.studies import agreement, budgets, experiment
@@ -244,3 +245,11 @@ def test_searches_of_blocks_and_of_whole_files_are_kept_apart(tmp_path):
     (again,) = budgets.searching(study, files, "look", options, [5.0], 8, WHOLE)
     assert again.plan == whole.plan and len(kept) == 2
     assert {file: file.stat().st_mtime_ns for file in tmp_path.glob("scores/plan-*")} == kept
+
+
+def test_a_method_has_one_marker_in_every_figure():
+    looks = style.looks(["lim", "zd", "fisher_kl", "taylor"])
+    names = [(name, "blocks") for name in ("zd + topk", "fisher_kl + look", "lim + topk")]
+    few = drawn._markers(names, looks)
+    more = drawn._markers([("taylor + knapsack", "blocks"), *names[::-1]], looks)
+    assert few.items() < more.items() and len(set(more.values())) == len(more) == 4

@@ -16,6 +16,7 @@ from lwq.report.figures.strips import WIDTHS
 from lwq.studies import grid
 
 PLAIN = (BLOCKS, WHOLE)  # ways that the axis says
+STAR = "*"  # the default recipe, as in the figure of whole files
 SHOWN = 6  # methods that get a line of their own, best first
 
 
@@ -70,10 +71,22 @@ def _lines(frame: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, dict[str, Any]]]
     best += [entry for entry in methods[SHOWN:] if entry[0][0] in claimed]
     scores = [str(ordering).partition(" + ")[0] for (ordering, _), _ in best]
     looks = style.looks([*grid.claimed(), *scores])
-    for place, ((ordering, way), own) in enumerate(best):
-        color = looks[str(ordering).partition(" + ")[0]].color
-        look = {"color": color, "marker": style.MARKERS[place], "ms": 4, "lw": 1.3}
-        yield own, {**look, "label": method(str(ordering), str(way))}
+    names = [(str(ordering), str(way)) for (ordering, way), _ in best]
+    markers = _markers(names, looks)
+    for name, (_, own) in zip(names, best, strict=True):
+        color, marker = looks[name[0].partition(" + ")[0]].color, markers[name]
+        look = {"color": color, "marker": marker, "ms": 8 if marker == STAR else 4, "lw": 1.3}
+        yield own, {**look, "label": method(*name)}
+
+
+def _markers(names: list[tuple[str, str]], looks: style.Looks) -> dict[tuple[str, str], str]:
+    """The default recipe and the scores of claims have the same in every figure; of the others no
+    two are alike.
+    """
+    fixed = {f"{score} + topk": looks[score].marker for score in grid.claimed()}
+    fixed[f"{style.RECIPE} + look"] = STAR
+    rest = iter([marker for marker in style.MARKERS if marker not in fixed.values()])
+    return {name: fixed.get(name[0]) or next(rest) for name in sorted(names)}
 
 
 def _draw(axis: Axes, plans: pd.DataFrame, column: str, **look: Any) -> None:
