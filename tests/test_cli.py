@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import lwq
 from lwq import models
-from lwq.cli import arguments, printing
+from lwq.cli import arguments, lists, printing
 from lwq.cli.commands import app
 from lwq.engine import tasks
 
@@ -118,6 +118,13 @@ def test_list_names_everything(kind):
     } == set(tasks.STOCK)
     assert all(name in output for name in tables.get(kind, {})) and len(output.splitlines()) > 3
     assert narrow(output)
+
+
+@pytest.mark.parametrize("kind", ["scorers", "allocators", "quantizers"])
+def test_what_a_method_is_is_said_to_the_end(kind):
+    said = {name: rest for name, *rest in lists.KINDS[kind]()}
+    assert not {name: rest for name, rest in said.items() if rest[-1][-1] not in ".?"}
+    assert all(all(rest) for rest in said.values()), "a scorer that does not say what it costs"
 
 
 def test_study_and_report(tmp_path):

@@ -1,5 +1,7 @@
 """What there is, and getting it."""
 
+import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated
 
@@ -11,15 +13,18 @@ from lwq.cli.printing import show
 Line = tuple[str | float, ...]  # a name, what else is known of it, and what it is
 
 
-def _methods(table: Mapping[str, type]) -> Iterator[Line]:
+def _methods(table: Mapping[str, type]) -> Iterator[tuple[str, str]]:
     for name, cls in table.items():
-        yield name, (cls.__doc__ or "").strip().splitlines()[0]
+        yield name, " ".join(inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0].split())
 
 
 def _scorers() -> Iterator[Line]:
+    """With what each costs: what its docstring says of that, up to the first break."""
     from lwq.scorers import SCORERS
 
-    return _methods(SCORERS)
+    for name, says in _methods(SCORERS):
+        cost = re.search(r"\bCosts ([^.,;:]+)", " ".join(str(SCORERS[name].__doc__).split()))
+        yield name, cost[1].replace("`", "") if cost else "", says
 
 
 def _allocators() -> Iterator[Line]:
@@ -91,7 +96,8 @@ KINDS: dict[str, Callable[[], Iterator[Line]]] = {
     "tasks": _tasks,
     "studies": _studies,
 }
-HEADS = {"models": ["weights (M)", "MB in float32"]}  # between the name and what it is
+# between the name and what it is
+HEADS = {"models": ["weights (M)", "MB in float32"], "scorers": ["costs"]}
 
 
 @app.command("list")

@@ -12,8 +12,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-HOME = Path(__file__).parents[1]  # the package; files outside it are digested, not followed
-
 
 def digest(value: Any) -> str:
     """12 hex digits that name a JSON value; key order does not matter."""

@@ -60,8 +60,6 @@ class Budget:
     groups: Mapping[str, str] = field(default_factory=dict)
     beside: int = 0
 
-    LIMITS = ("moved", "avg_bits", "true_bits", "max_bytes")
-
     def __post_init__(self) -> None:
         widths = self._own(f"bits={self.widths}", self.widths)
         if len(set(self.widths)) != len(self.widths) or not self.widths:

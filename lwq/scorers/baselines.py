@@ -15,7 +15,10 @@ from lwq.statistics.forward import GRADIENTS, Stats
 
 @dataclass(frozen=True)
 class Random:
-    """A seeded random order: importance is a permutation of 0 … units − 1."""
+    """A seeded random order: importance is a permutation of 0 … units − 1.
+
+    Costs no pass.
+    """
 
     seed: int = 0
     granularity: str = "block"
@@ -30,7 +33,10 @@ class Random:
 
 @dataclass(frozen=True)
 class FirstToLast:
-    """The first unit is moved to low bits first: importance grows with depth."""
+    """The first unit is moved to low bits first: importance grows with depth.
+
+    Costs no pass.
+    """
 
     granularity: str = "block"
 
@@ -44,7 +50,10 @@ class FirstToLast:
 
 @dataclass(frozen=True)
 class LastToFirst:
-    """The last unit is moved to low bits first: importance falls with depth."""
+    """The last unit is moved to low bits first: importance falls with depth.
+
+    Costs no pass.
+    """
 
     granularity: str = "block"
 
@@ -59,7 +68,7 @@ class LastToFirst:
 class Edges:
     """The units at both ends matter most: importance grows with the distance from the middle.
 
-    Of L units, importance(i) = |i − (L − 1) / 2|.
+    Of L units, importance(i) = |i − (L − 1) / 2|. Costs no pass.
     """
 
     granularity: str = "block"
@@ -78,7 +87,7 @@ class Deepest:
     Of L blocks, importance(i) = L − 2 − i for i < L − 1, and L − 1 for the last: `moved=n` drops
     the deepest n except the last.
 
-    Source: the simple rule of Gromov et al. 2024, arXiv:2403.17887.
+    Costs no pass. Source: the simple rule of Gromov et al. 2024, arXiv:2403.17887.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -93,8 +102,11 @@ class Deepest:
 
 @dataclass(frozen=True)
 class Reversed:
-    """Another scorer turned round: importance = max + min − importance, so that what came first
-    comes last.
+    """Another scorer turned round, so that what came first comes last.
+
+        importance = max + min − importance of `scorer`
+
+    Costs what `scorer` costs.
     """
 
     scorer: Any

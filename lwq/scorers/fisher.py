@@ -62,10 +62,10 @@ class FisherKL:
     harm of attention at 4 and 6 bits came out at 0.07 to 0.67 of what `at_option` measures, that of
     experts at 0.6 to 1.03 (medians over matrices). So it is with every score of gradients.
 
-    Costs two forward passes over `samples` · `windows` windows and one backward, and for each
-    option about what one forward pass of the blocks costs; around a plan one forward more and twice
-    the rest. Source: the Fisher as the Hessian of KL, Martens 2020, arXiv:1412.1193, section 5;
-    drawn labels, Kunstner et al. 2019, arXiv:1905.12558.
+    Costs two forward passes and one backward, and about a forward for each option, all over
+    `samples` · `windows` windows; around a plan one forward more and twice the rest. Source: the
+    Fisher as the Hessian of KL, Martens 2020, arXiv:1412.1193, section 5; drawn labels, Kunstner et
+    al. 2019, arXiv:1905.12558.
     """
 
     quantizer: str = "rtn"

@@ -106,13 +106,13 @@ class Taylor(_Rounded):
 
 @dataclass(frozen=True)
 class DeltaLoss(_Rounded):
-    """The size of the first-order change of the loss at each token, so that tokens that gain do not
-    pay for those that lose.
+    """The size of the first-order change of the loss, token by token.
 
         harm(u, b) = mean over tokens of |Σ_{m in u} g_mt · ΔW_mb x_mt|    in nats a token
 
-    The idea of AutoRound's AutoScheme (mean of |gradient · change|), at outputs instead of weights.
-    Costs as `taylor`.
+    Tokens that gain do not pay for those that lose. Costs two forward passes and one backward, and
+    about a forward for each option. The idea of AutoRound's AutoScheme (mean of |gradient ·
+    change|), at outputs instead of weights.
     """
 
     def measure(self, pair: Pair, change: Tensor) -> Tensor:
@@ -124,13 +124,13 @@ class DeltaLoss(_Rounded):
 
 @dataclass(frozen=True)
 class OutputFisher(_Rounded):
-    """Squared change of each output, weighed with its squared gradient: the Fisher's diagonal at
-    the outputs.
+    """Squared change of each output times its squared gradient: the Fisher's diagonal there.
 
         harm(u, b) = ½ Σ_{m in u} mean over tokens of Σ_i g_mti² (ΔW_mb x_mt)_i²
 
-    Outputs of a matrix are taken for independent, which `fisher_kl` does not. Costs as `taylor`.
-    Source: the gradient method of NVIDIA ModelOpt's auto_quantize, which has no ½.
+    Outputs of a matrix are taken for independent, which `fisher_kl` does not. Costs two forward
+    passes and one backward, and about a forward for each option. Source: the gradient method of
+    NVIDIA ModelOpt's auto_quantize, which has no ½.
     """
 
     labels: str = "sampled"
@@ -149,7 +149,7 @@ class Fisher(_Rounded):
         harm(u, b) = ½ Σ_{m in u} ‖ΔW_mb‖² / n_m · Tr F_m
         Tr F_m = mean over windows of ‖Σ_t g_t x_tᵀ‖² / tokens of a window
 
-    Costs two forward passes, one backward, and the weight gradients. Source: Zandonati et al. 2022,
+    Costs two forward passes and one backward, with weight gradients. Source: Zandonati et al. 2022,
     arXiv:2210.08502; the noise is measured here, not (range / (2^b − 1))² / 12.
     """
 

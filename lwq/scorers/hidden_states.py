@@ -33,7 +33,8 @@ class LIM:
             Face's `hidden_states` is. A trap: the last block then looks far more important than it
             is.
 
-    Source: Dumitru et al. 2024, arXiv:2406.17415, section 3.1; block influence: arXiv:2403.03853.
+    Costs one forward pass. Source: Dumitru et al. 2024, arXiv:2406.17415, section 3.1; block
+    influence: arXiv:2403.03853.
     """
 
     average: str = "tokens"
@@ -60,7 +61,8 @@ class LIM:
 class BlockInfluence(LIM):
     """Block Influence, BI(i) = 1 − E cos(x_i, y_i): what `lim` is here, under its first name.
 
-    Source: ShortGPT, Men et al. 2024, arXiv:2403.03853, equation 1: the cosine token by token.
+    Costs one forward pass. Source: ShortGPT, Men et al. 2024, arXiv:2403.03853, equation 1: the
+    cosine token by token.
     """
 
 
@@ -79,7 +81,7 @@ class Angular:
     Attributes:
         run: n, from 1 to the number of blocks.
 
-    Source: Gromov et al. 2024, arXiv:2403.17887, section 3.2.
+    Costs one forward pass. Source: Gromov et al. 2024, arXiv:2403.17887, section 3.2.
     """
 
     run: int = 1

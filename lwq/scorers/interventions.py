@@ -28,7 +28,7 @@ class BlockDrop:
     through. The shift, 0 unless the model does better without some block, keeps the ranking. The
     standard error is that of r_i over windows.
 
-    Runs n (n + 1) / 2 of n blocks, and the head n + 1 times. Source: one-shot removal by
+    Costs about n / 2 forward passes of n blocks. Source: one-shot removal by
     perplexity, Kim et al. 2024 (Shortened LLaMA), arXiv:2402.02834.
     """
 

@@ -78,7 +78,7 @@ class AtOption(_Measured):
     Attributes:
         quantizer, options: whose rounding; see `FisherKL`.
 
-    Costs, for each option, a trial of every unit. It is what `fisher_kl` estimates in one pass.
+    Costs about half a forward pass a unit and option. It is what `fisher_kl` estimates in one pass.
     """
 
     quantizer: str = "rtn"
@@ -112,7 +112,7 @@ class LeaveOneLow(_Measured):
         low: an option of the quantizer.
         quantizer: whose rounding.
 
-    Costs a trial of every unit.
+    Costs about half a forward pass a unit.
     """
 
     low: Option = 2
@@ -136,7 +136,7 @@ class LeaveOneHigh(_Measured):
         low, high: options of the quantizer; 16 is untouched.
         quantizer: whose rounding.
 
-    Costs a trial of every unit. Not for a model from `load(..., stream=True)`.
+    Costs about half a forward pass a unit. Not for a model from `load(..., stream=True)`.
     """
 
     low: Option = 3
@@ -169,8 +169,8 @@ class PruneSensitivity(_Measured):
     Attributes:
         sparsity: share of each matrix's weights.
 
-    Costs a trial of every unit. Source: PMPQ of CPTQuant, Nanda et al. 2024, arXiv:2412.03599,
-    which takes the change of a task's accuracy.
+    Costs about half a forward pass a unit. Source: PMPQ of CPTQuant, Nanda et al. 2024,
+    arXiv:2412.03599, which takes the change of a task's accuracy.
     """
 
     sparsity: float = 0.3
@@ -204,8 +204,8 @@ class Linearity(_Measured):
         quantizer, options: whose rounding.
         seed: of the noise.
 
-    Costs a trial of every unit for each t_j. Source: Malinovskii et al. 2024, arXiv:2411.17525,
-    algorithm 3, with KL for perplexity; good above about 3 bits.
+    Costs about half a forward pass a unit and t_j. Source: Malinovskii et al. 2024,
+    arXiv:2411.17525, algorithm 3, with KL for perplexity; good above about 3 bits.
     """
 
     noise: tuple[float, ...] = (0.05, 0.1, 0.15)
@@ -258,8 +258,7 @@ def _relative(found: Rounding, names: list[str], option: Option) -> float:
 
 @dataclass(frozen=True)
 class ShapedNoise(_Measured):
-    """The KL of noise that avoids what the inputs see, as a column solver's rounding does, times
-    the quantizer's relative output error.
+    """The KL of noise shaped like a column solver's errors, times the relative output error.
 
         harm(u, b) = S_u r_u(b)²,    r_u(b)² = Σ tr ΔW_mb H_m ΔW_mbᵀ / Σ tr W_m H_m W_mᵀ
         S_u = KL / r², with ΔW_m = c_m Z U_m,    H_m⁻¹ = U_mᵀ U_m,    Z ~ N(0, 1),
@@ -270,8 +269,8 @@ class ShapedNoise(_Measured):
         quantizer, options: whose rounding.
         seed: of the noise.
 
-    Costs a trial of every unit and a forward pass. The idea is exllamav3's; the shape is that of
-    gptq's errors.
+    The noise avoids what the inputs see, as gptq's errors do; the relative error is the
+    quantizer's. Costs about half a forward pass a unit, and one more. The idea is exllamav3's.
     """
 
     noise: float = 0.05

@@ -34,9 +34,9 @@ class NSDS:
     Attributes:
         energy: see above.
 
-    Source: NSDS, arXiv:2603.17354, after its code's description. Departures: each matrix by itself,
-    where the paper multiplies query with key and value with output matrices head by head, and the
-    share of the head's energy, which is ours.
+    Costs no pass. Source: NSDS, arXiv:2603.17354, after its code's description. Departures: each
+    matrix by itself, where the paper multiplies query with key and value with output matrices head
+    by head, and the share of the head's energy, which is ours.
     """
 
     energy: float = 0.9

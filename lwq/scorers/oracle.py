@@ -36,7 +36,7 @@ class Oracle:
         quantizer: whose rounding.
         windows: the first so many of the calibration windows.
 
-    Costs 2^n plans of n blocks, and is refused above 10 blocks.
+    Costs 2^n plans of n blocks; refused above 10 blocks.
     """
 
     low: Option = 2

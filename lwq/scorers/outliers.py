@@ -41,7 +41,8 @@ class OWL:
     Attributes:
         threshold: M.
 
-    Source: Yin et al. 2023, arXiv:2310.05175, section 3.2 (the code uses M = 5 for Llama).
+    Costs one forward pass. Source: Yin et al. 2023, arXiv:2310.05175, section 3.2 (the code uses
+    M = 5 for Llama).
     """
 
     threshold: float = 5.0
@@ -62,8 +63,8 @@ class DLP:
 
         u = 1 − S / Σ S,    S = mean of A_ij = |w_ij| · ‖x_j‖₂
 
-    Source: Chen et al. 2025, arXiv:2505.23807 (the text takes the median; the authors' code for
-    unstructured pruning the mean).
+    Costs one forward pass. Source: Chen et al. 2025, arXiv:2505.23807 (the text takes the median;
+    the authors' code for unstructured pruning the mean).
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"input_norms"})
@@ -84,8 +85,8 @@ class LAMP:
     Attributes:
         density: share of all weights that lies above the threshold.
 
-    Memory: one float32 for each weight that a plan reaches. Source: Lee et al. 2021,
-        arXiv:2010.07611, equation 4.
+    Costs no pass; in memory, one float32 for each weight that a plan reaches. Source: Lee et al.
+    2021, arXiv:2010.07611, equation 4.
     """
 
     density: float = 0.5

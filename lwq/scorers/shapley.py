@@ -33,7 +33,7 @@ class Shapley:
         windows: the first so many of the calibration windows.
         seed: of the permutations.
 
-    Costs, a permutation, about n / 2 forward passes of n blocks. The standard error is over
+    Costs about n / 2 forward passes of n blocks a permutation. The standard error is over
     permutations. Source: SPQE of CoopQ (IMPQ), arXiv:2509.15455.
     """
 

@@ -58,7 +58,7 @@ class MLPDrop(_Half):
 
         importance = 1 − cos(h, h + mlp(norm(h))), mean over tokens        in [0, 2]
 
-    h = x + attention(norm(x)). Costs and source: as `AttentionDrop`.
+    h = x + attention(norm(x)). Costs two forward passes. Source: as `AttentionDrop`.
     """
 
     def _turned(self, entered: Tensor, between: Tensor, left: Tensor) -> Tensor:

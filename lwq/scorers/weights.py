@@ -36,8 +36,8 @@ class ZD:
             matrix and averages the matrices' ZD without weights.
         granularity: of the units that are scored.
 
-    Norms, biases and embeddings are not counted. Source: Dumitru et al. 2024, arXiv:2406.17415,
-    section 3.1, which does not say over which weights μ and σ are taken.
+    Costs no pass. Norms, biases and embeddings are not counted. Source: Dumitru et al. 2024,
+    arXiv:2406.17415, section 3.1, which does not say over which weights μ and σ are taken.
     """
 
     two_sided: bool = False
@@ -100,8 +100,8 @@ class Kurtosis:
 
         importance = mean over matrices of E[(w − μ)⁴] / σ⁴        3 for Gaussian weights
 
-    Heavy tails stretch the grid. Source: KurtBoost, arXiv:2503.06518, which looks at the jumps of
-    this number from block to block.
+    Heavy tails stretch the grid. Costs no pass. Source: KurtBoost, arXiv:2503.06518, which looks at
+    the jumps of this number from block to block.
 
     Attributes:
         granularity: of the units that are scored.
@@ -130,8 +130,8 @@ class Entropy:
         importance = mean, over the unit's weights, of the matrices' −Σ p log p / log n,
         p = softmax of the n weights of a matrix as one vector        in [0, 1]
 
-    Source: EWQ, arXiv:2503.04704, which keeps what has a high entropy; its text could not be read
-    in full, so the direction and the norm by log n are ours.
+    Costs no pass. Source: EWQ, arXiv:2503.04704, which keeps what has a high entropy; its text
+    could not be read in full, so the direction and the norm by log n are ours.
 
     Attributes:
         granularity: of the units that are scored.
@@ -157,8 +157,8 @@ class Rank:
 
         importance = mean over matrices of exp(−Σ p log p) / min(out, in),    p = σ² / Σ σ²
 
-    σ are the singular values. A matrix of few directions is easier to approximate. Source: the
-    effective rank, Roy and Vetterli 2007, of squared singular values.
+    σ are the singular values. A matrix of few directions is easier to approximate. Costs no pass.
+    Source: the effective rank, Roy and Vetterli 2007, of squared singular values.
 
     Attributes:
         granularity: of the units that are scored.
@@ -189,7 +189,7 @@ class WeightError:
 
         harm(u, b) = Σ_{m in u} ‖ΔW_mb‖²        or, relative, Σ ‖ΔW_mb‖² / Σ ‖W_m‖²
 
-    The floor of what an option can cost: no data, no gradient.
+    The floor of what an option can cost: no data, no gradient. Costs no pass.
 
     Attributes:
         quantizer, options: whose rounding; see `FisherKL`. A quantizer that needs statistics needs
