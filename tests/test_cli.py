@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import architectures
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -86,6 +87,16 @@ def test_tables_fit_80_columns(tmp_path, monkeypatch, capsys):
     printing.show_scores("costs", lwq.Costs.load(costs))
     output = capsys.readouterr().out
     assert narrow(output) and all(unit in output for unit in layout.units)
+
+
+def test_sizes_are_shown_where_no_width_suits_every_matrix(capsys):
+    """They ended `lwq quantize` with an error after its folder was written."""
+    layout = models.layout(architectures.narrow(), "matrix")
+    wide = {unit for unit, own in layout.units.items() if own[unit][1] == 96}
+    bits = {unit: 16 if unit in wide else 4 for unit in layout.units}
+    printing.show_plan(lwq.Plan(bits, layout, "rtn()"), lwq.QUANTIZERS["rtn"]())
+    output = capsys.readouterr().out
+    assert wide and "whole model" in output and "no uniform bits" in " ".join(output.split())
 
 
 def deep(blocks):

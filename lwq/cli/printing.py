@@ -10,7 +10,7 @@ from lwq.common.sizes import readable
 if TYPE_CHECKING:
     from rich.console import JustifyMethod
 
-    from lwq.contracts import Plan
+    from lwq.contracts import Layout, Plan, Size
     from lwq.contracts.methods import Quantizer
     from lwq.inputs.texts import Drawn
     from lwq.recipes.check import Checked
@@ -153,27 +153,39 @@ def strip(plan: "Plan", packer: "Quantizer") -> str:
 
 def show_size(plan: "Plan", packer: "Quantizer") -> None:
     """Every convention side by side, average bits never alone; and uniform bits around it."""
-    from lwq.allocators import adjacent
-    from lwq.contracts import Size
-
-    sizes = {"plan": plan.size(packer)}
-    layout, total = plan.layout, sizes["plan"].total_bytes
-    for width in adjacent(layout, packer, "max_bytes", total):
-        sizes[f"all {width}"] = Size.of(layout, dict.fromkeys(layout.units, width), packer)
+    size = plan.size(packer)
+    total = size.total_bytes
+    uniform = _uniform(plan.layout, packer, total)
+    sizes = {"plan": size, **uniform}
     lines = {
         "nominal bits, mean of layers": "layer_bits",
         "nominal bits": "avg_bits",
         "true bits": "true_bits",
         "bits of the whole model": "model_bits",
     }
-    rows = [[what, *(getattr(size, key) for size in sizes.values())] for what, key in lines.items()]
+    rows = [[what, *(getattr(one, key) for one in sizes.values())] for what, key in lines.items()]
     for what, key in (("plan", "plan_bytes"), ("whole model", "total_bytes")):
-        rows.append([what, *(readable(getattr(size, key)) for size in sizes.values())])
+        rows.append([what, *(readable(getattr(one, key)) for one in sizes.values())])
     show("size", ["", *sizes], rows)
-    print(
-        f"{readable(total)} ({total:,} bytes); uniform bits of the same bytes stand between the "
-        "last two columns"
-    )
+    told = "uniform bits of the same bytes stand between the last two columns"
+    if not uniform:
+        told = "no width suits every matrix, so that no uniform bits stand beside it"
+    print(f"{readable(total)} ({total:,} bytes); {told}")
+
+
+def _uniform(layout: "Layout", packer: "Quantizer", total: int) -> dict[str, "Size"]:
+    """Uniform bits on either side of so many bytes; none where they do not suit every matrix."""
+    from lwq.allocators import adjacent
+    from lwq.common.errors import InputError
+    from lwq.contracts import Size
+
+    try:
+        return {
+            f"all {width}": Size.of(layout, dict.fromkeys(layout.units, width), packer)
+            for width in adjacent(layout, packer, "max_bytes", total)
+        }
+    except InputError:
+        return {}
 
 
 def show_answers(title: str, found: Any) -> None:
