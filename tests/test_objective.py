@@ -51,6 +51,17 @@ def test_a_plan_tried_before_is_free_and_the_limit_holds(sweep):
     assert objective(first).harm == objective.log[0].harm  # known: nothing is spent on it
 
 
+def test_a_search_for_another_quantizer_is_refused(sweep, toy):
+    """It returned a plan for rtn that was the best of gptq's."""
+    scores, objective = lwq.score(toy[0], "zd"), Objective(sweep, limit=2)
+    settings = {"bits": (4, 3, 2), "avg_bits": 3.5, "objective": objective}
+    with pytest.raises(lwq.InputError, match=r"measures plans with rtn.*this plan is for gptq"):
+        lwq.allocate(scores, quantizer="gptq", allocator="refine", **settings)
+    assert objective.spent == 0
+    assert lwq.allocate(scores, quantizer="gptq", allocator="levels", **settings)
+    assert lwq.allocate(scores, quantizer="rtn", allocator="refine", **settings)
+
+
 def test_the_model_is_as_before_after_a_limit(sweep, toy):
     before = {name: value.clone() for name, value in toy[0].state_dict().items()}
     with pytest.raises(LimitSpent):

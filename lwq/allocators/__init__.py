@@ -138,6 +138,14 @@ def within(
     if len(budget.widths) > 1 and set(budget.widths) <= set(_priced(scores)):
         default = "knapsack"
     chooser: Allocator = build(ALLOCATORS, "allocator", allocator or default)
+    packer = spec(QUANTIZERS, quantizer or budget.quantizer)
+    # an objective of a user's own need not name what it measures with
+    measured = getattr(objective, "quantizer", packer)
+    if getattr(chooser, "searches", False) and measured != packer:
+        raise InputError(
+            f"the objective measures plans with {measured}, and this plan is for {packer}; give "
+            "both the same quantizer"
+        )
     # allocators of a user's own may take no objective
     chosen = chooser(scores, budget) if objective is None else chooser(scores, budget, objective)
     if not budget.holds(chosen):
@@ -153,7 +161,7 @@ def within(
         "budget": {budget.limit: budget.amount},
         "calibration": scores.data,
     }
-    return Plan(chosen, scores.layout, spec(QUANTIZERS, quantizer or budget.quantizer), provenance)
+    return Plan(chosen, scores.layout, packer, provenance)
 
 
 def _priced(scores: Scores | Costs) -> tuple[Option, ...]:

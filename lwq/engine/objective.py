@@ -62,9 +62,13 @@ class Objective:
         bank = self.sweep.bank
         known = bank.layout.fingerprint
         self._layout = models.layout(bank.exact, self.granularity, self.outside, known)
-        self._quantizer = spec(QUANTIZERS, bank.quantizer)
         self._parts[len(self.sweep.windows)] = self.sweep
         self._start = self.sweep.blocks_run
+
+    @property
+    def quantizer(self) -> str:
+        """What plans are measured with, as text."""
+        return spec(QUANTIZERS, self.sweep.bank.quantizer)
 
     @property
     def spent(self) -> float:
@@ -89,7 +93,7 @@ class Objective:
         Raises LimitSpent once the limit is reached; what was measured until then is in `log`.
         """
         count = max(1, round(share * len(self.sweep.windows)))
-        made = [Plan(dict(bits), self._layout, self._quantizer) for bits in plans]
+        made = [Plan(dict(bits), self._layout, self.quantizer) for bits in plans]
         new = {plan.id: plan for plan in made if (plan.id, count) not in self._known}
         self._require_left(new)
         for plan, losses in self._part(count).measure(new.values(), "search") if new else ():
@@ -142,6 +146,11 @@ class Later:
         truth = reference(self.model, self.windows)
         sweep = Sweep(self.model, self.windows, self.bank, truth)
         return Objective(sweep, self.limit, self.layout.granularity, bool(self.layout.outside))
+
+    @property
+    def quantizer(self) -> str:
+        """What plans are measured with, as text."""
+        return spec(QUANTIZERS, self.bank.quantizer)
 
     @property
     def left(self) -> float:
