@@ -224,9 +224,11 @@ def test_a_paper_budget_leaves_embeddings_alone(toy):
         ({"model": True, "avg_bits": 3, "allocator": "topk"}, "for scores"),
         ({"model": True, "avg_bits": 3, "objective": print}, r"\['objective'\] are for scores"),
         ({"model": True, "size": "2kB"}, "out of reach"),
+        ({"model": True, "moved": 3}, "no uniform plan"),
     ],
 )
-def test_what_cannot_work_is_refused_before_anything_is_scored(toy, arguments, said):
+def test_what_cannot_work_is_refused_before_anything_is_scored(toy, monkeypatch, arguments, said):
+    monkeypatch.setattr(Recipe, "plan", None)
     if "model" in arguments:
         arguments = {**arguments, "model": toy[0]}
     with pytest.raises(lwq.InputError, match=said):

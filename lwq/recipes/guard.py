@@ -22,28 +22,37 @@ from lwq.recipes.sequential import Sequential, Verdict, verdict
 FIRST = 8  # windows of the first look; each further look takes as many as were seen
 
 
-def uniform_plan(costs: Costs, budget: Budget) -> dict[str, Option]:
-    """The least harm with one option for all blocks, and one for embeddings and head if they are
+def uniform_plans(budget: Budget) -> list[dict[str, Option]]:
+    """All within the budget: one option for all blocks, and one for embeddings and head if they are
     units.
 
-    Raises InputError where no uniform plan is within the budget.
+    Raises InputError where there is none.
     """
-    layout = costs.layout
+    layout = budget.layout
     inner = [unit for unit in layout.units if unit not in layout.outside]
-    found: dict[float, dict[str, Option]] = {}
+    found: list[dict[str, Option]] = []
     for blocks in budget.widths:
         for beyond in budget.widths if layout.outside else budget.widths[:1]:
             bits = {**dict.fromkeys(inner, blocks), **dict.fromkeys(layout.outside, beyond)}
             bits |= {u: own[0] for u, own in budget.choices.items() if len(own) == 1}
             allowed = all(option in budget.choices[unit] for unit, option in bits.items())
             if allowed and budget.holds(bits):
-                found.setdefault(sum(costs[unit][option] for unit, option in bits.items()), bits)
+                found.append(bits)
     if not found:
         raise InputError(
             f"no uniform plan of bits={budget.widths} meets {budget.limit}={budget.amount:g}; "
             "offer fewer bits, or leave the guard out (guard=False)"
         )
-    return found[min(found)]
+    return found
+
+
+def uniform_plan(costs: Costs, budget: Budget) -> dict[str, Option]:
+    """That of `uniform_plans` with the least harm."""
+
+    def harm(bits: Mapping[str, Option]) -> float:
+        return sum(costs[unit][option] for unit, option in bits.items())
+
+    return min(uniform_plans(budget), key=harm)
 
 
 def compared(model: nn.Module, bank: Bank, mixed: Plan, uniform: Plan, windows: Tensor) -> Verdict:

@@ -26,7 +26,7 @@ from lwq.engine.store import Store
 from lwq.inputs import toy
 from lwq.inputs.texts import WindowSpec
 from lwq.quantizers import QUANTIZERS
-from lwq.recipes.guard import guarded
+from lwq.recipes.guard import guarded, uniform_plans
 from lwq.scorers import SCORERS, score
 from lwq.scorers.fisher import FisherKL
 from lwq.scorers.shared.code import scorer_codes
@@ -83,12 +83,16 @@ class Recipe:
         return self.plan(model, costs, budget, quantizer, windows, tune)
 
     def require(self, budget: Budget) -> None:
-        """Raise InputError for options that have no price."""
+        """Raise InputError for options that have no price, and for a budget that leaves the guard
+        no uniform bits to compare with.
+        """
         if DROPPED in budget.offered:
             raise InputError(
                 "the recipe prices rounding, and a dropped block is no small change: leave 0 out "
                 "of bits, or measure the costs (lwq.engine.costs.measured_costs)"
             )
+        if self.guard:
+            uniform_plans(budget)
 
     def costs(
         self, model: nn.Module, budget: Budget, quantizer: Quantizer, windows: Tensor, said: str
