@@ -14,6 +14,7 @@ from lwq.quantizers.rtn import RTN
 from lwq.report import claims, interactions
 from lwq.report.figures import budgets as drawn
 from lwq.report.figures import style
+from lwq.report.intervals import SAME
 from lwq.report.line import corners
 from lwq.report.sections import which_score
 from lwq.studies import agreement, budgets, experiment
@@ -182,14 +183,14 @@ def test_a_plan_is_drawn_by_block_and_kind():
     assert "2g32" in {text.get_text() for text in axis.texts}
 
 
-def table_of(harm):
+def table_of(harm, judge="wiki"):
     """Rows and plans of blocks lowered together, from numbers of blocks -> KL."""
     rows, plans = [], {}
     for places, kl in harm.items():
         key = f"p{places}"
         plans[key] = {"bits": {f"b{i}": 3 if i in places else 16 for i in range(4)}}
-        rows.append({"model": "m", "quantizer": "rtn()", "low": 3, "plan": key, "metric": "kl",
-                     "value": kl})  # fmt: skip
+        rows.append({**dict.fromkeys(SAME, ""), "model": "m", "quantizer": "rtn()", "judge": judge,
+                     "low": 3, "plan": key, "metric": "kl", "value": kl})  # fmt: skip
     return pd.DataFrame(rows), plans
 
 
@@ -203,6 +204,19 @@ def test_harms_that_add_up_lose_nothing_by_it():
     assert line["pairs"] == "6" and line["ratio"] == "1.00 (×/÷ 1.00)"
     assert (line["far"], line["order"]) == ("0%", "1.000")
     assert line["sets"] == "3 of 3" and line["regret"] == "0.0% (0.0%)"
+
+
+def test_pairs_are_compared_with_blocks_alone_on_the_same_windows():
+    """Rows of two judging texts in one folder were taken for one: ratios of 2 and of a half."""
+    harm = {places: float(sum(1 + i for i in places)) for places in sets_of(4)}
+    twice = {places: 2 * value for places, value in harm.items() if len(places) < 3}
+    (rows, plans), (more, _) = table_of(harm), table_of(twice, "c4")
+    both = pd.concat([rows, more.iloc[::-1]], ignore_index=True)
+    found = {line["judge"]: line for line in interactions.lines(both, plans)}
+    assert {judge: line["ratio"] for judge, line in found.items()} == dict.fromkeys(
+        ("wiki", "c4"), "1.00 (×/÷ 1.00)"
+    )
+    assert found["wiki"]["sets"] == "3 of 3" and found["c4"]["pairs"] == "6"
 
 
 def test_a_pair_that_does_more_together_is_seen():

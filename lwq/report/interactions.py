@@ -9,6 +9,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from lwq.contracts import KEPT
+from lwq.report.intervals import SAME
 from lwq.results.plans import StoredPlan
 
 FAR = 0.1  # relative difference between a pair and its sum that counts as one
@@ -91,13 +92,17 @@ def _complete(found: Harms, units: frozenset[str]) -> bool:
 
 
 def lines(rows: pd.DataFrame, plans: Mapping[str, StoredPlan]) -> Iterator[dict[str, Any]]:
-    """One line a model, quantizer and low width: `of_pairs` and `of_sets`, as text."""
-    for (model, quantizer, low), part in rows.groupby(["model", "quantizer", "low"]):
+    """One line a model, quantizer, pair of texts and low width: `of_pairs` and `of_sets`, as text.
+    What was judged on other windows, or after another calibration, is no sum of the same things.
+    """
+    for (*same, low), part in rows.groupby([*SAME, "low"]):
+        place = dict(zip(SAME, same, strict=True))
         found = harms(part, plans)
         pairs, sets = of_pairs(found), of_sets(found)
         yield {
-            "model": model,
-            "quantizer": quantizer,
+            "model": place["model"],
+            "quantizer": place["quantizer"],
+            "judge": place["judge"],
             "low": low,
             "pairs": "–" if pairs is None else f"{pairs['pairs']:.0f}",
             "ratio": "–" if pairs is None else f"{pairs['ratio']:.2f} (×/÷ {pairs['spread']:.2f})",
