@@ -82,6 +82,15 @@ def test_a_uniform_plan_that_another_beats_is_no_yardstick():
     assert flat["total_bytes"].tolist() == [100, 200, 300]
 
 
+def test_the_untouched_model_is_no_corner():
+    """With 16 among the options of a study, every plan lost to a line at a KL of 0."""
+    tables = ladder().add(0.0, 900).add(0.05, 200, "fisher_kl + look", budget="true_bits=3")
+    flat = corners(which_score.plans_of(tables.done()[0]).query("ordering == 'uniform'"))
+    assert flat["total_bytes"].tolist() == [100, 200, 300]
+    (found,) = verdicts(tables, "e")
+    assert found.verdict == claims.HOLDS
+
+
 @pytest.mark.parametrize(
     ("kl", "expected"), [(0.05, claims.HOLDS), (0.1, claims.HOLDS), (0.2, claims.FAILS)]
 )

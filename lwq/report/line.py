@@ -75,9 +75,9 @@ def on_windows(shares: Mapping[str, float], kl: Mapping[str, Sample]) -> Sample:
 def corners(uniform: pd.DataFrame) -> pd.DataFrame:
     """Of uniform plans those at the corners of the line, from the smallest: on the lower convex
     hull, so that no mean of two sizes is better than a third; one that is no better than a smaller
-    one is left out.
+    one is left out, and so is the untouched model at 16 bits: a KL of 0 has no logarithm.
     """
-    rows = uniform.sort_values(["total_bytes", "kl"])
+    rows = uniform[uniform["kl"] > 0].sort_values(["total_bytes", "kl"])
     rows = rows[rows["kl"] < rows["kl"].cummin().shift(fill_value=np.inf)].reset_index(drop=True)
     return rows.loc[hull(rows["total_bytes"], rows["kl"])]
 
