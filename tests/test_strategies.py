@@ -15,7 +15,7 @@ import yaml
 import lwq
 from lwq.common import names, user_code
 from lwq.quantizers.rtn import RTN
-from lwq.studies import experiment, grid
+from lwq.studies import budgets, experiment, grid
 
 FILE = '''
 from __future__ import annotations
@@ -228,6 +228,34 @@ def test_an_experiment_takes_it_and_tells_two_states_of_the_file_apart(folder):
         7,
         6,
     ]
+
+
+UNITS = """
+from dataclasses import dataclass
+import lwq
+
+@dataclass(frozen=True)
+class Units:
+    granularity: str = "block"
+    needs = frozenset()
+
+    def __call__(self, model, stats):
+        return {unit: 1.0 + i for i, unit in enumerate(lwq.units(model, self.granularity))}
+"""
+
+
+def test_which_score_compares_it_unit_by_unit(folder):
+    """It was an unknown scorer, and with matrices beside blocks other code under the same name."""
+    (folder / "units.py").write_text(UNITS)
+    texts = experiment.texts("toy", "toy", 2, 32, 2, 32)
+    study = experiment.Experiment(
+        "which_score", "toy", experiment.quantizer("rtn"), *texts, lwq.Results(folder / "r")
+    )
+    for kind, units in (("block", 4), ("matrix", 28)):
+        found = budgets.fitted(["units.py:Units"], study.quantizer, (4, 3), kind)
+        scores = study.orderings(found)
+        assert len(scores["units.py:Units"]) == units
+        study.rankings(found, scores["units.py:Units"], 3)
 
 
 def test_the_shell_takes_it_from_scores_to_a_study(folder):

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from lwq.allocators import adjacent, within
 from lwq.common.errors import InputError
-from lwq.common.names import build, pick, spec
+from lwq.common.names import build, spec
 from lwq.contracts import Budget, Costs, Layout, Option, Plan, Scores, Size
 from lwq.contracts.methods import Quantizer
 from lwq.contracts.results import BLOCKS, WHOLE
@@ -52,8 +52,7 @@ def fitted(
     }
     found = {}
     for name in names:
-        kind = pick(SCORERS, "scorer", name.partition("(")[0])
-        own = {field.name for field in fields(kind)}
+        own = {field.name for field in fields(build(SCORERS, "scorer", name))}
         settings = {
             key: value for key, value in ours.items() if key in own and f"{key}=" not in name
         }

@@ -3,6 +3,7 @@ beside its rows.
 """
 
 import importlib.metadata
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from lwq.scorers import SCORERS, score_all
 from lwq.scorers.shared.code import scorer_codes
 from lwq.scorers.shared.declared import Declared
 from lwq.studies.setup import Setup
+
+SEALED = re.compile(r"#\w+:\w+")  # the code of a class of a user's own, see `user_code`
 
 
 def orderings(setup: Setup, scorers: Mapping[str, Any]) -> dict[str, Scores | Costs]:
@@ -81,14 +84,18 @@ def _known(path: Path) -> Scores | Costs | None:
 
 def _require_same_code(setup: Setup, scorers: Mapping[str, Any]) -> None:
     """Raise InputError where rows of these labels come from another state of the user's file:
-    curves would mix the two.
+    curves would mix the two. Its settings may differ, as those of a score of blocks and of
+    matrices do.
     """
     rows = [record["row"] for record in setup.results.found.values()]
     for label, scorer in scorers.items():
         text = spec(SCORERS, scorer)
         others = {
-            row["scorer"] for row in rows if (row["study"], row["ordering"]) == (setup.study, label)
-        } - {text}
+            row["scorer"]
+            for row in rows
+            if (row["study"], row["ordering"]) == (setup.study, label)
+            and SEALED.findall(row["scorer"]) != SEALED.findall(text)
+        }
         if ":" in label and others:
             raise InputError(
                 f"{label!r} is {text} now, and {setup.results.folder} holds rows of "
