@@ -182,6 +182,8 @@ def test_harm_at_an_option_is_what_is_ranked(layout):
     harm = {unit: {4: 1.0, 2: float(2 + i)} for i, unit in enumerate(layout.units)}
     found = agreement.values_at(Costs(harm, layout, "made"), 2)
     assert found.tolist() == [float(2 + i) for i in range(len(layout.units))]
+    with pytest.raises(lwq.InputError, match=r"made has no harm at 3; it has \[4, 2\]"):
+        agreement.values_at(Costs(harm, layout, "made"), 3)
 
 
 def test_a_plan_is_drawn_by_block_and_kind():

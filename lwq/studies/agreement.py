@@ -54,7 +54,15 @@ def beside(default: Scores | Costs) -> str:
 
 
 def values_at(found: Scores | Costs, option: Option) -> np.ndarray:
-    """Importance of each unit (units,), or its harm at `option`."""
+    """Importance of each unit (units,), or its harm at `option`.
+
+    Raises InputError for costs that lack the option.
+    """
     if isinstance(found, Costs):
+        if lacking := next((harm for harm in found.values() if option not in harm), None):
+            raise InputError(
+                f"{found.scorer} has no harm at {option!r}; it has {list(lacking)}: compare at one "
+                f"of these (harm_at), or offer {option!r} (options)"
+            )
         return np.array([harm[option] for harm in found.values()])
     return np.array(list(found.values()))
