@@ -179,6 +179,23 @@ def test_tokens_that_the_model_lacks_are_refused(scorer, toy, windows):
         lwq.score(toy[0], scorer, strange)
 
 
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        (lambda x: x[0], r"int64 \(48,\)"),  # fisher_kl read 8 of its tokens, and said nothing
+        (lambda x: x[:0], r"int64 \(0, 48\)"),
+        (lambda x: x.float(), "float32"),
+        (lambda x: x.tolist(), "a list"),
+        (lambda x: x - 300, "padded with -"),
+    ],
+)
+def test_what_is_no_windows_is_refused(change, shown, toy, windows):
+    with pytest.raises(lwq.InputError, match=f"one window or more, and these are {shown}"):
+        lwq.score(toy[0], "fisher_kl(granularity='block', options=(4,))", change(windows))
+    with pytest.raises(lwq.InputError, match=shown):
+        lwq.allocate(model=toy[0], avg_bits=4.5, quantizer="rtn", windows=change(windows))
+
+
 @dataclass(frozen=True)
 class Growth:
     """A user's own scorer."""

@@ -52,6 +52,7 @@ from lwq.scorers.shapley import Shapley
 from lwq.scorers.shared.declared import Declared, Found
 from lwq.scorers.shared.listening import Source, listen
 from lwq.scorers.shared.result import result
+from lwq.scorers.shared.windows import require_windows
 from lwq.scorers.sublayers import AttentionDrop, MLPDrop
 from lwq.scorers.weights import ZD, Entropy, Kurtosis, Rank, WeightError
 from lwq.statistics.forward import GRADIENTS, Stats, collect
@@ -133,6 +134,8 @@ def score_all(
     """Many scorers for the price of one pass over the windows, and of one back for all that listen
     to the same gradients; the arguments are those of `score`.
     """
+    if windows is not None:
+        require_windows(windows)
     built = [build(SCORERS, "scorer", scorer) for scorer in scorers]
     declared = [Declared.of(scorer) for scorer in built]
     start = time.monotonic()
