@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lwq.common import hashing
+import lwq
 from lwq.common.hashing import code_digest, codes
 from lwq.engine import apply, bank, costs, evaluate, store, sweep
 from lwq.models import structure
@@ -19,6 +19,7 @@ from lwq.quantizers.storage import packed, sparse
 from lwq.scorers import SCORERS
 from lwq.statistics import forward, sums
 
+HOME = Path(lwq.__file__).parent
 STANDS_ON = {
     "block_drop": (SCORERS["block_drop"], [evaluate, sweep, forward, structure]),
     "lim": (SCORERS["lim"], [forward, structure]),
@@ -57,7 +58,7 @@ def test_a_neighbour_in_the_same_dict_does_not_count(edit):
         (code_digest(QUANTIZERS["gptq"]), code_digest(apply), code_digest(SCORERS["lim"])),
         code_digest(QUANTIZERS["hqq"]),
     )
-    edit(Path(hashing.HOME / "quantizers" / "hqq.py"))
+    edit(HOME / "quantizers" / "hqq.py")
     assert (
         code_digest(QUANTIZERS["gptq"]),
         code_digest(apply),
@@ -69,7 +70,7 @@ def test_a_neighbour_in_the_same_dict_does_not_count(edit):
 def test_a_strategy_inside_another_counts(edit):
     turned = SCORERS["reversed"](SCORERS["lim"]())
     before = codes(turned)
-    edit(Path(hashing.HOME / "scorers" / "hidden_states.py"))
+    edit(HOME / "scorers" / "hidden_states.py")
     assert codes(turned) != before
 
 
