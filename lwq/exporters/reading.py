@@ -22,6 +22,7 @@ from lwq.common.errors import InputError
 from lwq.common.hashing import digest
 from lwq.common.names import pick, rebuild
 from lwq.contracts import KEPT, Layout, Option, Plan
+from lwq.models import checkpoint
 from lwq.quantizers import QUANTIZERS
 
 
@@ -125,7 +126,24 @@ def _lookup(place: Path) -> Lookup:
     method = str(settings.get("quant_method", _unnamed(settings)))
     if method not in METHODS:
         raise InputError(f"{place} is quantized by {method!r}; read are {sorted(METHODS)}")
-    return METHODS[method](settings)
+    lookup = METHODS[method](settings)
+    return _where_packed(lookup, place.parent) if method == "mlx" else lookup
+
+
+def _where_packed(lookup: Lookup, folder: Path) -> Lookup:
+    """`lookup` of the matrices that have scales in the weights beside the settings: to MLX all
+    others stay, whatever the settings say. As it is where no weights lie there.
+    """
+    try:
+        held = checkpoint.dtypes(folder)
+    except InputError:
+        return lookup
+    packed = [f".{key.removesuffix('.scales')}" for key in held if key.endswith(".scales")]
+    if not packed:
+        return lookup
+    return lambda matrix: (
+        lookup(matrix) if any(key.endswith(f".{matrix}") for key in packed) else STAYS
+    )
 
 
 def _settings_in(folder: Path) -> Path:
