@@ -225,6 +225,8 @@ def test_a_paper_budget_leaves_embeddings_alone(toy):
         ({"model": True, "avg_bits": 3, "objective": print}, r"\['objective'\] are for scores"),
         ({"model": True, "size": "2kB"}, "out of reach"),
         ({"model": True, "moved": 3}, "no uniform plan"),
+        ({"model": True, "avg_bits": 4, "bits": 4}, r"bits: 4 is one option .* write \(4,\)"),
+        ({"model": True, "avg_bits": 4, "options": {"a": 4}}, "options of a: 4 is one option"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_scored(toy, monkeypatch, arguments, said):

@@ -66,6 +66,7 @@ def allocate(
             does not divide, a budget below what the options can reach (with their range), or 0 bits
             for a part of a block.
     """
+    _require_several({"bits": bits, **{f"options of {u}": o for u, o in (options or {}).items()}})
     if size is not None:
         if max_bytes is not None:
             raise InputError("size and max_bytes are the same budget; give one")
@@ -103,6 +104,16 @@ def allocate(
     # refused before the work starts
     budget = Budget(layout, tuple(bits or whole_widths(packer)), packer, limit, amount)
     return Recipe(guard=guard)(model, budget, packer, windows, tune)
+
+
+def _require_several(given: Mapping[str, object]) -> None:
+    """Raise InputError for one option where several are asked for."""
+    for name, value in given.items():
+        if isinstance(value, int | float | str):
+            raise InputError(
+                f"{name}: {value!r} is one option and no tuple of them; write ({value!r},), or "
+                "several, such as (4, 3)"
+            )
 
 
 def _refuse(given: Mapping[str, object], why: str) -> None:
