@@ -45,6 +45,10 @@ class Look(Allocator):
 
     searches: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        if not all(scale > 0 for scale in self.scales):
+            raise InputError(f"look: scales={self.scales}; each is above 0")
+
     def __call__(
         self, scores: Scores | Costs, budget: Budget, objective: Objective | None = None
     ) -> dict[str, Option]:

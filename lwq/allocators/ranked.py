@@ -32,8 +32,11 @@ def descend(order: Sequence[str], budget: Budget, spread: float, name: str) -> d
         name: of the allocator, for errors.
 
     Raises:
-        InputError: for constraints that an order of units cannot honour.
+        InputError: for constraints that an order of units cannot honour, and a spread below 1, by
+            which more important units would go down first.
     """
+    if not spread >= 1:
+        raise InputError(f"{name}: spread={spread}; it is at least 1")
     widths = common_widths(budget, name)
     free = [unit for unit in order if len(budget.choices[unit]) > 1]
     rank, level = steps(len(free), len(widths), spread)
@@ -148,6 +151,4 @@ class Levels(Allocator):
     def __call__(
         self, scores: Scores | Costs, budget: Budget, objective: Objective | None = None
     ) -> dict[str, Option]:
-        if self.spread < 1:
-            raise InputError(f"levels: spread={self.spread}; it is at least 1")
         return descend(scores.order(), budget, self.spread, "levels")

@@ -9,7 +9,7 @@ from lwq.allocators.greedy import require_size
 from lwq.allocators.knapsack import Knapsack
 from lwq.allocators.search import Search, larger, moved, smaller
 from lwq.allocators.table import Table, table_of
-from lwq.common.errors import LimitSpent
+from lwq.common.errors import InputError, LimitSpent
 from lwq.contracts import Budget, Costs, Option, Scores
 from lwq.contracts.methods import Allocator, Objective
 
@@ -36,6 +36,10 @@ class Refine(Allocator):
     batch: int = 8
 
     searches: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise InputError(f"refine: batch={self.batch}; at least one step is measured at once")
 
     def __call__(
         self, scores: Scores | Costs, budget: Budget, objective: Objective | None = None
