@@ -1,6 +1,7 @@
 """The study of scores: plans of equal size, uniform bits at any size, and its verdicts."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -270,6 +271,12 @@ def test_searches_of_blocks_and_of_whole_files_are_kept_apart(tmp_path):
     (again,) = budgets.searching(study, files, "look", options, [5.0], 8, WHOLE)
     assert again.plan == whole.plan and len(kept) == 2
     assert {file: file.stat().st_mtime_ns for file in tmp_path.glob("scores/plan-*")} == kept
+    (label, old), *_ = blocks.items()  # as a scorer of other code would say under its name
+    turned = dict(zip(old, list(old.values())[::-1], strict=True))
+    (other,) = budgets.searching(
+        study, {label: replace(old, harm=turned)}, "look", options, [5.0], 8
+    )
+    assert other.plan != inner.plan
 
 
 def test_a_method_has_one_marker_in_every_figure():

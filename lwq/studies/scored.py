@@ -135,7 +135,8 @@ def searched(
         *(scores.scorer, scores.data, setup.fingerprint, setup.arithmetic, setup.bank.source),
         *(allocator, repr(passes), str(tune), code_digest(allocating)),
         *(budget.limit, budget.amount, list(map(str, budget.widths))),
-        *(layout.granularity, bool(layout.outside)),
+        # another state of a scorer's code gives other numbers under the same name
+        *(layout.granularity, bool(layout.outside), repr(list(scores.items()))),
     ]
     path = _folder(setup.results) / f"plan-{digest(named)}.json"
 
