@@ -137,6 +137,16 @@ def test_readers():
     ] == [True, True]
 
 
+def test_what_stands_before_the_first_heading_is_text_too():
+    """Two lines like headings at the end of a file left nothing of it."""
+    body = " = A = \n one\n = B = \n two\n"
+    assert texts.own_documents(body) == ["= A = \n one", "= B = \n two"]
+    assert texts.own_documents(f"long preface\n\n{body}") == [
+        "long preface",
+        *texts.own_documents(body),
+    ]
+
+
 @pytest.mark.assets
 def test_real_texts_have_documents_for_every_split():
     for text in lwq.inputs.assets.TEXTS:

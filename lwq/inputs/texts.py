@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -331,12 +332,13 @@ def paragraphs(text: str) -> list[str]:
 
 def own_documents(text: str) -> list[str]:
     """The documents of a user's file: articles that begin with ` = Title = `, as WikiText has them,
-    or else `paragraphs`, where a line with nothing but spaces is blank.
+    and what stands before the first; or else `paragraphs`, where a line with nothing but spaces is
+    blank.
     """
     starts = [found.start() for found in HEADING.finditer(text)]
     if len(starts) > 1:
-        ends = [*starts[1:], len(text)]
-        return [text[start:end].strip() for start, end in zip(starts, ends, strict=True)]
+        cuts = pairwise([0, *starts, len(text)])
+        return [part for start, end in cuts if (part := text[start:end].strip())]
     return paragraphs(BLANK.sub("", text))
 
 
