@@ -279,6 +279,14 @@ def test_searches_of_blocks_and_of_whole_files_are_kept_apart(tmp_path):
     assert other.plan != inner.plan
 
 
+def test_the_best_methods_are_drawn_whatever_stands_beside_nothing():
+    """A ratio that is no number stood between others, and their order was left as it was."""
+    ratios = [("a + topk", 0.9), ("b + topk", np.nan), ("c + topk", 0.5), ("d + topk", 0.7)]
+    frame = pd.DataFrame(ratios, columns=["ordering", "ratio"]).assign(way=BLOCKS)
+    drawn_first = [own["ordering"].iloc[0][0] for own, _ in drawn._lines(frame)]
+    assert drawn_first == ["c", "d", "a", "b"]
+
+
 def test_a_method_has_one_marker_in_every_figure():
     looks = style.looks(["lim", "zd", "fisher_kl", "taylor"])
     names = [(name, "blocks") for name in ("zd + topk", "fisher_kl + look", "lim + topk")]

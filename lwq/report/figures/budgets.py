@@ -64,7 +64,8 @@ def _lines(frame: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, dict[str, Any]]]
     """Plans and the look of each method that gets a line."""
     methods = sorted(
         frame.groupby(["ordering", "way"], sort=False),
-        key=lambda entry: np.log(entry[1]["ratio"]).mean(),
+        # of one that no uniform bits stand beside nobody knows: last
+        key=lambda entry: float(np.nan_to_num(np.log(entry[1]["ratio"]).mean(), nan=np.inf)),
     )
     claimed = {f"{score} + topk" for score in grid.claimed()}
     best = methods[:SHOWN]
