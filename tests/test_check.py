@@ -146,3 +146,11 @@ def test_a_plan_of_another_program_is_taken_over_in_the_shell(folder, tmp_path):
     assert found.bits["model.embed_tokens"] == 16
     with pytest.raises(lwq.InputError, match="size of its own"):
         call("plan", "toy", "--from", tmp_path / "gptq", "--avg-bits", "4", "--out", out)
+
+
+def test_a_limit_of_0_bits_is_not_the_size_of_a_plan_beside_it(folder, tmp_path):
+    """The bytes of the plan in `like` were taken for bits a weight, and everything got 8."""
+    (tmp_path / "config.json").write_text('{"quantization": {"bits": 4, "group_size": 64}}')
+    with pytest.raises(lwq.InputError, match="avg_bits=0 is out of reach"):
+        check(str(folder), avg_bits=0, like=tmp_path / "config.json")
+    assert check(str(folder), like=tmp_path / "config.json").limit == "max_bytes"

@@ -68,7 +68,7 @@ class Wanted:
 
     def bytes_or_bits(self, theirs: Plan | None, beyond: int) -> float:
         """The amount of the budget, `beyond` bytes of the format included where it is in bytes."""
-        if self.amount or theirs is None:
+        if self.amount or theirs is None or self.limit != "max_bytes":
             return self.amount
         return theirs.size(self.exporter.sizer(self.packer)).total_bytes + beyond
 
