@@ -4,6 +4,7 @@ that knows architectures.
 
 from lwq.models.load import DTYPES, cast, load, outline, stand_in
 from lwq.models.outside import is_after, is_before, outside, places
+from lwq.models.products import fast, multiplying
 from lwq.models.running import drop_, pass_through_, replaced_blocks
 from lwq.models.settings import (
     configuration,
@@ -55,6 +56,7 @@ __all__ = [
     "drop_",
     "expert_inner",
     "expert_parts",
+    "fast",
     "final_norm",
     "fingerprint",
     "free_bytes",
@@ -67,6 +69,7 @@ __all__ = [
     "load",
     "matrices",
     "module_name",
+    "multiplying",
     "name",
     "nbytes",
     "outline",

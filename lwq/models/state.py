@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from lwq.models import products
+
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
@@ -26,9 +28,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """What `module`, a model or a block, answers in evaluation mode. Everything in lwq that runs a
-    caller's model runs it so.
+    caller's model runs it so. Products are made in what the device multiplies fast.
     """
-    with evaluating(module):
+    with evaluating(module), products.multiplying():
         return module(*args, **kwargs)
 
 

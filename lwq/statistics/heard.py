@@ -92,7 +92,8 @@ class Seen:
     def note(self, key: str, rows: Tensor, x: Tensor, out: Tensor) -> None:
         if key in self.inputs:
             raise InputError(f"{key} is called twice in one block; no gradient scorer can tell why")
-        dtype = torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32
+        narrow = x.dtype == torch.bfloat16 and models.fast(x.dtype, x.device)
+        dtype = torch.bfloat16 if narrow else torch.float32
         self.inputs[key] = (rows, flat(x.detach()), dtype)
         if not torch.is_grad_enabled():  # the block computes with it without gradients
             return
