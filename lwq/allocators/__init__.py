@@ -176,7 +176,10 @@ def one_limit(limits: Mapping[str, float | None]) -> tuple[str, float]:
     """The name and the amount of the one that is given."""
     given = {key: value for key, value in limits.items() if value is not None}
     if len(given) != 1:
-        raise InputError(f"give exactly one of {list(limits)}, not {list(given) or 'none'}")
+        raise InputError(
+            "give exactly one of moved, avg_bits, true_bits and size (or max_bytes), not "
+            f"{' and '.join(given) or 'none'}"
+        )
     ((limit, amount),) = given.items()
     return limit, amount
 

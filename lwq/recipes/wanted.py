@@ -89,7 +89,10 @@ def one_limit(
     given = {"max_bytes": bytes_, "avg_bits": avg_bits, "true_bits": true_bits}
     found = [(key, value) for key, value in given.items() if value is not None]
     if len(found) != 1:
-        raise InputError("give exactly one of size, avg_bits and true_bits")
+        said = ["size" if key == "max_bytes" else key for key, _ in found]
+        raise InputError(
+            f"give exactly one of size, avg_bits and true_bits, not {' and '.join(said) or 'none'}"
+        )
     return found[0]
 
 
