@@ -230,6 +230,7 @@ def made(tmp_path, monkeypatch):
         ("eval toy --nsamples 4", "--nsamples: nothing is calibrated without --plan"),
         ("eval toy --tasks piqa --length 9", "--length: --tasks ask questions of their own"),
         ("plan s.json --moved 1 --no-guard --dtype x", "--no-guard --dtype: no model is read"),
+        ("plan s.json --moved 1 --nsamples 4", "--nsamples: no model is read"),
         ("plan toy --from f.gguf --bits 3,2", "--bits: --from takes a plan as it is"),
         ("compress toy --avg-bits 4 --dry-run --dtype x", "unknown dtype 'x'"),
         ("compress toy --dry-run --like none.gguf", "none.gguf"),
@@ -314,6 +315,12 @@ def test_plan_takes_costs_and_fractions(tmp_path):
     call("plan", tmp_path / "c.json", *arguments)
     assert sorted(lwq.Plan.load(tmp_path / "p.json").bits.values()) == [3, 3, 3, 3.25]
     assert all(name in call("list", "allocators") for name in lwq.ALLOCATORS)
+
+
+def test_plan_draws_the_windows_that_it_is_told_to(tmp_path):
+    words = "plan toy --avg-bits 4 --quantizer rtn --no-guard --nsamples 3 --seqlen 40 --out"
+    call(*words.split(), tmp_path / "p.json")
+    assert "3x40" in str(lwq.Plan.load(tmp_path / "p.json").provenance)
 
 
 def test_values_of_parameters():

@@ -127,8 +127,11 @@ def plan(
         Path, typer.Option(help="where the plan goes (JSON)", rich_help_panel="Output")
     ] = Path("plan.json"),
     guard: Guard = True,
+    nsamples: Nsamples = 16,
+    seqlen: Seqlen = 512,
     stream: Stream = False,
     dtype: Dtype = "float32",
+    trust_remote_code: Remote = False,
     dry_run: Annotated[
         bool, typer.Option(help="show the sizes, write nothing", rich_help_panel="Output")
     ] = False,
@@ -142,14 +145,16 @@ def plan(
     if size is not None:
         limits["max_bytes"] = arguments.size(size, max_bytes)
     packer = quantizer or quantizers.RECOMMENDED
+    recipe = {"guard": guard, "nsamples": nsamples, "seqlen": seqlen}
+    read = {"dtype": dtype, "trust_remote_code": trust_remote_code, "stream": stream}
     if from_file is not None:
-        arguments.unused(context, "--from takes a plan as it is", "bits", "allocator", "guard")
-        made = _taken_over(from_file, source, quantizer, limits, dtype, stream)
+        arguments.unused(context, "--from takes a plan as it is", "bits", "allocator", *recipe)
+        made = _taken_over(from_file, source, quantizer, limits, read)
     elif arguments.is_scores(source):
-        arguments.unused(context, "no model is read beside scores", "guard", "stream", "dtype")
+        arguments.unused(context, "no model is read beside scores", *recipe, *read)
         made = _planned(Path(source), options, packer, allocator, limits)
     else:
-        made = _recommended(source, options, packer, allocator, limits, guard, dtype, stream)
+        made = _recommended(source, options, packer, allocator, limits, recipe, read)
     show_plan(made, build(quantizers.QUANTIZERS, "quantizer", made.quantizer))
     if target is None:
         print("dry run: nothing written")
@@ -159,7 +164,7 @@ def plan(
 
 
 def _taken_over(
-    file: str, model: str, quantizer: str | None, limits: dict[str, Any], dtype: str, stream: bool
+    file: str, model: str, quantizer: str | None, limits: dict[str, Any], read: dict[str, Any]
 ) -> Any:
     """The plan that a file of another program holds, for a model of ours."""
     from lwq import models
@@ -167,7 +172,7 @@ def _taken_over(
 
     if given := [name for name, value in limits.items() if value is not None]:
         raise InputError(f"--from has a size of its own; leave out {given}")
-    loaded, _ = models.load(model, dtype, stream=stream)
+    loaded, _ = models.load(model, **read)
     return plan_from(file, models.layout(loaded, "matrix", True), quantizer)
 
 
@@ -191,20 +196,21 @@ def _recommended(
     quantizer: str,
     allocator: str | None,
     limits: dict[str, Any],
-    guard: bool,
-    dtype: str,
-    stream: bool,
+    recipe: dict[str, Any],
+    read: dict[str, Any],
 ) -> Any:
     """A plan from a model by the default recipe, with what the guard found said."""
     from lwq import allocators, models
     from lwq.recipes.allocate import allocate
+    from lwq.recipes.recommend import Recipe
 
     allocators.one_limit(limits)
     if allocator is not None:
         raise InputError("--allocator goes with scores; `lwq score MODEL` makes some first")
-    loaded, _ = models.load(model, dtype, stream=stream)
-    made = allocate(None, loaded, options, quantizer, **limits, guard=guard)
-    if guard:
+    loaded, _ = models.load(model, **read)
+    settled = Recipe(**recipe)
+    made = allocate(None, loaded, options, quantizer, **limits, guard=settled.guard, recipe=settled)
+    if settled.guard:
         show_guard(made.provenance["guard"])
     return made
 

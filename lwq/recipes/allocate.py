@@ -1,6 +1,7 @@
 """`lwq.allocate`: scores and a budget to a plan, or, with no scores, a model and a budget."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -29,6 +30,7 @@ def allocate(
     size: str | int | None = None,
     outside: bool | None = None,
     guard: bool = True,
+    recipe: Recipe | None = None,
     windows: Tensor | None = None,
     tune: Tensor | None = None,
     options: Mapping[str, tuple[Option, ...]] | None = None,
@@ -56,6 +58,7 @@ def allocate(
             is in bytes.
         guard: of the recipe: the plan is measured against the uniform bits that fit, and given up
             for them unless it is better (`lwq.recipes.guard`).
+        recipe: its windows and draws; None: the defaults. Its `guard` counts as well.
         windows, tune: of the recipe: calibration windows, and windows of the tune split for the
             guard, one a document; None: drawn from c4 with the model's tokenizer.
         options, pinned, least, groups: what single units may have; see `Budget`.
@@ -73,7 +76,7 @@ def allocate(
         max_bytes = parse_bytes(str(size))
     limits = {"moved": moved, "avg_bits": avg_bits, "true_bits": true_bits, "max_bytes": max_bytes}
     if scores is not None:
-        only = {"outside": outside, "windows": windows, "tune": tune}
+        only = {"outside": outside, "recipe": recipe, "windows": windows, "tune": tune}
         _refuse(only, "the recipe's: with scores, choose when you score (lwq.score)")
         return allocators.allocate(
             scores,
@@ -103,7 +106,9 @@ def allocate(
     layout = models.layout(model, "matrix", beyond)
     # refused before the work starts
     budget = Budget(layout, tuple(bits or whole_widths(packer)), packer, limit, amount)
-    return Recipe(guard=guard)(model, budget, packer, windows, tune)
+    settled = recipe or Recipe()
+    settled = replace(settled, guard=guard and settled.guard)
+    return settled(model, budget, packer, windows, tune)
 
 
 def _require_several(given: Mapping[str, object]) -> None:
