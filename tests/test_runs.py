@@ -97,11 +97,14 @@ def test_only_the_last_are_kept(monkeypatch, cache):
 
 def test_status_shows_commands_and_studies(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(InputError), runs.noted(["score", "y"]):
+        raise InputError("unknown y; choose one of " + ", ".join("abcdefghijklmnopqrstuvwxyz"))
     with runs.noted(["fetch", "x"]):
         output = (
             CliRunner().invoke(app, ["status", "--size", "smoke"], catch_exceptions=False).output
         )
     assert re.search(r"runs +│ lwq fetch x +│", output), output
+    assert "unknown y" in output and " …" in output and "y, z" not in output
     (line,) = [line for line in output.splitlines() if " template " in line]
     assert line.split("│")[1].strip() == "smoke" and " of 8" in line
     assert all(len(line) <= 80 for line in output.splitlines() if line[:1] in set("┏┃┡│└"))

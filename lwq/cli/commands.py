@@ -46,7 +46,8 @@ def main() -> None:
     except SystemExit as end:
         if end.code == 130:  # what typer makes of Ctrl-C
             print(
-                "lwq: interrupted; run the same command again (a study goes on from here)",
+                "lwq: interrupted; run the same command again (studies and compress go on from "
+                "here)",
                 file=sys.stderr,
             )
         raise

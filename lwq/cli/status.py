@@ -1,6 +1,7 @@
 """What runs, what is done, and what is left."""
 
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated
 
 import typer
@@ -8,8 +9,10 @@ import typer
 from lwq.cli.app import app
 from lwq.cli.printing import show
 
-NOTED = ("compress", "study", "quantize", "score", "report")  # commands that may take long
+# commands that may take long
+NOTED = ("compress", "study", "plan", "quantize", "score", "eval", "report")
 SHOWN = 10  # runs
+SAID = 80  # letters of what went wrong; all of it stood on standard error
 
 
 @app.command()
@@ -23,10 +26,16 @@ def status(
     from lwq.common import runs
 
     found = runs.known()[:SHOWN]
-    lines = [[run.outcome, f"lwq {run.words}", run.started, run.folder] for run in found]
+    lines = [
+        [shorten(run.outcome, SAID, placeholder=" …"), f"lwq {run.words}", run.started, run.folder]
+        for run in found
+    ]
     if lines:
         show("commands, times in UTC", ["", "command", "started", "folder"], lines)
-        print("what was stopped goes on from where it was: run the same command again")
+        print(
+            "what was stopped: run the same command again; studies and compress go on from where "
+            "they were"
+        )
     else:
         print("commands: none noted yet")
     rows = [row for name in _sizes(size) for row in _studies(name)]
