@@ -317,6 +317,14 @@ def test_plan_takes_costs_and_fractions(tmp_path):
     assert all(name in call("list", "allocators") for name in lwq.ALLOCATORS)
 
 
+def test_embeddings_and_head_stand_in_the_order_of_the_forward_pass():
+    layout = models.layout(architectures.make("llama"), "block", outside=True)
+    assert len(layout.outside) == 2
+    plan = lwq.Plan(dict.fromkeys(layout.units, 8), layout, "rtn")
+    last = printing.strip(plan, lwq.QUANTIZERS["rtn"]()).splitlines()[-2:]
+    assert last == ["embed_tokens: 8 bits", "lm_head: 8 bits"]
+
+
 def test_plan_draws_the_windows_that_it_is_told_to(tmp_path):
     words = "plan toy --avg-bits 4 --quantizer rtn --no-guard --nsamples 3 --seqlen 40 --out"
     call(*words.split(), tmp_path / "p.json")

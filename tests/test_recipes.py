@@ -116,6 +116,10 @@ def test_the_recipe_meets_its_budget_and_says_what_the_guard_found(toy, quantize
         model=model, size=110_000, quantizer=quantizer, windows=calibrate, tune=tune
     )
     assert again == plan
+    plan = lwq.allocate(model=model, size="1MB", quantizer=quantizer, windows=calibrate, tune=tune)
+    assert plan.provenance["guard"]["why"].endswith(
+        "for all blocks, and one for embeddings and head"
+    )
 
 
 def test_embeddings_get_the_best_measured_of_neighbouring_options(toy):

@@ -88,8 +88,9 @@ class Look(Allocator):
 
 def _neighbours(best: Bits, scores: Scores | Costs, budget: Budget) -> Iterator[dict[str, Option]]:
     """The plans of the least harm with an embedding or head one option higher or lower."""
-    for unit in budget.layout.outside:
-        own = budget.choices[unit]
+    for unit, own in budget.choices.items():
+        if unit not in budget.layout.outside:
+            continue
         place = own.index(best[unit])
         for option in (*own[max(0, place - 1) : place], *own[place + 1 : place + 2]):
             with suppress(InputError):  # no plan within the budget

@@ -145,7 +145,11 @@ def strip(plan: "Plan", packer: "Quantizer") -> str:
         bits[layout.block_of(unit)] += nominal_bits(option, packer) * layout.weights(unit)
     places = [place for place in bits if place not in layout.outside]
     rows = strips.digits(bits[place] / max(weights[place], 1) for place in places)
-    beyond = [f"{unit.rpartition('.')[2]}: {plan.bits[unit]} bits" for unit in layout.outside]
+    beyond = [
+        f"{unit.rpartition('.')[2]}: {option} bits"
+        for unit, option in plan.bits.items()
+        if unit in layout.outside
+    ]
     first = "blocks, first to last: "
     indent = "\n" + " " * len(first)
     return "\n".join([first + indent.join(rows), *beyond])

@@ -29,11 +29,10 @@ def uniform_plans(budget: Budget) -> list[dict[str, Option]]:
     Raises InputError where there is none.
     """
     layout = budget.layout
-    inner = [unit for unit in layout.units if unit not in layout.outside]
     found: list[dict[str, Option]] = []
     for blocks in budget.widths:
         for beyond in budget.widths if layout.outside else budget.widths[:1]:
-            bits = {**dict.fromkeys(inner, blocks), **dict.fromkeys(layout.outside, beyond)}
+            bits = {u: beyond if u in layout.outside else blocks for u in layout.units}
             bits |= {u: own[0] for u, own in budget.choices.items() if len(own) == 1}
             allowed = all(option in budget.choices[unit] for unit, option in bits.items())
             if allowed and budget.holds(bits):
@@ -111,7 +110,7 @@ def guarded(
     """
     bits = uniform_plan(costs, budget)
     if bits == dict(mixed.bits):
-        return _said(mixed, {"kept": "uniform", "why": "the best plan is uniform"})
+        return _said(mixed, {"kept": "uniform", "why": _uniform(budget)})
     uniform = replace(mixed, bits=bits)
     bank = bank or Bank(model, rebuild(QUANTIZERS, "quantizer", mixed.quantizer), windows)
     bank.prepare([mixed, uniform])
@@ -125,6 +124,11 @@ def guarded(
         "text": said,
     }
     return _said(mixed if kept == "mixed" else uniform, told)
+
+
+def _uniform(budget: Budget) -> str:
+    own = ", and one for embeddings and head" if budget.layout.outside else ""
+    return f"the best plan is uniform: one option for all blocks{own}"
 
 
 def _said(plan: Plan, told: Mapping[str, object]) -> Plan:
