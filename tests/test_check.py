@@ -59,7 +59,7 @@ def test_it_says_what_compress_does(folder, target):
     assert "4 blocks, 29 matrices of 163,904 weights" in said and "stays at 16 bits" in said
     assert "norms, biases, routers, 576 weights" in said and "GB of memory" in said
     if target in ("transformers", "vllm"):
-        assert "embed_tokens, 16,448 weights (" in said and "keeps embeddings" in said
+        assert "embed_tokens, 16,448 weights (the format" in said and "keeps embeddings" in said
     for name, size in found.sizes.items():
         assert f"{(size.total_bytes + found.beyond) / 1e6:,.2f}" in found.table.to_string(), name
     assert "<table" in found._repr_html_()

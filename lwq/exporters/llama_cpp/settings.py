@@ -63,13 +63,14 @@ class Settings:
         if (kind := config.get("model_type")) not in ARCHITECTURES:
             raise InputError(
                 f"gguf: {models.name(model)!r} is a {kind!r}; this exporter writes "
-                f"{list(ARCHITECTURES)}; format='dequantized' writes any model for transformers"
+                f"{list(ARCHITECTURES)}; the target lwq takes any model, the format dequantized "
+                "too, for transformers"
             )
         found = cls(config, ARCHITECTURES[kind])
         if reason := found._unlike() or unusual(model.config):
             raise InputError(
                 f"gguf: {models.name(model)!r} has {reason}, which llama.cpp does not compute for "
-                f"a {kind!r}; format='dequantized' writes it for transformers"
+                f"a {kind!r}; the target lwq takes it, the format dequantized too, for transformers"
             )
         return found
 

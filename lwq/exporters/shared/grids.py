@@ -180,7 +180,7 @@ class GridFormat(Exporter):
         if option == DROPPED:
             return f"{unit}: 0 bits, and the format {self.name!r} cannot drop a block"
         if unit in layout.outside and not self.holds_outside:
-            return f"{unit}: {option!r}, and the format {self.name!r} keeps embeddings and head"
+            return f"{unit}: the format {self.name!r} keeps embeddings and head at 16 bits"
         packer = _packer(layout, unit, quantizer)
         grid = packer.grid(option) if option in packer.levels else None
         for name, shape in layout.units[unit].items():
