@@ -42,7 +42,8 @@ def test_score_plan_quantize_eval(tmp_path):
     )
     assert "nothing written" in call(*arguments, "--dry-run") and not plan.exists()
     assert "true bits" in call(*arguments) and plan.exists()
-    assert "relative error" in call("quantize", "toy", plan, "--out", out, *SMALL)
+    said = call("quantize", "toy", plan, "--out", out, *SMALL)
+    assert "relative error" in said and "--format lwq packs it" in said
     output = call(
         "eval", out, "--text", "toy", "--windows", "4", "--length", "48", "--reference", "toy"
     )
@@ -62,6 +63,14 @@ def narrow(output):
 @pytest.mark.parametrize("command", sorted(typer.main.get_command(app).commands))
 def test_help_has_two_names_everywhere(command, flag):
     assert "Usage:" in call(command, flag) and "Usage:" in call(flag)
+
+
+def test_the_list_of_commands_has_no_line_that_breaks_in_the_middle(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    for command in typer.main.get_command(app).commands.values():
+        first = command.help.split("\n\n")[0]
+        assert first.endswith(".") and "\n" not in first, first
+        assert first in call("--help"), first
 
 
 def test_version_is_one_line():
@@ -174,6 +183,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
         "lwq: unknown kind 'scorer' (did you mean 'scorers'?)"
     )
     for words, message in [
+        (("list",), "list what? Name one of scorers, "),
         (("plan", str(tmp_path / "no.json")), "cannot read scores"),
         (("score", "toy", "--out", "/proc/none/s.json"), "cannot write into /proc/none"),
         (("study", "orderings", "-p", "steps"), "write name=value"),

@@ -35,7 +35,7 @@ def cache(
     from lwq.common import paths
 
     home = paths.cache()
-    chosen = [pick({name: name for name in HOLDS}, "clear", name) for name in clear or []]
+    chosen = [pick({name: name for name in HOLDS}, "folder", name) for name in clear or []]
     if chosen:
         _require_idle(chosen)
     for name in chosen:

@@ -53,8 +53,10 @@ def compress(
     stream: Stream = False,
     trust_remote_code: Remote = False,
 ) -> None:
-    """From a model to a smaller one that other programs run: score, plan, guard, quantize, judge,
-    export. Killed, it goes on where it was; run again, it does nothing twice.
+    """From a model to a smaller one that other programs run.
+
+    Score, plan, guard, quantize, judge, export. Killed, it goes on where it was; run again, it does
+    nothing twice.
     """
     from lwq.recipes import check as checking
     from lwq.recipes import compress as compressing
@@ -97,8 +99,9 @@ def check(
     stream: Stream = False,
     trust_remote_code: Remote = False,
 ) -> None:
-    """What `lwq compress` would do, in seconds and without reading weights: layers, reach, bytes,
-    time, memory, disk, and which targets can hold it.
+    """What `lwq compress` would do, in seconds and without reading weights.
+
+    Layers, reach, bytes, time, memory, disk, and which targets can hold it.
     """
     from lwq.recipes import check as recipes
     from lwq.recipes.recommend import Recipe

@@ -61,8 +61,10 @@ def eval(
     stream: Stream = False,
     trust_remote_code: Remote = False,
 ) -> None:
-    """Perplexity on the judging split of a text, or accuracy on tasks, with 95 % intervals over
-    documents or items.
+    """Perplexity on a text, or accuracy on tasks, with 95 % intervals.
+
+    Judging windows of the text, no document of which calibrates; intervals are over documents or
+    items.
     """
     from functools import partial
 

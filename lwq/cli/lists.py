@@ -9,6 +9,7 @@ import typer
 
 from lwq.cli.app import app
 from lwq.cli.printing import show
+from lwq.common.errors import InputError
 
 Line = tuple[str | float, ...]  # a name, what else is known of it, and what it is
 
@@ -101,9 +102,14 @@ HEADS = {"models": ["weights (M)", "MB in float32"], "scorers": ["costs"]}
 
 
 @app.command("list")
-def list_(kind: Annotated[str, typer.Argument(help=" | ".join(KINDS))]) -> None:
+def list_(
+    kind: Annotated[str, typer.Argument(help=" | ".join(KINDS), show_default=False)] = "",
+) -> None:
     """What can be asked for, one line each."""
     from lwq.common.names import pick
+
+    if not kind:
+        raise InputError(f"list what? Name one of {', '.join(KINDS)}")
 
     lines = [list(line) for line in pick(KINDS, "kind", kind)()]
     show(kind, ["name", *HEADS.get(kind, []), "what it is"], lines)

@@ -253,3 +253,5 @@ def quantize(
     )
     show_size(made, packer)
     print(f"written to {target}")
+    if format == "dequantized":
+        print("its files are as large as the model's: the plan is simulated; --format lwq packs it")
