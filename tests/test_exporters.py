@@ -803,7 +803,7 @@ def test_a_refused_budget_counts_what_stands_beside():
     layout = models.layout(architectures.make("llama"), "matrix", outside=True)
     packer = rebuild(QUANTIZERS, "quantizer", QUANTIZER)
     low, _ = targets.budget("lwq", layout, packer, "max_bytes", 10**9).range()
-    with pytest.raises(lwq.InputError, match=f"allow at least {low + 1000}"):
+    with pytest.raises(lwq.InputError, match=f"allow at least {low + 1000} bytes,"):
         targets.budget("lwq", layout, packer, "max_bytes", low - 1, beside=1000)
     assert targets.budget("lwq", layout, packer, "max_bytes", low, beside=1000).amount == low
 

@@ -164,10 +164,11 @@ class Budget:
         if not (
             math.isfinite(self.amount) and low <= self.amount and (not exact or self.amount <= high)
         ):
+            unit = " bytes" if self.limit == "max_bytes" else ""
             advice = (
                 f"move {low} to {high} units"
                 if exact
-                else f"allow at least {low + self.beside}, or offer fewer bits"
+                else f"allow at least {low + self.beside}{unit}, or offer fewer bits"
             )
             shown = (amount + self.beside for amount in (self.amount, low, high))
             asked, least, most = map(self._said, shown)
