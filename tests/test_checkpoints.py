@@ -383,6 +383,7 @@ def test_a_streamed_model_of_a_hub_has_its_chat_template(saved, toy, tmp_path, m
         return folder
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_: [])
     assert lwq.load("owner/name", stream=True)[1].chat_template == "{{ messages }}"
     held = {file.name for file in (tmp_path / "snapshot").iterdir()}
     assert {file.name for file in saved.iterdir()} - held == {"pytorch_model.bin"}

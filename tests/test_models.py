@@ -234,6 +234,7 @@ def test_a_name_that_is_nearly_one_of_ours_is_not_looked_for_on_a_hub(name, near
 
 @pytest.mark.parametrize("name", ["gpt2", "distilgpt2", "bert-base-uncased", "owner/toyy"])
 def test_other_names_are_looked_for_on_a_hub(name, monkeypatch):
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_: [])
     monkeypatch.setattr(
         "transformers.AutoTokenizer.from_pretrained",
         lambda *_, **__: (_ for _ in ()).throw(OSError("no hub")),
@@ -242,6 +243,21 @@ def test_other_names_are_looked_for_on_a_hub(name, monkeypatch):
         InputError, match=f"cannot load the model '{name}': no hub. Names that need no hub"
     ):
         models.load(name)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_hub_that_cannot_be_reached_is_not_waited_for(stream, monkeypatch):
+    def unknown(*_):
+        raise OSError(-2, "Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("socket.getaddrinfo", unknown)
+    monkeypatch.setattr("lwq.inputs.resolve.getproxies", dict)
+    monkeypatch.setattr(
+        "transformers.AutoTokenizer.from_pretrained", lambda *_, **__: pytest.fail("asked a hub")
+    )
+    with pytest.raises(InputError, match="no model 'mine'.*no such folder here.*Name or service"):
+        models.load("mine", stream=stream)
 
 
 @pytest.mark.parametrize("stream", [False, True])

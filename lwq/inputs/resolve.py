@@ -4,8 +4,11 @@ asked for), the toy, a file or folder of the user's own, or something that a hub
 
 import os
 import re
+import socket
 from difflib import get_close_matches
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from lwq.common import paths
 from lwq.common.errors import InputError
@@ -56,6 +59,26 @@ def model_kind(name: str, base: Path = Path()) -> str:
             f"folder, or a hub id with its owner (OWNER/{name})"
         )
     return "hub"
+
+
+def require_hub(name: str) -> None:
+    """Raise InputError at once where a model is neither here nor can be asked for: the hub's own
+    client tries for a minute.
+    """
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    here = isinstance(try_to_load_from_cache(name, "config.json"), str)
+    if here or constants.HF_HUB_OFFLINE or getproxies():
+        return
+    host = urlsplit(constants.ENDPOINT)
+    try:
+        socket.getaddrinfo(host.hostname, host.port or 443)
+    except OSError as error:
+        raise InputError(
+            f"no model {name!r}: there is no such folder here, and the hub cannot be reached "
+            f"({host.hostname}: {error.strerror or error}). Names that need no hub: "
+            f"{list(KNOWN)}"
+        ) from None
 
 
 def _require_one(name: str, folder: Path) -> None:

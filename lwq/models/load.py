@@ -294,6 +294,7 @@ def _source(name: str) -> str | Path:
     if kind in ("carried", "ladder"):
         return resolve.fetch(name)
     if kind == "hub":
+        resolve.require_hub(name)
         return name
     folder = Path(name).expanduser()
     if not folder.is_dir():
@@ -311,7 +312,7 @@ def loading(name: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # the libraries below raise types of their own, and bare ones
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
         raise InputError(
             f"cannot load the model {name!r}: {reason}. Names that need no hub: "
             f"{list(resolve.KNOWN)}; otherwise give "
