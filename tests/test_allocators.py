@@ -198,7 +198,7 @@ def test_dropping_counts_nothing_and_drops_the_norms_too():
         ),
         ({"avg_bits": "3"}, "avg_bits='3' is no number"),
         ({"avg_bits": float("nan")}, "out of reach"),
-        ({"max_bytes": 10}, "max_bytes=10 bytes is out of reach"),
+        ({"max_bytes": 10}, "size=10 bytes is out of reach"),
         ({"moved": 13}, "moved=13 is out of reach.*move 0 to 12 units"),
         ({"moved": 1.5}, "whole number"),
         ({}, "exactly one of .*size.*, not none"),

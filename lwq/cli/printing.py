@@ -172,6 +172,8 @@ def show_size(plan: "Plan", packer: "Quantizer") -> None:
         rows.append([what, *(readable(getattr(one, key)) for one in sizes.values())])
     show("size", ["", *sizes], rows)
     told = "uniform bits of the same bytes stand between the last two columns"
+    if len(set(plan.bits.values())) == 1:
+        told = "uniform bits"
     if not uniform:
         told = "no width suits every matrix, so that no uniform bits stand beside it"
     print(f"{readable(total)} ({total:,} bytes); {told}")

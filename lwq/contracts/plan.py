@@ -164,7 +164,7 @@ class Budget:
         if not (
             math.isfinite(self.amount) and low <= self.amount and (not exact or self.amount <= high)
         ):
-            unit = " bytes" if self.limit == "max_bytes" else ""
+            name, unit = ("size", " bytes") if self.limit == "max_bytes" else (self.limit, "")
             advice = (
                 f"move {low} to {high} units"
                 if exact
@@ -173,7 +173,7 @@ class Budget:
             shown = (amount + self.beside for amount in (self.amount, low, high))
             asked, least, most = map(self._said, shown)
             reach = f"bits={self.widths} span {least} to {most}"
-            raise InputError(f"{self.limit}={asked} is out of reach: {reach}; {advice}")
+            raise InputError(f"{name}={asked} is out of reach: {reach}; {advice}")
         if exact and self.amount != int(self.amount):
             raise InputError(f"moved={self.amount:g} must be a whole number of units")
 
