@@ -11,6 +11,7 @@ import lwq
 from lwq import models
 from lwq.contracts import Costs, Row, Scores
 from lwq.contracts.results import BLOCKS, WHOLE
+from lwq.engine import evaluate
 from lwq.quantizers.rtn import RTN
 from lwq.report import claims, interactions
 from lwq.report.figures import budgets as drawn
@@ -18,7 +19,7 @@ from lwq.report.figures import style
 from lwq.report.intervals import SAME
 from lwq.report.line import corners
 from lwq.report.sections import which_score
-from lwq.studies import agreement, budgets, experiment
+from lwq.studies import agreement, budgets, experiment, setup
 from lwq.studies import interactions as lowering
 
 WINDOWS = 40
@@ -277,6 +278,25 @@ def test_searches_of_blocks_and_of_whole_files_are_kept_apart(tmp_path):
         study, {label: replace(old, harm=turned)}, "look", options, [5.0], 8
     )
     assert other.plan != inner.plan
+
+
+def test_searches_of_one_study_share_their_reference(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        setup, "reference", lambda *given, **named: made.append(1) or evaluate.reference(*given)
+    )
+    options = [8, 4, 3]
+
+    def searched(folder, sizes):
+        texts = experiment.texts("toy", "toy", 2, 32, 4, 32)
+        study = lwq.Experiment("which_score", "toy", RTN(), *texts, lwq.Results(folder))
+        found = study.orderings(budgets.fitted(["fisher_kl"], RTN(), options))
+        plans = budgets.searching(study, found, "refine", options, sizes, 6)
+        return [candidate.plan.bits for candidate in plans]
+
+    both = searched(tmp_path / "both", [4.5, 5.5])
+    assert len(made) == 1
+    assert both == [*searched(tmp_path / "a", [4.5]), *searched(tmp_path / "b", [5.5])]
 
 
 def test_the_best_methods_are_drawn_whatever_stands_beside_nothing():

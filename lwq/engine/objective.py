@@ -1,7 +1,7 @@
 """What a search is handed: plans in, losses out, until its forward passes are spent."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,7 +12,7 @@ from lwq.common.errors import LimitSpent
 from lwq.common.names import spec
 from lwq.contracts import Layout, Losses, Option, Plan
 from lwq.engine.bank import Bank
-from lwq.engine.evaluate import reference
+from lwq.engine.evaluate import Reference, reference
 from lwq.engine.sweep import Sweep
 from lwq.quantizers import QUANTIZERS
 
@@ -132,6 +132,7 @@ class Later:
         model, bank: what plans are applied to, and by.
         windows: of the tune split, LongTensor (n, length).
         limit: as an `Objective` has it.
+        truth: makes the reference; else it is made here.
     """
 
     model: nn.Module
@@ -139,11 +140,12 @@ class Later:
     windows: Tensor
     layout: Layout
     limit: float = math.inf
+    truth: Callable[[], Reference] | None = None
 
     @cached_property
     def made(self) -> Objective:
         self.bank.restore_()
-        truth = reference(self.model, self.windows)
+        truth = self.truth() if self.truth else reference(self.model, self.windows)
         sweep = Sweep(self.model, self.windows, self.bank, truth)
         return Objective(sweep, self.limit, self.layout.granularity, bool(self.layout.outside))
 

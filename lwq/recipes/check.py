@@ -134,7 +134,9 @@ def check(
         recipe.require(budget)
     except InputError as error:
         held = [name for name, why in targets.items() if not why]
-        raise InputError(f"target {target}: {error}. Targets that hold it: {held or 'none'}") from None
+        raise InputError(
+            f"target {target}: {error}. Targets that hold it: {held or 'none'}"
+        ) from None
     judge = judge or judging(model, found.config)
     _require_readable(judge, tokenizer)
     work = Work.of(found, budget, packer, recipe, judge, stream)

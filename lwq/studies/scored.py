@@ -141,8 +141,9 @@ def searched(
     path = _folder(setup.results) / f"plan-{digest(named)}.json"
 
     def found() -> Plan:
-        windows = tune.draw(setup.loaded[1]).windows
-        objective = Later(setup.judged, setup.bank, windows, layout, passes)
+        tuned = setup.using(judge=tune)  # whose reference serves every search
+        windows, bank = tuned.judging, setup.bank
+        objective = Later(setup.judged, bank, windows, layout, passes, lambda: tuned.reference)
         return allocating.within(scores, budget, allocator, objective)
 
     return kept(path, Plan.load, found)
