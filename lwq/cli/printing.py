@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 NAME = 40  # cells of a first column that is not folded
+INTERVAL = ("95 % low", "95 % high")
 
 
 def show(title: str, columns: list[str], rows: list[list[Any]]) -> None:
@@ -195,11 +196,17 @@ def _uniform(layout: "Layout", packer: "Quantizer", total: int) -> dict[str, "Si
 
 
 def show_answers(title: str, found: Any) -> None:
-    """Accuracy on each task, with its interval over items."""
-    from lwq.report import bootstrap
+    """Accuracy on each task, with Wilson's interval over items: of a few that are all wrong a
+    bootstrap makes one of no width.
+    """
+    from scipy.stats import binomtest
 
-    rows = [[name, *bootstrap.mean(score.correct), score.chance] for name, score in found.items()]
-    show(title, ["task", "accuracy", "low", "high", "chance"], rows)
+    rows: list[list[Any]] = []
+    for name, score in found.items():
+        right = binomtest(int(score.correct.sum()), len(score.correct))
+        interval = right.proportion_ci(method="wilson")
+        rows.append([name, right.statistic, interval.low, interval.high, score.chance])
+    show(title, ["task", "accuracy", *INTERVAL, "chance"], rows)
 
 
 def show_losses(title: str, model: Any, judging: "Drawn", truth: Any) -> None:
@@ -217,6 +224,6 @@ def show_losses(title: str, model: Any, judging: "Drawn", truth: Any) -> None:
         rows.append(["retained quality", *bootstrap.retained(before, found["nll"])])
         rows.append(["KL (nats/token)", *bootstrap.mean(found["kl"])])
         rows.append(["top-1 agreement", *bootstrap.mean(found["top1"])])
-    show(title, ["metric", "value", "low", "high"], rows)
+    show(title, ["metric", "value", *INTERVAL], rows)
     if said := bootstrap.remark(losses.documents):
         print(said)
