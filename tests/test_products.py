@@ -58,6 +58,19 @@ def test_models_are_as_near_to_float32_as_without(name, monkeypatch):
     assert 0 < off[True] <= 1.2 * off[False]
 
 
+def test_products_are_found_however_they_are_called(lacking):
+    x, weight, bias = drawn(2, 9, 64), drawn(40, 64, seed=2), drawn(40, seed=3)
+    with models.multiplying():
+        out = functional.linear(x, weight, bias)
+        named = functional.linear(x, bias=bias, weight=weight)
+        both = functional.linear(input=x, weight=weight, bias=bias)  # as the CPU makes it
+        alike = [x @ weight.T, torch.matmul(x, weight.T), x.matmul(weight.T)]
+        flat = torch.addmm(bias, x.flatten(0, 1), weight.T).reshape(out.shape)
+    assert torch.equal(out, named) and torch.equal(out, flat)
+    assert all(torch.equal(one, alike[0]) for one in alike)
+    assert (both == out).float().mean() > 0.99
+
+
 def test_what_is_fast_is_left_alone(lacking, monkeypatch):
     x, weight = drawn(products.FEW, 64), drawn(40, 64)
     alone = functional.linear(x, weight), functional.linear(x.float(), weight.float())

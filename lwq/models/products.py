@@ -48,8 +48,8 @@ def multiplying() -> AbstractContextManager[Any]:
 class _InFloat32(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        x = args[PRODUCTS[func]] if func in PRODUCTS and "out" not in kwargs else None
-        if x is None or not _slow(x):
+        place = PRODUCTS.get(func, len(args))
+        if place >= len(args) or "out" in kwargs or not _slow(x := args[place]):
             return func(*args, **kwargs)
         if func is nn.functional.linear:
             return _linear(*args, **kwargs)
