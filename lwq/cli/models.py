@@ -209,7 +209,7 @@ def _recommended(
         raise InputError("--allocator goes with scores; `lwq score MODEL` makes some first")
     loaded, _ = models.load(model, **read)
     settled = Recipe(**recipe)
-    made = allocate(None, loaded, options, quantizer, **limits, guard=settled.guard, recipe=settled)
+    made = allocate(None, loaded, options, quantizer, **limits, recipe=settled)
     if settled.guard:
         show_guard(made.provenance["guard"])
     return made
