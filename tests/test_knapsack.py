@@ -218,7 +218,7 @@ def test_scores_become_costs():
         2: 5.0,
     }
     with pytest.raises(lwq.InputError, match="lack the widths"):
-        lwq.allocate(random_costs(layout, (8, 4)), None, (8, 3), RTN(), "knapsack", avg_bits=4)
+        lwq.allocate(random_costs(layout, (8, 4)), None, (8, 3), RTN(), avg_bits=4)
 
 
 def test_measured_costs_are_those_of_plain_plans(toy, judge, tmp_path):

@@ -192,8 +192,15 @@ def test_tokens_that_the_model_lacks_are_refused(scorer, toy, windows):
 def test_what_is_no_windows_is_refused(change, shown, toy, windows):
     with pytest.raises(lwq.InputError, match=f"one window or more, and these are {shown}"):
         lwq.score(toy[0], "fisher_kl(granularity='block', options=(4,))", change(windows))
-    with pytest.raises(lwq.InputError, match=shown):
-        lwq.allocate(model=toy[0], avg_bits=4.5, quantizer="rtn", windows=change(windows))
+    plan = lwq.Plan(dict.fromkeys(lwq.units(toy[0]), 3), lwq.models.layout(toy[0]), "gptq()")
+    for reads in (
+        lambda x: lwq.allocate(model=toy[0], avg_bits=4.5, quantizer="rtn", windows=x),
+        lambda x: lwq.evaluate(toy[0], x),
+        lambda x: lwq.reference(toy[0], x),
+        lambda x: lwq.quantize_(toy[0], plan, x),
+    ):
+        with pytest.raises(lwq.InputError, match=shown):
+            reads(change(windows))
 
 
 @dataclass(frozen=True)

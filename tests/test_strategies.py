@@ -14,6 +14,7 @@ import yaml
 
 import lwq
 from lwq.common import names, user_code
+from lwq.quantizers import QUANTIZERS
 from lwq.quantizers.rtn import RTN
 from lwq.studies import budgets, experiment, grid
 
@@ -147,6 +148,27 @@ def test_bad_names_say_what_is_wrong_and_the_way_out(text, message, folder):
     with pytest.raises(lwq.InputError, match=message):
         build(text)
     assert not [name for name in sys.modules if name.startswith("broken")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "message"),
+    [
+        ("quantizer", "rtn('a')", "rtn: group_size='a' is not int"),
+        ("quantizer", "gptq(clip=1)", "gptq: clip=1 is not bool"),
+        ("quantizer", "gptq(damp_percent=True)", "damp_percent=True is not float"),
+        ("scorer", "random(seed=1.5)", "random: seed=1.5 is not int"),
+        ("scorer", "fisher_kl(options=4)", r"options=4 is not tuple\[int \| float \| str"),
+        ("scorer", "fisher_kl(options=(4, None))", r"options=\(4, None\) is not tuple"),
+        ("allocator", "knapsack(distortion=4)", r"distortion=4 is not Mapping\[int .* None$"),
+        ("allocator", "knapsack(exact=None)", "exact=None is not int"),
+    ],
+)
+def test_a_setting_of_another_type_is_named(kind, text, message):
+    tables = {"quantizer": QUANTIZERS, "scorer": lwq.SCORERS, "allocator": lwq.ALLOCATORS}
+    with pytest.raises(lwq.InputError, match=message):
+        names.build(tables[kind], kind, text)
+    whole = names.build(QUANTIZERS, "quantizer", "gptq(damp_percent=1, scale_dtype='float32')")
+    assert whole.damp_percent == 1, "a whole number is a float"
 
 
 def test_text_of_a_file_runs_no_code(toy, windows, folder):

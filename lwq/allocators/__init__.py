@@ -135,8 +135,8 @@ def within(
     from lwq.quantizers import QUANTIZERS
 
     default = {1: "uniform", 2: "topk"}.get(len(budget.widths), "levels")
-    if len(budget.widths) > 1 and set(budget.widths) <= set(_priced(scores)):
-        default = "knapsack"
+    if len(budget.widths) > 1 and isinstance(scores, Costs):
+        default = "knapsack"  # refuses options that the costs lack
     chooser: Allocator = build(ALLOCATORS, "allocator", allocator or default)
     packer = spec(QUANTIZERS, quantizer or budget.quantizer)
     # an objective of a user's own need not name what it measures with

@@ -80,5 +80,5 @@ def _require_measured(missing: np.ndarray, budget: Budget) -> None:
     options = [option for option, gone in zip(budget.offered, missing[row], strict=True) if gone]
     raise InputError(
         f"the costs of {list(budget.layout.units)[row]} lack the widths {options} of "
-        f"bits={budget.widths}; measure them"
+        f"bits={budget.widths}; measure them, or leave them out"
     )

@@ -19,7 +19,9 @@ Seqlen = Annotated[
 ]
 Windows = Annotated[int, typer.Option(min=2, help="judging windows", rich_help_panel="Data")]
 Length = Annotated[int, typer.Option(min=2, help="tokens a judging window", rich_help_panel="Data")]
-Seed = Annotated[int, typer.Option(help="of the draw of windows", rich_help_panel="Data")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**63 - 1, help="of the draw of windows", rich_help_panel="Data")
+]
 Dtype = Annotated[
     str, typer.Option(help="float32, bfloat16 or float16", rich_help_panel="Performance")
 ]

@@ -6,12 +6,17 @@ outside lwq is named by its place: `my_scorers.py:Mine(k=2)`, `reversed(package.
 """
 
 import ast
+import builtins
+import collections.abc
 import re
+import types
+import typing
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from lwq.common import user_code
 from lwq.common.errors import InputError
@@ -97,11 +102,46 @@ def _value(table: Table, kind: str, node: ast.AST) -> Any:
 
 
 def _make(cls: type, name: str, arguments: Any, settings: dict[str, Any]) -> Any:
+    _require_types(cls, name, arguments, settings)
     try:
         return cls(*arguments, **settings)
     except TypeError as error:
         known = [f.name for f in fields(cls)] if is_dataclass(cls) else []
         raise InputError(f"{name}: {error}; its settings are {known}") from None
+
+
+def _require_types(
+    cls: type, name: str, arguments: Sequence[Any], settings: Mapping[str, Any]
+) -> None:
+    """Raise InputError for a setting that is not what its annotation says."""
+    known = [f.name for f in fields(cls)] if is_dataclass(cls) else []
+    hints: dict[str, Any] = {}
+    with suppress(NameError):  # annotations of a class of the user's own may not resolve
+        hints = get_type_hints(cls)
+    for key, value in [*zip(known, arguments, strict=False), *settings.items()]:
+        if key in known and not _fits(value, hints.get(key, Any)):
+            written = getattr(hints[key], "__name__", str(hints[key]))
+            written = written.replace("collections.abc.", "")
+            raise InputError(f"{name}: {key}={value!r} is not {written}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value fits an annotation of plain types; all others are taken on trust."""
+    inner = get_args(hint)
+    match get_origin(hint) or hint:
+        case types.UnionType | typing.Union:
+            return any(_fits(value, one) for one in inner)
+        case builtins.tuple if len(inner) == 2 and inner[1] is ...:
+            return isinstance(value, tuple | list) and all(_fits(one, inner[0]) for one in value)
+        case builtins.int | builtins.str | builtins.bool as plain:
+            return isinstance(value, plain) and (plain is bool or not isinstance(value, bool))
+        case builtins.float:
+            return isinstance(value, int | float) and not isinstance(value, bool)
+        case types.NoneType:
+            return value is None
+        case collections.abc.Mapping:
+            return isinstance(value, Mapping)
+    return True
 
 
 def name_of(table: Table, strategy: Any) -> str:

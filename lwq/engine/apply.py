@@ -16,8 +16,9 @@ from lwq.contracts.methods import Quantizer, Storage
 from lwq.engine.store import Store
 from lwq.quantizers import QUANTIZERS
 from lwq.quantizers.shared.contract import require_complete, require_true
-from lwq.statistics.forward import BlockStats, require_windows, stream
+from lwq.statistics.forward import BlockStats, stream
 from lwq.statistics.sums import MatrixStats
+from lwq.statistics.windows import require_windows
 
 Wanted = Mapping[str, set[Option]]  # matrix -> the options that it is quantized to
 

@@ -16,7 +16,8 @@ from lwq.contracts import Losses
 from lwq.contracts.results import TAILS
 from lwq.engine import room
 from lwq.engine.remade import Remade
-from lwq.statistics.calls import logits_after, require_readable
+from lwq.statistics.calls import logits_after
+from lwq.statistics.windows import require_readable
 
 TOKENS = 1024  # tokens a forward pass; part of the arithmetic, so it is fixed
 # logits that are turned into losses at once: a few arrays of them stay in a processor's cache
@@ -290,8 +291,8 @@ def require_windows_fit(
     """Raise InputError for windows that the model cannot read, or that `reference` was not taken
     on.
     """
+    require_readable(model, windows)
     if reference is not None and not torch.equal(reference.windows, windows):
         raise InputError("the reference was taken on other windows; take both on the same ones")
     if windows.shape[1] < 2:
         raise InputError("windows of one token leave nothing to score; two or more are needed")
-    require_readable(model, windows)

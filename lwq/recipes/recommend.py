@@ -30,7 +30,7 @@ from lwq.recipes.guard import guarded, uniform_plans
 from lwq.scorers import SCORERS, score
 from lwq.scorers.fisher import FisherKL
 from lwq.scorers.shared.code import scorer_codes
-from lwq.scorers.shared.windows import require_windows
+from lwq.statistics.windows import require_token_ids
 
 LOOKED = 4  # one in so many tune windows chooses among the alternatives
 TEXT = "c4"  # of calibration and of the guard; the toy model reads its own
@@ -141,7 +141,7 @@ class Recipe:
     def drawn(self, model: nn.Module, split: str, given: Tensor | None) -> tuple[Tensor, str]:
         """Windows of a split, and the words for them."""
         if given is not None:
-            require_windows(given)
+            require_token_ids(given)
             return given, f"{len(given)} windows of the caller's"
         text = self.text or (TEXT if toy.depth(models.name(model)) is None else "toy")
         n, length = (

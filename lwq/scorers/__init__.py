@@ -52,11 +52,11 @@ from lwq.scorers.shapley import Shapley
 from lwq.scorers.shared.declared import Declared, Found
 from lwq.scorers.shared.listening import Source, listen
 from lwq.scorers.shared.result import result
-from lwq.scorers.shared.windows import require_windows
 from lwq.scorers.sublayers import AttentionDrop, MLPDrop
 from lwq.scorers.weights import ZD, Entropy, Kurtosis, Rank, WeightError
 from lwq.statistics.forward import GRADIENTS, Stats, collect
 from lwq.statistics.passes import Passes, counted
+from lwq.statistics.windows import require_token_ids
 
 SCORERS: dict[str, type] = {
     "lim": LIM,
@@ -135,7 +135,7 @@ def score_all(
     to the same gradients; the arguments are those of `score`.
     """
     if windows is not None:
-        require_windows(windows)
+        require_token_ids(windows)
     built = [build(SCORERS, "scorer", scorer) for scorer in scorers]
     declared = [Declared.of(scorer) for scorer in built]
     start = time.monotonic()

@@ -15,8 +15,9 @@ from lwq.scorers.shared.declared import Harms
 from lwq.scorers.shared.lifted import lifted
 from lwq.scorers.shared.rounding import WIDTHS, rounding
 from lwq.scorers.weights import effective_rank
-from lwq.statistics.forward import WINDOWS, BlockStats, Stats, require_windows, stream
+from lwq.statistics.forward import WINDOWS, BlockStats, Stats, stream
 from lwq.statistics.sums import MatrixStats
+from lwq.statistics.windows import require_windows
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from lwq.common.errors import InputError
 from lwq.contracts.estimate import Estimate
 from lwq.statistics.calls import logits_after
-from lwq.statistics.forward import WINDOWS, BlockStats, Stats, require_windows
+from lwq.statistics.forward import WINDOWS, BlockStats, Stats
+from lwq.statistics.windows import require_windows
 
 AVERAGES = ("tokens", "flat", "mean")
 

@@ -14,7 +14,8 @@ from lwq.engine.evaluate import head, measured, require_windows_fit
 from lwq.engine.sweep import capture_batches
 from lwq.scorers.shared.checks import require_blocks
 from lwq.scorers.shared.lifted import lifted
-from lwq.statistics.forward import WINDOWS, Stats, require_windows
+from lwq.statistics.forward import WINDOWS, Stats
+from lwq.statistics.windows import require_windows
 
 
 @dataclass(frozen=True)

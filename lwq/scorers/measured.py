@@ -25,8 +25,9 @@ from lwq.scorers.shared.declared import Harms
 from lwq.scorers.shared.lifted import lifted
 from lwq.scorers.shared.rounding import WIDTHS, Rounding, rounding
 from lwq.scorers.shared.trials import Trials
-from lwq.statistics.forward import WINDOWS, Stats, require_windows, stream
+from lwq.statistics.forward import WINDOWS, Stats, stream
 from lwq.statistics.sums import MatrixStats
+from lwq.statistics.windows import require_windows
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from lwq.engine.sweep import Sweep
 from lwq.quantizers import QUANTIZERS
 from lwq.scorers.shared.checks import require_blocks
 from lwq.scorers.shared.rounding import rounding
-from lwq.statistics.forward import WINDOWS, Stats, require_windows
+from lwq.statistics.forward import WINDOWS, Stats
+from lwq.statistics.windows import require_windows
 
 MOST = 10  # blocks; 1,024 sets
 

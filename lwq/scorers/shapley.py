@@ -16,7 +16,8 @@ from lwq.quantizers import QUANTIZERS
 from lwq.scorers.shared.checks import require_blocks
 from lwq.scorers.shared.lifted import lifted
 from lwq.scorers.shared.rounding import Rounding, rounding
-from lwq.statistics.forward import WINDOWS, Stats, require_windows
+from lwq.statistics.forward import WINDOWS, Stats
+from lwq.statistics.windows import require_windows
 
 
 @dataclass(frozen=True)

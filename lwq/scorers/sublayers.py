@@ -13,7 +13,8 @@ from lwq.common.errors import InputError
 from lwq.contracts.estimate import Estimate
 from lwq.scorers.shared.checks import require_blocks
 from lwq.statistics.calls import Calls, capture, run_blocks
-from lwq.statistics.forward import WINDOWS, Stats, require_windows
+from lwq.statistics.forward import WINDOWS, Stats
+from lwq.statistics.windows import require_windows
 
 ATTENTION = ("attn", "attention")  # what a block's own modules call it
 

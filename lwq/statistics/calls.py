@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lwq import models
 from lwq.common.errors import InputError
 from lwq.common.tensors import is_finite
+from lwq.statistics.windows import require_readable
 
 BATCH = 4  # windows a forward pass; part of the arithmetic, so it is fixed
 
@@ -65,22 +66,6 @@ def capture(model: nn.Module, windows: Tensor, batch_size: int = BATCH) -> Calls
             except Captured:
                 continue
     return calls
-
-
-def require_readable(model: nn.Module, windows: Tensor) -> None:
-    """Raise InputError for windows that are longer than the context, or hold tokens that the model
-    does not have.
-    """
-    context = models.context_length(model.config)
-    if context and windows.shape[1] > context:
-        raise InputError(
-            f"windows of {windows.shape[1]} tokens are longer than the model's context of {context}"
-        )
-    if windows.numel() and (top := int(windows.max())) >= models.vocabulary(model):
-        raise InputError(
-            f"token id {top} is outside the vocabulary of "
-            f"{models.vocabulary(model)}; use the model's tokenizer"
-        )
 
 
 @torch.no_grad()

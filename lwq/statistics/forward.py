@@ -28,6 +28,7 @@ from lwq.statistics.calls import (
     require_tokens,
 )
 from lwq.statistics.sums import SUMS, Listener, MatrixStats
+from lwq.statistics.windows import require_windows
 
 NEEDS = frozenset(
     {"gram", "input_norms", "input_means", "similarity", "hidden_states", "last_token"}
@@ -229,15 +230,6 @@ def collect(
         passed = stream(model, require_windows(windows, needs), summed, token_weights=token_weights)
         found.update((stats.name, stats) for stats in passed)
     return found
-
-
-def require_windows(windows: Tensor | None, needs: frozenset[str]) -> Tensor:
-    """`windows`, or an InputError that says what they are needed for."""
-    if windows is None:
-        raise InputError(
-            f"calibration windows are needed for {sorted(needs)}; pass lwq.windows(text, tokenizer)"
-        )
-    return windows
 
 
 def similarity(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> dict[str, np.ndarray]:

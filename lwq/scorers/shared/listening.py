@@ -20,7 +20,8 @@ from lwq.statistics.backward import (
     empirical,
     sampled,
 )
-from lwq.statistics.forward import WINDOWS, Stats, require_windows
+from lwq.statistics.forward import WINDOWS, Stats
+from lwq.statistics.windows import require_windows
 
 
 @dataclass(frozen=True)
