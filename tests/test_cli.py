@@ -108,6 +108,20 @@ def test_sizes_are_shown_where_no_width_suits_every_matrix(capsys):
     assert wide and "whole model" in output and "no uniform bits" in " ".join(output.split())
 
 
+def test_costs_are_the_default_and_a_plan_says_what_they_leave_out(tmp_path):
+    """The default was the first of the list, whose plans lose to uniform bits."""
+    costs, out = tmp_path / "c.json", tmp_path / "p.json"
+    call("score", "toy", "--out", costs, *SMALL)
+    assert isinstance(lwq.Costs.load(costs).quantizer, str)
+    said = " ".join(call("plan", costs, "--size", "150kB", "--out", out).split())
+    assert "found with rtn, and the plan is for gptq(clip=True)" in said
+    assert "33.02 kB of it stay at 16 bits" in said
+    said = call("plan", costs, "--avg-bits", 3.5, "--quantizer", "rtn", "--out", out)
+    assert "the plan is for" not in said and "stay at 16" not in said
+    assert len(set(lwq.Plan.load(out).bits.values())) > 1
+    assert lwq.allocate(lwq.Costs.load(costs), avg_bits=3.5).quantizer.startswith("rtn(")
+
+
 def deep(blocks):
     """The layout of a model with long names of matrices."""
     units = {
@@ -322,7 +336,9 @@ def test_plan_takes_costs_and_fractions(tmp_path):
         "--out",
         tmp_path / "p.json",
     )
-    call("plan", tmp_path / "c.json", *arguments)
+    with pytest.raises(lwq.InputError, match="lack the widths"):
+        call("plan", tmp_path / "c.json", *arguments)
+    call("plan", tmp_path / "c.json", *arguments, "--allocator", "topk")
     assert sorted(lwq.Plan.load(tmp_path / "p.json").bits.values()) == [3, 3, 3, 3.25]
     assert all(name in call("list", "allocators") for name in lwq.ALLOCATORS)
 

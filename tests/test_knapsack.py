@@ -4,6 +4,7 @@ import ctypes
 import itertools
 import os
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -219,6 +220,12 @@ def test_scores_become_costs():
     }
     with pytest.raises(lwq.InputError, match="lack the widths"):
         lwq.allocate(random_costs(layout, (8, 4)), None, (8, 3), RTN(), avg_bits=4)
+    named = replace(random_costs(layout, (8, 4)), scorer="fisher_kl(quantizer='hqq', windows=8)")
+    assert lwq.allocate(named, avg_bits=5).quantizer.startswith("hqq(")
+    assert lwq.allocate(named, quantizer="rtn", avg_bits=5).quantizer.startswith("rtn(")
+    assert replace(named, scorer="at_option(quantizer=\"gptq(inputs='full')\")").quantizer == (
+        "gptq(inputs='full')"
+    )
 
 
 def test_measured_costs_are_those_of_plain_plans(toy, judge, tmp_path):

@@ -1,5 +1,6 @@
 """What is done to one model: score, plan, quantize."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +31,9 @@ from lwq.cli.printing import (
     show_size,
 )
 from lwq.common.errors import InputError
+from lwq.common.sizes import readable
+
+MUCH = 0.1  # of a file that stays at 16 bits, said from here on
 
 
 @app.command()
@@ -40,11 +44,8 @@ def score(
     ] = Path("scores.json"),
     scorer: Annotated[
         str,
-        typer.Option(
-            help="a name, a call such as 'random(seed=3)', or yours: my.py:Mine; by default the "
-            "first of `lwq list scorers`"
-        ),
-    ] = "",
+        typer.Option(help="a name, a call such as 'random(seed=3)', or yours: my.py:Mine"),
+    ] = "fisher_kl",
     text: Text = "c4",
     nsamples: Nsamples = 8,
     seqlen: Seqlen = 512,
@@ -60,7 +61,7 @@ def score(
     from lwq.studies import checks
 
     target = arguments.out_file(out)
-    strategy = build(scorers.SCORERS, "scorer", scorer or next(iter(scorers.SCORERS)))
+    strategy = build(scorers.SCORERS, "scorer", scorer)
     checks.require_text(text)
     loaded, tokenizer = models.load(
         model, dtype, trust_remote_code=trust_remote_code, stream=stream
@@ -185,9 +186,28 @@ def _planned(
 ) -> Any:
     """A plan from a file of scores; no model and no torch."""
     from lwq import allocators
-    from lwq.contracts import load_scores
+    from lwq.contracts import Costs, load_scores
 
-    return allocators.allocate(load_scores(scores), None, options, quantizer, allocator, **limits)
+    found = load_scores(scores)
+    made = allocators.allocate(found, None, options, quantizer, allocator, **limits)
+    own = found.quantizer if isinstance(found, Costs) else None
+    if own and _written(own) != made.quantizer:
+        print(f"the costs were found with {own}, and the plan is for {quantizer}")
+    beyond = 2 * found.layout.rest.get("", 0)  # bytes
+    if not found.layout.outside and beyond > MUCH * (limits["max_bytes"] or math.inf):
+        print(
+            f"{readable(beyond)} of it stay at 16 bits, embeddings and head among them: these "
+            "scores are of blocks alone; --scorer 'fisher_kl(outside=True)' scores them too"
+        )
+    return made
+
+
+def _written(quantizer: str) -> str:
+    """A quantizer's text with all its settings, as plans hold it."""
+    from lwq.common.names import rebuild, spec
+    from lwq.quantizers import QUANTIZERS
+
+    return spec(QUANTIZERS, rebuild(QUANTIZERS, "quantizer", quantizer))
 
 
 def _recommended(

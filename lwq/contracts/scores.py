@@ -1,6 +1,7 @@
 """What scorers hand over: importance, or harm."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
@@ -175,6 +176,12 @@ class Costs(Mapping[str, Mapping[Option, float]]):
 
     def __len__(self) -> int:
         return len(self.harm)
+
+    @property
+    def quantizer(self) -> str | None:
+        """The quantizer that they were found with, where their scorer's text names one."""
+        found = re.search(r"\bquantizer=(['\"])(.*?)\1", self.scorer)
+        return found[2] if found else None
 
     def order(self) -> list[str]:
         """Units by what they lose from their highest width to their lowest, least first; ties keep

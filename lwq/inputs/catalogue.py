@@ -156,9 +156,7 @@ TASKS: dict[str, Task] = {
             "500 items (the stock task scores the test split)",
         ),
         "boolq": ("boolq/none", "validation", "3,270 items, passages without their titles"),
-        "social_iqa": ("social_i_qa/none", "validation", "1,954 items"),
         "sciq": ("sciq/none", "validation", "1,000 items"),
-        "commonsense_qa": ("tau/commonsense_qa/none", "validation", "1,221 items"),
         "mmlu": (
             "hails/mmlu_no_train/*",
             "test validation dev",

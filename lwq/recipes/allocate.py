@@ -47,7 +47,8 @@ def allocate(
         bits: the options to choose from; 0 drops a block, 16 keeps it. None: of scores the two
             whole widths on either side of the budget, in the recipe all that the quantizer has.
         quantizer: what will pack the weights (a name, a call in text, an object): true bytes depend
-            on it. None: rtn for scores, gptq(clip=True) in the recipe.
+            on it. None: for Costs the one that they were found with, for other scores rtn, in the
+            recipe gptq(clip=True).
         allocator: a name in ALLOCATORS, a call in text or an object; by default `topk` for two
             options, `levels` for more, `uniform` for one, `knapsack` for Costs and in the recipe.
         moved: this many units leave the highest width.
@@ -82,7 +83,7 @@ def allocate(
             scores,
             model,
             bits,
-            quantizer or "rtn",
+            quantizer or (isinstance(scores, Costs) and scores.quantizer) or "rtn",
             allocator,
             moved=moved,
             avg_bits=avg_bits,
