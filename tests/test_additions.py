@@ -5,6 +5,7 @@ pytest tests/test_additions.py
 """
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -30,6 +31,20 @@ def contents(house: Path) -> dict[str, str]:
         if path.suffix in (".py", ".ipynb", ".yaml", ".j2")
         and not {"smoke", "__pycache__"} & set(path.parts)
     }
+
+
+COMMANDS = """
+import json, sys
+from lwq.cli import main
+
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["lwq", *arguments]
+    try:
+        main()
+    except SystemExit as done:
+        if done.code:
+            raise
+"""
 
 
 class House:
@@ -72,10 +87,10 @@ class House:
         changed = {path for path, sha in self.before.items() if now.get(path) != sha}
         return set(now) - set(self.before), changed
 
-    def lwq(self, *arguments: str) -> str:
-        """What `lwq` prints, run from the copy."""
+    def lwq(self, *commands: tuple[str, ...]) -> str:
+        """What `lwq` prints, one command after the other, run from the copy in one process."""
         place = {"PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-        command = [sys.executable, "-m", "lwq", *arguments]
+        command = [sys.executable, "-c", COMMANDS, json.dumps(commands)]
         done = subprocess.run(
             command, cwd=self.folder, env={**os.environ, **place}, capture_output=True, text=True
         )
@@ -119,10 +134,10 @@ def test_a_study_is_added_with_four_files_and_a_line(house):
         '"mine": mine.section',
         "from lwq.report.sections import mine",
     )
-    assert "mine: 0 of 8 plans measured" in house.lwq("study", "mine", "--dry-run")
-    house.lwq("study", "mine")
-    assert "mine: 8 of 8 plans measured, nothing left" in house.lwq("study", "mine", "--dry-run")
-    house.lwq("report", "--size", "smoke")
+    dry = ("study", "mine", "--dry-run")
+    said = house.lwq(dry, ("study", "mine"), dry, ("report", "--size", "smoke"))
+    _, _, then = said.partition("mine: 0 of 8 plans measured")
+    assert then and "mine: 8 of 8 plans measured, nothing left" in then
     page = (house.folder / "reports/smoke/report.md").read_text()
     table = pd.read_csv(house.folder / "results/smoke/table.csv")
     kl = table[(table["metric"] == "kl") & (table["avg_bits"] == 2)].iloc[0]
@@ -288,13 +303,15 @@ def test_one_of_each_kind_is_added_with_a_file_and_a_line(house):
         "exporters": ("weights", "Weights", "EXPORTERS", EXPORTER),
         "allocators": ("trials", "Trials", "ALLOCATORS", ALLOCATOR),
     }
-    new = {"use.py"}
+    new, lists = {"use.py"}, []
     for room, (name, kind, table, text) in kinds.items():
         house.write(f"lwq/{room}/{name}_of_mine.py", text)
         module = f"from lwq.{room}.{name}_of_mine import {kind}"
         house.register(f"lwq/{room}/__init__.py", table, f'"{name}": {kind}', module)
         new.add(f"lwq/{room}/{name}_of_mine.py")
-        assert name in house.lwq("list", room if room != "exporters" else "formats")
+        lists.append(("list", room if room != "exporters" else "formats"))
+    said = house.lwq(*lists)
+    assert all(f"│ {name} " in said for name, *_ in kinds.values())
     (house.folder / "use.py").write_text(USE)
     place = {**os.environ, "PYTHONPATH": str(house.folder), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -308,8 +325,9 @@ def test_one_of_each_kind_is_added_with_a_file_and_a_line(house):
     total = sum(int(line.rpartition(" ")[2]) for line in stored)
     assert f"bytes {total}" in done.stdout
     options = ("-p", "orderings=[pull,random]", "-p", "quantizer=tail", "-p", "group_size=0")
-    house.lwq("study", "orderings", *options, "-p", "ablations=false")
-    house.lwq("report", "--size", "smoke")
+    house.lwq(
+        ("study", "orderings", *options, "-p", "ablations=false"), ("report", "--size", "smoke")
+    )
     page = (house.folder / "reports/smoke/report.md").read_text()
     table = pd.read_csv(house.folder / "results/smoke/table.csv")
     assert {"pull", "random(seed=0)"} <= set(table["ordering"])

@@ -9,19 +9,25 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_study import small_point
 
 import lwq
+from lwq.common import paths
 from lwq.results import measurements
 from lwq.studies import grid, pool
 
 
 def points(folder):
-    found = []
-    for name, quantizer, low in (("a", "rtn", 2), ("b", "rtn", 3), ("c", "gptq", 2)):
-        point = small_point(folder, quantizer=quantizer, low=low)
-        found.append(replace(point, output=point.output.with_stem(name)))
-    return found
+    """The smallest study there is, with two quantizers."""
+    notebook, results = paths.NOTEBOOKS / "template.ipynb", str(folder / "r")
+    return [
+        grid.Point(
+            "template",
+            notebook,
+            {"quantizer": quantizer, "results_dir": results},
+            folder / "out" / f"{name}.ipynb",
+        )
+        for name, quantizer in (("a", "rtn"), ("b", "gptq"))
+    ]
 
 
 def tables(folder):
@@ -48,7 +54,7 @@ def serial(tmp_path_factory):
 
 def test_processes_give_the_same_tables(serial, tmp_path):
     copies = list(pool.in_processes(points(tmp_path), 2))
-    assert len(copies) == 3 and tables(tmp_path) == serial
+    assert len(copies) == 2 and tables(tmp_path) == serial
 
 
 def test_a_process_that_dies_is_replaced(tmp_path, monkeypatch):
@@ -56,7 +62,7 @@ def test_a_process_that_dies_is_replaced(tmp_path, monkeypatch):
     monkeypatch.setenv("LWQ_TEST_FLAG", str(flag))
     monkeypatch.setattr(pool, "run", _dies_once)
     found = list(pool.in_processes(points(tmp_path), 2))
-    assert sorted(p.name for p in found) == ["a.ipynb", "b.ipynb", "c.ipynb"] and flag.exists()
+    assert sorted(p.name for p in found) == ["a.ipynb", "b.ipynb"] and flag.exists()
     for run in (_dies_always, _is_interrupted):  # one that is interrupted begins no other point
         monkeypatch.setattr(pool, "run", run)
         with pytest.raises(lwq.RunError, match="died 3 times"):
@@ -93,23 +99,18 @@ def test_a_cluster_gives_the_same_tables_though_a_worker_is_killed(serial, tmp_p
     first = cluster.workers[0].pid
     found = pool.on_cluster(points(tmp_path), cluster.scheduler_address)
     threading.Timer(4, os.kill, (first, signal.SIGKILL)).start()
-    assert len(list(found)) == 3
+    assert len(list(found)) == 2
     assert tables(tmp_path) == serial
     again = lwq.Results(tmp_path / "r")
     assert not [p for p in points(tmp_path) if not p.output.is_file()] and again.found
 
 
-def test_what_is_known_travels_and_is_not_measured_again(tmp_path, monkeypatch):
-    point = points(tmp_path)[0]
+def test_what_is_known_of_a_point_travels_and_is_not_measured_again(tmp_path):
+    point, other = points(tmp_path)[0], points(tmp_path)[1]
     text, new = pool.remote(point, [])
     assert new and str(tmp_path / "r") in text
     _, none = pool.remote(point, new)
     assert none == []
-
-
-def test_only_the_models_of_a_point_travel(tmp_path):
-    point, other = points(tmp_path)[0], points(tmp_path)[1]
-    _, new = pool.remote(point, [])
     results = lwq.Results(tmp_path / "r")
     for record in new:
         results.add(record)

@@ -8,7 +8,6 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -26,7 +25,7 @@ from lwq.report import figures, intervals, overview, page
 from lwq.report.sections import SECTIONS
 from lwq.results import measurements
 from lwq.studies import candidates, experiment, forecast, grid, setup
-from lwq.studies.rehearsal import rehearse
+from lwq.studies.rehearsal import rehearse, run_cells
 
 TEXTS = experiment.texts("toy", "toy", 4, 48, 6, 48)
 ORDERINGS = "lim, zd, reversed(lim), zd(two_sided=True, pool='matrix'), random"
@@ -411,7 +410,7 @@ def test_an_estimate_counts_what_a_study_measures(study, tmp_path):
     """Before the study: about as many plans as it measures; afterwards: nothing left."""
     point = at_smoke(study, tmp_path)
     before = forecast.of_point(point)
-    grid.run(replace(point, output=tmp_path / "out.ipynb"))
+    run_cells(point.notebook, point.parameters)
     rows = lwq.Results(tmp_path / "r").table(metric="perplexity")
     plans = sum(part["plan"].nunique() for _, part in rows.groupby("model"))
     # orders of so few blocks share plans, and which do only the model tells

@@ -94,6 +94,9 @@ class Rehearsal(Experiment):
         chosen = {width for _, plan in self.noted.values() for width in plan.bits.values()}
         return chosen - {DROPPED, KEPT}
 
+    def release(self) -> None:
+        """Nothing: no model is held."""
+
     def units(self, granularity: str = "block", outside: bool = False) -> Layout:
         """Blocks, whatever is asked for; `outside`: and a head."""
         return stand_in(self.model, outside)
@@ -205,24 +208,32 @@ def rehearse(notebook: Path, parameters: Mapping[str, Any]) -> list[Rehearsal]:
 
     Raises InputError for a cell that cannot run without numbers.
     """
+    with rehearsing() as found:
+        run_cells(notebook, parameters)
+    return found
+
+
+def run_cells(notebook: Path, parameters: Mapping[str, Any]) -> None:
+    """Run the cells of a notebook that measure, with these parameters, in this process.
+
+    Raises InputError, naming the cell, where one fails.
+    """
     import nbformat
 
     names: dict[str, Any] = {}
-    with rehearsing() as found:
-        for number, cell in enumerate(nbformat.read(notebook, as_version=4).cells):
-            tags = set(cell.metadata.get("tags", []))
-            if cell.cell_type != "code" or tags & SHOWING:
-                continue
-            code = "\n".join(line for line in cell.source.splitlines() if line[:1] not in "%!")
-            try:
-                exec(compile(code, f"{notebook.name}, cell {number}", "exec"), names)
-            except InputError:
-                raise
-            except Exception as error:
-                raise InputError(
-                    f"cell {number} of {notebook.name} does not run without numbers "
-                    f"({type(error).__name__}: {error}); tag it look if it only shows some"
-                ) from error
-            if "parameters" in tags:
-                names.update(parameters)
-    return found
+    for number, cell in enumerate(nbformat.read(notebook, as_version=4).cells):
+        tags = set(cell.metadata.get("tags", []))
+        if cell.cell_type != "code" or tags & SHOWING:
+            continue
+        code = "\n".join(line for line in cell.source.splitlines() if line[:1] not in "%!")
+        try:
+            exec(compile(code, f"{notebook.name}, cell {number}", "exec"), names)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"cell {number} of {notebook.name} does not run without numbers "
+                f"({type(error).__name__}: {error}); tag it look if it only shows some"
+            ) from error
+        if "parameters" in tags:
+            names.update(parameters)
