@@ -2,6 +2,8 @@
 need not.
 """
 
+from functools import cache
+
 import architectures
 import numpy as np
 import pytest
@@ -37,38 +39,41 @@ def same(a, b):
     return all(np.array_equal(getattr(a, key), getattr(b, key)) for key in ("nll", "kl", "top1"))
 
 
-def slow_twin(make, plans, windows, quantizer, truth):
-    """What a reader would write: a fresh model, quantized and run from end to end, for each
-    plan.
+def case(name):
+    """A model, calibration windows, judging windows, plans."""
+    model = architectures.make(name)
+    judge = architectures.tokens(5, 24).flip(0)
+    return model, architectures.tokens(6), judge, [plan_for(model, mix, "gptq()") for mix in MIXES]
+
+
+def slow_twin(make, plans, windows, truth):
+    """What a reader would write: a fresh model, quantized and run from end to end, for each plan;
+    plan id -> losses.
     """
+    found = {}
     for plan in plans:
         model = make()
         lwq.quantize_(model, plan, windows)
-        yield evaluate(model, truth.windows, truth)
+        found[plan.id] = evaluate(model, truth.windows, truth)
+    return found
+
+
+@cache
+def full_passes(name):
+    """The slow twin of `case(name)`."""
+    model, windows, judge, plans = case(name)
+    return slow_twin(lambda: architectures.make(name), plans, windows, reference(model, judge))
 
 
 @pytest.mark.parametrize("memory", [1 << 30, 30_000, 0], ids=["all boundaries", "some", "none"])
 @pytest.mark.parametrize("name", NAMES)
 def test_equals_full_forward_passes(name, memory):
-    model, windows, judge = (
-        architectures.make(name),
-        architectures.tokens(6),
-        architectures.tokens(5, 24).flip(0),
-    )
-    truth = reference(model, judge)
-    plans = [plan_for(model, mix, "gptq()") for mix in MIXES]
-    sweep = Sweep(model, judge, Bank(model, GPTQ(), windows), truth, memory)
+    model, windows, judge, plans = case(name)
+    sweep = Sweep(model, judge, Bank(model, GPTQ(), windows), reference(model, judge), memory)
     assert sweep.stride == {1 << 30: 1, 30_000: 3, 0: 3}[memory] or name != "llama"
-    found = list(sweep.measure(plans))
+    found, slow = list(sweep.measure(plans)), full_passes(name)
     assert len(found) == len(plans)
-    for (_, losses), slow in zip(
-        found,
-        slow_twin(
-            lambda: architectures.make(name), [plan for plan, _ in found], windows, "gptq()", truth
-        ),
-        strict=True,
-    ):
-        assert same(losses, slow)
+    assert all(same(losses, slow[plan.id]) for plan, losses in found)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
@@ -203,10 +208,8 @@ def test_a_block_without_matrices_runs_unless_it_is_dropped(granularity):
     )
     plans = [plan_for(model, mix, granularity=granularity) for mix in mixes]
     found = list(Sweep(model, judge, Bank(model, RTN()), truth).measure(plans))
-    for (_, losses), slow in zip(
-        found, slow_twin(make, [plan for plan, _ in found], judge, "rtn()", truth), strict=True
-    ):
-        assert same(losses, slow)
+    slow = slow_twin(make, plans, judge, truth)
+    assert all(same(losses, slow[plan.id]) for plan, losses in found)
 
 
 def nested(model, order, high=4, low=2):
