@@ -171,6 +171,16 @@ def test_a_setting_of_another_type_is_named(kind, text, message):
     assert whole.damp_percent == 1, "a whole number is a float"
 
 
+def test_a_default_of_another_type_is_taken():
+    @dataclass(frozen=True)
+    class Loose:
+        spare: int = None
+
+    assert names.build({}, "scorer", Loose, spare=None).spare is None
+    with pytest.raises(lwq.InputError, match="spare='a' is not int"):
+        names.build({}, "scorer", Loose, spare="a")
+
+
 def test_text_of_a_file_runs_no_code(toy, windows, folder):
     """A plan may name what this process has named; anything else is refused before it is
     imported.

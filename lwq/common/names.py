@@ -113,13 +113,13 @@ def _make(cls: type, name: str, arguments: Any, settings: dict[str, Any]) -> Any
 def _require_types(
     cls: type, name: str, arguments: Sequence[Any], settings: Mapping[str, Any]
 ) -> None:
-    """Raise InputError for a setting that is not what its annotation says."""
-    known = [f.name for f in fields(cls)] if is_dataclass(cls) else []
+    """Raise InputError for a setting that is not what its annotation says, nor its default."""
+    known = {f.name: f.default for f in fields(cls)} if is_dataclass(cls) else {}
     hints: dict[str, Any] = {}
     with suppress(NameError):  # annotations of a class of the user's own may not resolve
         hints = get_type_hints(cls)
     for key, value in [*zip(known, arguments, strict=False), *settings.items()]:
-        if key in known and not _fits(value, hints.get(key, Any)):
+        if key in known and value is not known[key] and not _fits(value, hints.get(key, Any)):
             written = getattr(hints[key], "__name__", str(hints[key]))
             written = written.replace("collections.abc.", "")
             raise InputError(f"{name}: {key}={value!r} is not {written}")
