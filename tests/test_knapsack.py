@@ -222,6 +222,9 @@ def test_scores_become_costs():
         lwq.allocate(random_costs(layout, (8, 4)), None, (8, 3), RTN(), avg_bits=4)
     named = replace(random_costs(layout, (8, 4)), scorer="fisher_kl(quantizer='hqq', windows=8)")
     assert lwq.allocate(named, avg_bits=5).quantizer.startswith("hqq(")
+    foreign = replace(named, scorer="at_option(quantizer='theirs.py:Mine')")
+    with pytest.raises(lwq.InputError, match="theirs.py"):  # named by a file: its code is not run
+        lwq.allocate(foreign, avg_bits=5)
     assert lwq.allocate(named, quantizer="rtn", avg_bits=5).quantizer.startswith("rtn(")
     assert replace(named, scorer="at_option(quantizer=\"gptq(inputs='full')\")").quantizer == (
         "gptq(inputs='full')"

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lwq import allocators, models
 from lwq.common.errors import InputError
-from lwq.common.names import build
+from lwq.common.names import build, rebuild
 from lwq.common.sizes import parse_bytes
 from lwq.contracts import Budget, Costs, Option, Plan, Scores
 from lwq.contracts.methods import Allocator, Objective, Quantizer
@@ -83,7 +83,7 @@ def allocate(
             scores,
             model,
             bits,
-            quantizer or (isinstance(scores, Costs) and scores.quantizer) or "rtn",
+            quantizer or _quantizer_of(scores),
             allocator,
             moved=moved,
             avg_bits=avg_bits,
@@ -110,6 +110,12 @@ def allocate(
     settled = recipe or Recipe()
     settled = replace(settled, guard=guard and settled.guard)
     return settled(model, budget, packer, windows, tune)
+
+
+def _quantizer_of(scores: Scores | Costs) -> str | Quantizer:
+    """The one that costs were found with, else rtn; what a file names runs no code."""
+    named = scores.quantizer if isinstance(scores, Costs) else None
+    return "rtn" if named is None else rebuild(QUANTIZERS, "quantizer", named)
 
 
 def _require_several(given: Mapping[str, object]) -> None:
