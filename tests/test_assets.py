@@ -592,7 +592,7 @@ def test_tables_are_well_formed():
     assert all(len(wheel.sha256) == 64 and wheel.size > 1_000_000 for wheel in wheels)
     assert len({wheel.filename for wheel in wheels}) == 13
     names = [*assets.MODELS, *assets.TEXTS, *assets.TASKS]
-    assert len(set(names)) == len(names) == 20
+    assert len(set(names)) == len(names) == 18
     for table in (assets.MODELS, assets.TEXTS, assets.TASKS):
         assert all(entry.note and "\n" not in entry.note for entry in table.values())
 

@@ -184,12 +184,18 @@ def test_rounding_is_half_to_even():
     assert grid.nearest(torch.tensor([0.5, 1.5, 2.5]), scale, zero, 4).tolist() == [0.0, 2.0, 2.0]
 
 
+def unpacked(packed, bits):
+    """Numbers of a few bits, the lowest of each byte first."""
+    return torch.cat([packed >> shift & (1 << bits) - 1 for shift in range(0, 8, bits)])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("columns", [64, 128, 192, 576, 1000, 256])
 def test_quanto_equals_the_library_bit_for_bit(dtype, columns, monkeypatch):
     library = pytest.importorskip("optimum.quanto", reason="optimum-quanto is in the test extra")
-    plain = types.SimpleNamespace(unpack=library.library.unpack)  # a compiler takes a minute
-    monkeypatch.setattr(library.library.extensions.get_extension("quanto_cpp"), "_lib", plain)
+    extension = library.library.extensions.get_extension("quanto_cpp")
+    # what it would start a compiler for
+    monkeypatch.setattr(extension, "_lib", types.SimpleNamespace(unpack=unpacked))
     weight = torch.randn(16, columns, generator=torch.Generator().manual_seed(columns)).to(dtype)
     for bits, kind in ((8, library.qint8), (4, library.qint4), (2, library.qint2)):
         linear = torch.nn.Linear(columns, 16, bias=False, dtype=dtype)
