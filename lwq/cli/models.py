@@ -203,11 +203,16 @@ def _planned(
 
 
 def _written(quantizer: str) -> str:
-    """A quantizer's text with all its settings, as plans hold it."""
+    """A quantizer's text with all its settings, as plans hold it; code that a file names is not
+    run, and its text stands.
+    """
     from lwq.common.names import rebuild, spec
     from lwq.quantizers import QUANTIZERS
 
-    return spec(QUANTIZERS, rebuild(QUANTIZERS, "quantizer", quantizer))
+    try:
+        return spec(QUANTIZERS, rebuild(QUANTIZERS, "quantizer", quantizer))
+    except InputError:
+        return quantizer
 
 
 def _recommended(
