@@ -115,3 +115,50 @@ def test_a_search_on_a_real_objective_never_loses_to_its_start(sweep):
         start = lwq.allocate(scores, None, (4, 3, 2), "rtn", "knapsack", avg_bits=3)
         assert objective.spent < 14
         assert objective(plan.bits).harm <= objective(start.bits).harm
+
+
+def killed_after(search, scores, objective, trials):
+    """Run a search until so many trials are noted, then kill it."""
+    note = objective._journal.note
+    left = iter(range(trials))
+
+    def noted(entry):
+        note(entry)
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    objective._journal.note = noted
+    with pytest.raises(KeyboardInterrupt):
+        lwq.allocate(scores, None, (4, 3, 2), "rtn", search, avg_bits=3, objective=objective)
+
+
+@pytest.mark.parametrize("search", ["refine", "evolution(offspring=6, stages=((2, 0.5),))"])
+def test_a_search_that_was_killed_goes_on_from_its_journal(sweep, tmp_path, search):
+    """The same plan as a search that nobody stopped, within the same passes, and no trial twice."""
+    scores, path = lwq.score(sweep.model, "zd"), tmp_path / "search.trials"
+    settings = {"bits": (4, 3, 2), "quantizer": "rtn", "allocator": search, "avg_bits": 3}
+    calm = Objective(sweep, limit=12)
+    wanted, spent = lwq.allocate(scores, objective=calm, **settings), calm.spent
+    killed_after(search, scores, Objective(sweep, limit=12, journal=path), 4)
+    with path.open("a") as file:
+        file.write('{"plan": "cut off in the mid')
+    before = sweep.blocks_run
+    again = Objective(sweep, limit=12, journal=path)
+    found = lwq.allocate(scores, objective=again, **settings)
+    run = (sweep.blocks_run - before) / len(sweep.blocks)
+    assert run < spent - 3 and again.spent == pytest.approx(spent, abs=1)
+    assert found.bits == wanted.bits and path.read_text().count("\n") == 1 + len(again.log)
+    assert [(trial.bits, trial.harm) for trial in again.log] == [
+        (trial.bits, trial.harm) for trial in calm.log[: len(again.log)]
+    ]
+
+
+def test_a_journal_of_another_search_is_refused(sweep, tmp_path):
+    path = tmp_path / "search.trials"
+    Objective(sweep, limit=2, journal=path)(plans(sweep.bank.layout)[0])
+    other = lwq.Sweep(sweep.model, sweep.windows[:1], sweep.bank)
+    with pytest.raises(lwq.InputError, match=r"search\.trials holds trials of another"):
+        Objective(other, limit=2, journal=path)
+    path.write_text("something else\n")
+    with pytest.raises(lwq.InputError, match="no journal of trials"):
+        Objective(sweep, limit=2, journal=path)

@@ -4,16 +4,20 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 from torch import Tensor, nn
 
 from lwq import models
 from lwq.common.errors import LimitSpent
+from lwq.common.hashing import digest
 from lwq.common.names import spec
 from lwq.contracts import Layout, Losses, Option, Plan
 from lwq.engine.bank import Bank
 from lwq.engine.evaluate import Reference, reference
+from lwq.engine.journal import Entry, Journal
 from lwq.engine.sweep import Sweep
+from lwq.inputs.texts import token_digest
 from lwq.quantizers import QUANTIZERS
 
 
@@ -46,6 +50,9 @@ class Objective:
         limit: forward passes of the whole model that may be spent.
         granularity: of the units in `bits`.
         outside: whether embeddings and head are among them.
+        journal: a file that every trial is noted in when it is measured. A search that was killed,
+            run again with the same file, finds them there, passes and all, and goes on; None: the
+            trials are in memory alone.
         log: every trial, in order.
     """
 
@@ -53,10 +60,12 @@ class Objective:
     limit: float
     granularity: str = "block"
     outside: bool = False
+    journal: str | Path | None = None
     log: list[Trial] = field(default_factory=list)
     _known: dict[tuple[str, int], Losses] = field(default_factory=dict, repr=False)
     _parts: dict[int, Sweep] = field(default_factory=dict, repr=False)
     _start: int = field(init=False, repr=False)
+    _earlier: float = field(default=0.0, repr=False)  # passes of the trials that a journal had
 
     def __post_init__(self) -> None:
         bank = self.sweep.bank
@@ -64,6 +73,14 @@ class Objective:
         self._layout = models.layout(bank.exact, self.granularity, self.outside, known)
         self._parts[len(self.sweep.windows)] = self.sweep
         self._start = self.sweep.blocks_run
+        self._journal = Journal(Path(self.journal), self._made_by()) if self.journal else None
+
+    def _made_by(self) -> str:
+        """Digest of what decides the losses of a plan."""
+        sweep = self.sweep
+        source = sweep.bank.source or f"{self._layout.fingerprint} {self.quantizer}"
+        shape, tokens = list(sweep.windows.shape), token_digest(sweep.windows.cpu())
+        return digest([source, shape, tokens, sweep.reference is not None])
 
     @property
     def quantizer(self) -> str:
@@ -75,7 +92,7 @@ class Objective:
         """Forward passes so far; one over some of the windows counts as their share."""
         run = sum(count * part.blocks_run for count, part in self._parts.items())
         windows = len(self.sweep.windows)
-        return (run / windows - self._start) / len(self.sweep.blocks)
+        return self._earlier + (run / windows - self._start) / len(self.sweep.blocks)
 
     @property
     def left(self) -> float:
@@ -95,13 +112,26 @@ class Objective:
         count = max(1, round(share * len(self.sweep.windows)))
         made = [Plan(dict(bits), self._layout, self.quantizer) for bits in plans]
         new = {plan.id: plan for plan in made if (plan.id, count) not in self._known}
+        for entry in self._journaled(new, count):
+            self._earlier += max(0.0, entry.passes - self.spent)
+            self._note(new.pop(entry.plan), entry.losses, count, share)
         self._require_left(new)
         for plan, losses in self._part(count).measure(new.values(), "search") if new else ():
-            self._known[plan.id, count] = losses
-            self.log.append(Trial(plan.bits, losses.harm, self.spent, share))
+            if self._journal:
+                self._journal.note(Entry(plan.id, count, self.spent, losses))
+            self._note(plan, losses, count, share)
             del new[plan.id]
             self._require_left(new)
         return [self._known[plan.id, count] for plan in made]
+
+    def _note(self, plan: Plan, losses: Losses, count: int, share: float) -> None:
+        self._known[plan.id, count] = losses
+        self.log.append(Trial(plan.bits, losses.harm, self.spent, share))
+
+    def _journaled(self, wanted: Mapping[str, Plan], count: int) -> list[Entry]:
+        """What an earlier run of the search measured of these plans, in its order."""
+        entries = self._journal.entries if self._journal else []
+        return [entry for entry in entries if entry.windows == count and entry.plan in wanted]
 
     def _part(self, count: int) -> Sweep:
         """A sweep over the first windows."""
@@ -133,6 +163,7 @@ class Later:
         windows: of the tune split, LongTensor (n, length).
         limit: as an `Objective` has it.
         truth: makes the reference; else it is made here.
+        journal: as an `Objective` has it.
     """
 
     model: nn.Module
@@ -141,13 +172,15 @@ class Later:
     layout: Layout
     limit: float = math.inf
     truth: Callable[[], Reference] | None = None
+    journal: Path | None = None
 
     @cached_property
     def made(self) -> Objective:
         self.bank.restore_()
         truth = self.truth() if self.truth else reference(self.model, self.windows)
         sweep = Sweep(self.model, self.windows, self.bank, truth)
-        return Objective(sweep, self.limit, self.layout.granularity, bool(self.layout.outside))
+        beyond = bool(self.layout.outside)
+        return Objective(sweep, self.limit, self.layout.granularity, beyond, self.journal)
 
     @property
     def quantizer(self) -> str:

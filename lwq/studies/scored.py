@@ -139,14 +139,20 @@ def searched(
         *(layout.granularity, bool(layout.outside), repr(list(scores.items()))),
     ]
     path = _folder(setup.results) / f"plan-{digest(named)}.json"
+    journal = path.with_suffix(".trials")  # of a search that is killed: it goes on from there
 
     def found() -> Plan:
         tuned = setup.using(judge=tune)  # whose reference serves every search
-        windows, bank = tuned.judging, setup.bank
-        objective = Later(setup.judged, bank, windows, layout, passes, lambda: tuned.reference)
+        objective = Later(
+            *(setup.judged, setup.bank, tuned.judging, layout, passes),
+            truth=lambda: tuned.reference,
+            journal=journal,
+        )
         return allocating.within(scores, budget, allocator, objective)
 
-    return kept(path, Plan.load, found)
+    plan = kept(path, Plan.load, found)
+    journal.unlink(missing_ok=True)
+    return plan
 
 
 def _folder(results: Results) -> Path:
