@@ -227,6 +227,12 @@ function chart(arena, looks, choose) {
   svg.append(draw("text", { x: 0, y: 0, "text-anchor": "middle",
     transform: `translate(12,${(high - edge.bottom) / 2}) rotate(-90)` },
     "KL to the untouched model (nats/token)"));
+  if (arena.floor > low) {
+    svg.append(draw("line", { x1: edge.left, x2: wide - edge.right, y1: y(arena.floor),
+      y2: y(arena.floor), stroke: "#777", "stroke-dasharray": "1 3" }));
+    svg.append(draw("text", { x: wide - edge.right - 3, y: y(arena.floor) - 4, fill: "#777",
+      "text-anchor": "end" }, "noise floor"));
+  }
   for (const line of arena.lines) {
     svg.append(draw("polyline", { fill: "none", stroke: "#000", "stroke-dasharray": "2 4",
       points: line.map(([mb, kl]) => `${x(mb)},${y(kl)}`).join(" ") }));
@@ -266,6 +272,12 @@ function legend(looks, arena, mixes) {
     const icon = draw("svg", { viewBox: "-8 -8 16 16" });
     icon.append(mark(look, 0, 0));
     list.append(make("li", {}, icon, name === "uniform" ? "uniform bits" : name));
+  }
+  if (arena.floor) {
+    const item = make("li", {}, `noise floor: ${figures(arena.floor)} nats`);
+    explain(item, "what 16-bit arithmetic alone costs the untouched model; nothing below it " +
+      "tells plans apart");
+    list.append(item);
   }
   return list;
 }

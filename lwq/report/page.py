@@ -65,7 +65,7 @@ def build(results_dir: str | Path, reports_dir: str | Path) -> Path:
     text = re.sub(r"\n{3,}", "\n\n", text)
     with paths.replacing(target / "report.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
-    more = play.data(arenas, kept, table, mixes) | {
+    more = play.data(arenas, kept, table, mixes, draw.floors) | {
         "size": context["size"],
         "table": measurements.TABLE,
         "shown": (context["answers"] or {"drawn": []})["drawn"],

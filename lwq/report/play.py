@@ -9,6 +9,7 @@ import pandas as pd
 from lwq.common.names import nickname
 from lwq.report.beside import Arena
 from lwq.report.figures import style
+from lwq.report.floor import text_of
 from lwq.results.plans import StoredPlan
 from lwq.studies import grid
 
@@ -21,16 +22,25 @@ def data(
     plans: Mapping[str, StoredPlan],
     table: pd.DataFrame,
     mixes: pd.DataFrame,
+    floors: Mapping[tuple[str, str], float],
 ) -> dict[str, Any]:
-    """Arenas with their plans, files of others, and of each row the study that measured it."""
+    """Arenas with their plans and noise floors, files of others, and of each row the study that
+    measured it.
+    """
     studies = table.drop_duplicates("id").groupby("study", sort=False)["id"]
     others = mixes.assign(mb=mixes["bytes"] / 1e6).to_dict("records")
     return {
-        "arenas": [arena_data(arena, plans) for arena in arenas],
+        "arenas": [
+            arena_data(arena, plans) | {"floor": floors.get(_place(arena))} for arena in arenas
+        ],
         "claimed": [style.label(name) for name in grid.claimed()],
         "mixes": [{str(key): _plain(cell) for key, cell in line.items()} for line in others],
         "studies": {str(name): sorted(ids) for name, ids in studies},
     }
+
+
+def _place(arena: Arena) -> tuple[str, str]:
+    return str(arena.first["model"]), text_of(arena.first["judge"])
 
 
 def embedded(value: Any) -> str:
