@@ -22,7 +22,7 @@ from lwq import models
 from lwq.inputs.texts import WindowSpec
 from lwq.recipes.recommend import Recipe
 
-RECIPE = Recipe(nsamples=4, seqlen=48, tune=16, length=48)
+RECIPE = Recipe(nsamples=4, seqlen=48, tune=24, length=48)
 JUDGE = WindowSpec("toy", "judge", 8, 48, 0)
 
 

@@ -19,7 +19,7 @@ from lwq.inputs.texts import WindowSpec
 from lwq.recipes.recommend import Recipe
 from lwq.recipes.wanted import judging
 
-QUICK = Recipe(nsamples=4, seqlen=48, tune=16, length=48)
+QUICK = Recipe(nsamples=4, seqlen=48, tune=24, length=48)
 
 
 def made(folder, target="lwq", **changes):

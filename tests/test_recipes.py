@@ -102,7 +102,7 @@ def test_the_uniform_plan_is_the_best_that_fits_with_its_own_width_outside(toy):
 def test_the_recipe_meets_its_budget_and_says_what_the_guard_found(toy, quantizer):
     model, _ = toy
     calibrate = lwq.windows("toy", toy[1], n=8, length=48)
-    tune = lwq.windows("toy", toy[1], n=16, length=48, split="tune")
+    tune = lwq.windows("toy", toy[1], n=24, length=48, split="tune")
     plan = lwq.allocate(
         model=model, size="110kB", quantizer=quantizer, windows=calibrate, tune=tune
     )
@@ -256,7 +256,7 @@ def test_what_no_group_size_divides_stays_at_16_bits(sizes, amount, guard):
     layout = lwq.models.layout(model, "matrix")
     packer = lwq.QUANTIZERS["gptq"](clip=True)
     budget = targets.budget("mlx", layout, packer, "true_bits", amount)
-    plan = Recipe(guard=guard)(model, budget, packer, x, architectures.tokens(9))
+    plan = Recipe(guard=guard)(model, budget, packer, x, architectures.tokens(20))
     judge = WindowSpec("toy", "judge", 4, 24, 0)
     assert Work.of(model, budget, packer, Recipe(guard=guard), judge).outlook().total > 0
     wide = {unit for unit in plan.bits if layout.units[unit][unit][1] == 96}

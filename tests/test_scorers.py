@@ -1,5 +1,6 @@
 """Every scorer in the dict against one battery; then LIM and ZD against their formulas."""
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -253,3 +254,80 @@ def test_a_score_that_is_not_a_number_names_its_unit(toy):
         )
     with pytest.raises(lwq.InputError, match="one score for each unit"):
         lwq.score(toy[0], lambda model, stats: {"model.layers.9": 1.0})
+
+
+@dataclass(frozen=True)
+class Returns:
+    """A scorer of a user's own that returns what it is told to."""
+
+    found: object
+    needs: object = frozenset()
+
+    def __call__(self, model, stats):
+        units = reversed(lwq.units(model, "block"))
+        return dict.fromkeys(units, self.found) if self.found is not None else None
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        (None, "returned a NoneType; a dict of unit"),
+        ("high", r"has a str, 'high'; one number is needed"),
+        (torch.ones(2), "has a Tensor"),
+        ({4: 1.0, 2: math.nan}, r"the harm of model\.layers\.3 at 2 bits is nan"),
+        ({4: 1.0, 3: math.nan, 2: 5.0}, "at 3 bits is nan"),
+        ({4: 1.0, 2: None}, "at 2 bits has a NoneType"),
+    ],
+)
+def test_what_no_score_is_made_of_is_refused_by_name(toy, found, says):
+    """A running maximum hid the NaN: the broken option came out as free as the one above it."""
+    with pytest.raises(lwq.InputError, match=says):
+        lwq.score(toy[0], Returns(found))
+
+
+def test_units_are_in_forward_order_however_a_scorer_names_them(toy):
+    for found in (1.0, {4: 0.0, 3: 1.0}):
+        scores = lwq.score(toy[0], Returns(found))
+        assert list(scores) == list(scores.layout.units) == scores.order()
+
+
+def test_callers_mistakes_are_named(toy, windows):
+    with pytest.raises(lwq.InputError, match="the model is a str; write"):
+        lwq.score("lim", toy[0], windows)
+    with pytest.raises(lwq.InputError, match=r"needs='gram' is text; write frozenset"):
+        lwq.score(toy[0], Returns(1.0, needs="gram"))
+    with pytest.raises(lwq.InputError, match="needs gradients and has no source"):
+        lwq.score(toy[0], Returns(1.0, needs=frozenset({"gradients"})), windows)
+    for name in ("relevance", "taylor", "delta_loss", "fisher_kl(labels='empirical')"):
+        with pytest.raises(lwq.InputError, match="windows of one token have no next token"):
+            lwq.score(toy[0], name, windows[:, :1])
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(lwq.InputError, match="autocast"):
+        lwq.score(toy[0], "lim", windows)
+
+
+def test_another_default_dtype_changes_no_score(toy, windows):
+    wanted = lwq.score(toy[0], "fisher_kl", windows)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = lwq.score(toy[0], "fisher_kl", windows)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for unit in wanted:
+        assert found[unit] == pytest.approx(wanted[unit], rel=1e-4)
+
+
+def test_rounding_takes_no_measured_score_below_zero(toy, windows):
+    """KL of −1e-7 ended a score of two minutes, and was blamed on NaN."""
+    for name in (
+        "leave_one_low(low=8, granularity='matrix', windows=1)",
+        "at_option(options=(8,))",
+    ):
+        lwq.score(toy[0], name, windows[:1, :8])
+
+
+def test_costs_know_a_quantizer_that_was_given_as_an_object(toy, windows):
+    packer = lwq.QUANTIZERS["rtn"](group_size=32)
+    for given in (packer, "rtn(group_size=32)"):
+        scorer = lwq.SCORERS["fisher_kl"](quantizer=given, options=(4, 3))
+        costs = lwq.score(toy[0], scorer, windows)
+        assert lwq.allocate(costs, true_bits=4.2).quantizer.startswith("rtn(group_size=32")

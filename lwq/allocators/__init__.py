@@ -115,9 +115,10 @@ def allocate(
     limit, amount = one_limit(limits)
     packer = build(QUANTIZERS, "quantizer", quantizer)
     require_complete(packer)
-    offered = tuple(bits or _priced(scores) or adjacent(layout, packer, limit, amount))
+    if bits is None:
+        bits = _priced(scores) or adjacent(layout, packer, limit, amount)
     budget = Budget(
-        layout, offered, packer, limit, amount, options or {}, pinned or {}, least, groups or {}
+        layout, tuple(bits), packer, limit, amount, options or {}, pinned or {}, least, groups or {}
     )
     return within(scores, budget, allocator, objective)
 
@@ -148,6 +149,7 @@ def within(
         )
     # allocators of a user's own may take no objective
     chosen = chooser(scores, budget) if objective is None else chooser(scores, budget, objective)
+    _require_offered(chosen, budget, spec(ALLOCATORS, chooser))
     if not budget.holds(chosen):
         raise InputError(
             f"{spec(ALLOCATORS, chooser)} broke the budget: {budget.limit} is "
@@ -162,6 +164,24 @@ def within(
         "calibration": scores.data,
     }
     return Plan(chosen, scores.layout, packer, provenance)
+
+
+def _require_offered(chosen: Any, budget: Budget, name: str) -> None:
+    """Raise InputError unless `chosen` gives each unit one of its options, and a group the same."""
+    if not isinstance(chosen, Mapping) or chosen.keys() != budget.choices.keys():
+        wrong = sorted(chosen.keys() ^ budget.choices.keys())[:4] if chosen else chosen
+        raise InputError(f"{name} gives each unit an option; missing or unknown: {wrong}")
+    together: dict[str, Option] = {}
+    for unit, option in chosen.items():
+        own = budget.choices[unit]
+        if option not in own:
+            raise InputError(f"{name} gives {unit} {option!r}, and it may have {list(own)}")
+        group = budget.groups.get(unit, unit)
+        if together.setdefault(group, option) != option:
+            raise InputError(
+                f"{name} gives members of the group {group} {together[group]!r} and {option!r}; "
+                "they get the same"
+            )
 
 
 def _priced(scores: Scores | Costs) -> tuple[Option, ...]:

@@ -59,7 +59,7 @@ def common_widths(budget: Budget, name: str) -> tuple[Option, ...]:
             f"{sorted(map(str, sets))[:2]}; for options of a unit's own take 'knapsack' or "
             "'lagrange'"
         )
-    return next(iter(sets), budget.widths)
+    return next(iter(sets), budget.offered)
 
 
 def _needed(

@@ -1,5 +1,6 @@
 """What searches share: the best plan so far, and an end when the forward passes are spent."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -57,6 +58,8 @@ class Search:
             if share == 1.0:
                 self._save(plans)
             raise
+        if not all(map(math.isfinite, found)):
+            raise InputError(f"the objective measured {found}; harms of plans are finite")
         if share == 1.0:
             for bits, harm in zip(plans, found, strict=True):
                 self._note(bits, harm)

@@ -40,7 +40,8 @@ def read(path: str | Path, *kinds: str) -> dict[str, Any]:
         data = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_unique)
     except OSError as error:
         raise InputError(f"cannot read {kind} from {path}: {error.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    # ValueError: no JSON, no UTF-8, or a number of thousands of digits
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}") from None
     if not isinstance(data, dict) or data.get("lwq") not in kinds:
         raise InputError(
@@ -75,9 +76,12 @@ def parsed(hint: Any, value: Any, place: str) -> Any:
     if is_dataclass(hint):
         return _filled(hint, value, place)
     if outer is Mapping:
+        keys = [_key(inner[0], key) for key in value]
+        if len(set(keys)) < len(keys):
+            raise InputError(f"{place} names an option twice: {list(value)}; keep one of the two")
         return {
-            _key(inner[0], key, place): parsed(inner[1], entry, f"{place}[{key!r}]")
-            for key, entry in value.items()
+            key: parsed(inner[1], entry, f"{place}[{key!r}]")
+            for key, entry in zip(keys, value.values(), strict=True)
         }
     if outer is tuple:
         return tuple(parsed(part, entry, place) for part, entry in zip(inner, value, strict=True))
@@ -101,7 +105,7 @@ def _filled(cls: Any, data: dict[str, Any], place: str) -> Any:
     )
 
 
-def _key(hint: Any, text: str, place: str) -> Any:
+def _key(hint: Any, text: str) -> Any:
     """A key of a JSON object: text, or an option, which is an int where it is a whole number."""
     if hint is str:
         return text

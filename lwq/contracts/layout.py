@@ -54,6 +54,11 @@ class Layout:
     units: Mapping[str, Mapping[str, Shape]]
     rest: Mapping[str, int]
 
+    def __post_init__(self) -> None:
+        every = [shape for own in self.units.values() for shape in own.values()]
+        if not every or min(map(min, every)) < 1:
+            raise InputError(f"{self.model!r} has no matrix that a plan reaches, or an empty one")
+
     @cached_property
     def outside(self) -> frozenset[str]:
         """The units that are in no block: embeddings and head, where they are units."""

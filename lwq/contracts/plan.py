@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -127,6 +127,8 @@ class Budget:
                     f"{name}: {unknown[:4]} are no units of {self.layout.model!r}; its units are "
                     f"{list(self.layout.units)[:4]} …"
                 )
+        if unnamed := [unit for unit, name in self.groups.items() if not isinstance(name, str)]:
+            raise InputError(f"groups: the group of {unnamed[0]} is no name; give text")
         self._own(f"least={self.least!r}", () if self.least is None else (self.least,))
         pinned = {unit: self._own(f"pinned {unit}", (one,))[0] for unit, one in self.pinned.items()}
         options = {unit: self._own(f"options of {unit}", own) for unit, own in self.options.items()}
@@ -136,7 +138,7 @@ class Budget:
     def _own(self, place: str, options: tuple[Option, ...]) -> tuple[Option, ...]:
         """The quantizer's own spelling of `options`: 4.0 and numpy's 4 become its 4."""
         own = {option: option for option in (DROPPED, *self.quantizer.levels, KEPT)}
-        if bad := [option for option in options if option not in own]:
+        if bad := [one for one in options if not isinstance(one, Hashable) or one not in own]:
             raise InputError(
                 f"{place}: {bad} out of range; this quantizer offers "
                 f"{list(own)} (0 drops, 16 keeps)"

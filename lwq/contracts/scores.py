@@ -13,13 +13,18 @@ from lwq.contracts import shown
 from lwq.contracts.files import read, read_as, write
 from lwq.contracts.layout import Layout, Option
 
+# of a scorer's text: quantizer='NAME(…)' where it was given as text, quantizer=NAME(…) as an object
+QUANTIZER = re.compile(
+    r"""\bquantizer=(?:(['"])(?P<text>.*?)\1|(?P<call>[^\s,'"(]+\((?:[^()]|\([^()]*\))*\)))"""
+)
+
 
 @dataclass(frozen=True)
 class Scores(Mapping[str, float]):
     """Importance of each unit: finite, at least 0, **higher = more important = keeps more bits**.
 
     Attributes:
-        importance: unit -> importance, one entry for each unit of `layout`.
+        importance: unit -> importance, one entry for each unit of `layout`, in its order.
         layout: the model that was scored.
         scorer: what ran, with its settings, as text that builds it again.
         stderr: unit -> standard error over windows, where the score is sampled.
@@ -40,12 +45,14 @@ class Scores(Mapping[str, float]):
             raise InputError(
                 f"{self.scorer}: one score for each unit is needed; missing or unknown: {wrong[:6]}"
             )
-        for unit, value in self.importance.items():
+        found = {unit: _number(self.importance[unit], unit) for unit in self.layout.units}
+        object.__setattr__(self, "importance", found)
+        for unit, value in found.items():
             if not math.isfinite(value) or value < 0:
                 raise InputError(
                     f"{self.scorer}: the score of {unit} is {value}; scores are finite and at "
-                    f"least 0 "
-                    "(look for NaN or Inf in the activations of that block)"
+                    "least 0 (no number or infinite: look at the activations of that block; below "
+                    "0: add what makes the least of them 0)"
                 )
 
     def __getitem__(self, unit: str) -> float:
@@ -90,6 +97,14 @@ class Scores(Mapping[str, float]):
         return read_as(cls, path, "scores")
 
 
+def _number(value: object, unit: str) -> float:
+    """A float, as JSON has it; InputError for what is none."""
+    try:
+        return float(value)  # type: ignore[arg-type]  # which of them are numbers is asked here
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{unit} has {value!r:.60}; a number is needed") from None
+
+
 def falling(harm: Mapping[Option, float]) -> dict[Option, float]:
     """The running maximum from the most bits down: noise would let more bits do more harm.
 
@@ -117,8 +132,8 @@ class Costs(Mapping[str, Mapping[Option, float]]):
     knows their order), and added up over units.
 
     Attributes:
-        harm: unit -> bits -> harm, for each unit of `layout`; in nats a token where it was measured
-            as loss.
+        harm: unit -> bits -> harm, for each unit of `layout`, in its order; in nats a token where
+            it was measured as loss.
         layout: the model that they are for.
         scorer: what found them, with its settings.
         data: the text behind them; "" for costs that need none.
@@ -144,10 +159,16 @@ class Costs(Mapping[str, Mapping[Option, float]]):
                 f"{self.scorer}: costs for each unit are needed; missing or unknown: {wrong[:6]}"
             )
         self._require_pairs()
-        for unit, harm in self.harm.items():
+        plain = {
+            unit: {option: _number(one, unit) for option, one in self.harm[unit].items()}
+            for unit in self.layout.units
+        }
+        object.__setattr__(self, "harm", plain)
+        for unit, harm in plain.items():
             if (
                 not harm
                 or not all(map(math.isfinite, harm.values()))
+                or not all(isinstance(one, str) or math.isfinite(one) for one in harm)
                 or (falling(harm) != harm and not self.pairs)
             ):
                 raise InputError(
@@ -180,8 +201,8 @@ class Costs(Mapping[str, Mapping[Option, float]]):
     @property
     def quantizer(self) -> str | None:
         """The quantizer that they were found with, where their scorer's text names one."""
-        found = re.search(r"\bquantizer=(['\"])(.*?)\1", self.scorer)
-        return found[2] if found else None
+        found = QUANTIZER.search(self.scorer)
+        return (found["text"] or found["call"]) if found else None
 
     def order(self) -> list[str]:
         """Units by what they lose from their highest width to their lowest, least first; ties keep

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
+from lwq.common.errors import InputError
 from lwq.models import products
 
 
@@ -29,7 +31,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """What `module`, a model or a block, answers in evaluation mode. Everything in lwq that runs a
     caller's model runs it so. Products are made in what the device multiplies fast.
+
+    Raises InputError inside torch.autocast, which would round all that is measured.
     """
+    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        raise InputError(
+            "torch.autocast is on and would round what is measured; leave it, and load the model "
+            "in the dtype that is meant"
+        )
     with evaluating(module), products.multiplying():
         return module(*args, **kwargs)
 

@@ -77,6 +77,11 @@ def allocate(
         max_bytes = parse_bytes(str(size))
     limits = {"moved": moved, "avg_bits": avg_bits, "true_bits": true_bits, "max_bytes": max_bytes}
     if scores is not None:
+        if not isinstance(scores, Scores | Costs):
+            raise InputError(
+                f"the first argument is scores, and this is a {type(scores).__name__}; for the "
+                "default recipe write lwq.allocate(model=…)"
+            )
         only = {"outside": outside, "recipe": recipe, "windows": windows, "tune": tune}
         _refuse(only, "the recipe's: with scores, choose when you score (lwq.score)")
         return allocators.allocate(
@@ -106,7 +111,8 @@ def allocate(
     beyond = limit == "max_bytes" if outside is None else outside
     layout = models.layout(model, "matrix", beyond)
     # refused before the work starts
-    budget = Budget(layout, tuple(bits or whole_widths(packer)), packer, limit, amount)
+    offered = whole_widths(packer) if bits is None else tuple(bits)
+    budget = Budget(layout, offered, packer, limit, amount)
     settled = recipe or Recipe()
     settled = replace(settled, guard=guard and settled.guard)
     return settled(model, budget, packer, windows, tune)

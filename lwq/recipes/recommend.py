@@ -1,6 +1,7 @@
 """The default recipe: from a model and a budget to a plan, with no method named."""
 
 import hashlib
+import itertools
 import sys
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from lwq.inputs import toy
 from lwq.inputs.texts import WindowSpec
 from lwq.quantizers import QUANTIZERS
 from lwq.recipes.guard import guarded, uniform_plans
+from lwq.recipes.sequential import least_windows
 from lwq.scorers import SCORERS, score
 from lwq.scorers.fisher import FisherKL
 from lwq.scorers.shared.code import scorer_codes
@@ -79,6 +81,8 @@ class Recipe:
             windows, tune: LongTensor (n, length) of the calibrate and the tune split, of the latter
                 one window a document; None: drawn with the model's own tokenizer.
         """
+        if self.guard:
+            tune, _ = self.drawn(model, "tune", tune)
         windows, said = self.drawn(model, "calibrate", windows)
         costs = self.costs(model, budget, quantizer, windows, said)
         return self.plan(model, costs, budget, quantizer, windows, tune)
@@ -134,14 +138,18 @@ class Recipe:
             return within(costs, budget, "knapsack", quantizer=quantizer)
         tune, said = self.drawn(model, "tune", tune)
         bank = Bank(model, quantizer, windows, Store())
-        last = len(tune) - len(tune) // LOOKED  # what chooses does not judge
+        last = _guards(len(tune))  # what chooses does not judge
         plan = looked(model, costs, budget, bank, tune[last:])
         return guarded(model, plan, costs, budget, windows, tune[:last], bank, said)
 
     def drawn(self, model: nn.Module, split: str, given: Tensor | None) -> tuple[Tensor, str]:
-        """Windows of a split, and the words for them."""
+        """Windows of a split, and the words for them.
+
+        Raises InputError for too few of the tune split: the guard could never decide on them.
+        """
         if given is not None:
             require_token_ids(given)
+            _require_enough(given, split)
             return given, f"{len(given)} windows of the caller's"
         text = self.text or (TEXT if toy.depth(models.name(model)) is None else "toy")
         n, length = (
@@ -152,7 +160,26 @@ class Recipe:
         asked = WindowSpec(text, split, n, length, self.seed)
         drawn = asked.draw(tokenizer)
         # the guard's evidence adds up over windows that share nothing
-        return (drawn.apart() if split == "tune" else drawn.windows), str(asked)
+        windows = drawn.apart() if split == "tune" else drawn.windows
+        _require_enough(windows, split)
+        return windows, str(asked)
+
+
+def _guards(windows: int) -> int:
+    """How many of so many tune windows are the guard's: the first; those after them choose."""
+    return windows - windows // LOOKED
+
+
+def _require_enough(windows: Tensor, split: str) -> None:
+    """Raise InputError where the guard has too few windows to ever decide."""
+    if split == "tune" and _guards(len(windows)) < least_windows():
+        enough = next(n for n in itertools.count() if _guards(n) >= least_windows())
+        raise InputError(
+            f"{len(windows)} windows of the tune split, one a document, leave the guard "
+            f"{_guards(len(windows))}, and it decides nothing before {least_windows()}: give "
+            f"{enough} or more, take a text with more documents, or leave it out (guard=False, "
+            "--no-guard)"
+        )
 
 
 def looked(model: nn.Module, costs: Costs, budget: Budget, bank: Bank, windows: Tensor) -> Plan:

@@ -18,9 +18,11 @@ Source: de la Peña 1999 (self-normalized, symmetric variables, lemma 6.1); Robb
 Ville's inequality; e-values, Ramdas et al. 2023, arXiv:2210.01948.
 """
 
+import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy.special import logsumexp
@@ -68,6 +70,16 @@ class Sequential:
     def mean(self) -> float:
         """Mean difference."""
         return self.total / self.seen if self.seen else math.nan
+
+
+@cache
+def least_windows(alpha: float = ALPHA) -> int:
+    """Below so many differences nothing is decided, however large and alike they are."""
+    for count in itertools.count(1):
+        alike = (Sequential(alpha, count * d, count * d**2, count) for d in 10 / SCALES)
+        if any(test.decided for test in alike):
+            return count
+    raise AssertionError
 
 
 @dataclass(frozen=True)

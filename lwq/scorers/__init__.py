@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lwq import models
+from lwq.common.errors import InputError
 from lwq.common.names import build, spec
 from lwq.contracts import Costs, Layout, Scores
 from lwq.contracts.estimate import Estimate
@@ -51,7 +52,7 @@ from lwq.scorers.outliers import DLP, LAMP, OWL
 from lwq.scorers.shapley import Shapley
 from lwq.scorers.shared.declared import Declared, Found
 from lwq.scorers.shared.listening import Source, listen
-from lwq.scorers.shared.result import result
+from lwq.scorers.shared.result import require_numbers, result
 from lwq.scorers.sublayers import AttentionDrop, MLPDrop
 from lwq.scorers.weights import ZD, Entropy, Kurtosis, Rank, WeightError
 from lwq.statistics.forward import GRADIENTS, Stats, collect
@@ -134,6 +135,11 @@ def score_all(
     """Many scorers for the price of one pass over the windows, and of one back for all that listen
     to the same gradients; the arguments are those of `score`.
     """
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"the model is a {type(model).__name__}; write lwq.score(model, scorer, windows), with "
+            "a model from lwq.load"
+        )
     if windows is not None:
         require_token_ids(windows)
     built = [build(SCORERS, "scorer", scorer) for scorer in scorers]
@@ -151,12 +157,13 @@ def score_all(
     scores = []
     for number, (scorer, said) in enumerate(zip(built, declared, strict=True)):
         found, took = heard[number] if number in heard else _called(model, stats, scorer)
+        text = spec(SCORERS, scorer)
+        require_numbers(found, text)
         place = said.granularity, not beyond.isdisjoint(found)
         if place not in layouts:
             layouts[place] = models.layout(model, *place)
         found = _complete(found, layouts[place])
         cost = took.plus(shared if said.needs else None).cost(tokens)
-        text = spec(SCORERS, scorer)
         scores.append(result(found, layouts[place], text, data, cost))
     return scores
 
@@ -200,7 +207,13 @@ def _hear_all(
     sources: dict[Source, list[int]] = {}
     for number, (scorer, said) in enumerate(zip(scorers, declared, strict=True)):
         if GRADIENTS in said.needs:
-            sources.setdefault(scorer.source, []).append(number)
+            source = getattr(scorer, "source", None)
+            if not isinstance(source, Source):
+                raise InputError(
+                    f"{type(scorer).__name__} needs gradients and has no source; add source = "
+                    "Source() of lwq.scorers.shared.listening"
+                )
+            sources.setdefault(source, []).append(number)
     heard: dict[int, tuple[Found, _Took]] = {}
     for source, numbers in sources.items():
         start = time.monotonic()

@@ -73,8 +73,8 @@ class Shapley:
             sweep = Sweep(model, drawn, found.bank, truth)
             losses = {plan.id: loss.mean_kl for plan, loss in sweep.measure(flat.values())}
         rises: dict[str, list[float]] = {unit: [] for unit in units}
-        for order, walk in plans.items():
-            kl = [losses[plan.id] for plan in walk]
+        for order in map(tuple, orders):  # of few blocks one may be drawn twice, and counts twice
+            kl = [losses[plan.id] for plan in plans[order]]
             for unit, before, after in zip(order, kl, kl[1:], strict=False):
                 rises[unit].append(after - before)
         return lifted({unit: np.array(values) for unit, values in rises.items()})

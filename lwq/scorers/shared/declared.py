@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from lwq.common.errors import InputError
 from lwq.contracts import Option
 
 # unit -> importance, or unit -> option -> harm; an Estimate where it is sampled
@@ -45,6 +46,10 @@ class Declared:
     @classmethod
     def of(cls, scorer: Callable[..., Found]) -> "Declared":
         needs: Any = getattr(scorer, "needs", ())
+        if isinstance(needs, str):
+            raise InputError(
+                f"{type(scorer).__name__}: needs={needs!r} is text; write frozenset({{{needs!r}}})"
+            )
         granularity = getattr(scorer, "granularity", "block")
         return cls(frozenset(needs), granularity, getattr(scorer, "outside", False))
 

@@ -55,6 +55,11 @@ class Source:
     def drawn(self, windows: Tensor | None) -> Tensor:
         """The windows that run, each `samples` times: (samples · windows, length)."""
         found = require_windows(windows, frozenset({WINDOWS}))
+        if self.labels == "empirical" and found.shape[1] < 2:
+            raise InputError(
+                "windows of one token have no next token, which labels='empirical' read; give "
+                "longer windows, or take labels='sampled'"
+            )
         return found[: self.windows].repeat(self.samples, 1)
 
     def slope(self, drawn: Tensor) -> Slope:

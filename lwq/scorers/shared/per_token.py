@@ -46,7 +46,7 @@ class PerToken:
         self.rounding, self.measure, self.harms = found, measure, harms
         self.unit_of = {name: unit for unit, names in units.items() for name in names}
         shape = (len(found.options), *windows.shape)
-        self.values = {unit: torch.zeros(shape) for unit in units}
+        self.values = {unit: torch.zeros(shape, dtype=torch.float32) for unit in units}
         self._part = ""
 
     @torch.no_grad()
