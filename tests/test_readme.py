@@ -31,7 +31,7 @@ def test_the_python_of_the_readme_runs(toy):
     }.items():
         assert name in code
         code = code.replace(name, smaller)
-    few = lambda split: lwq.windows("toy", toy[1], n=8, length=48, split=split)  # noqa: E731
+    few = lambda split: lwq.windows("toy", toy[1], n=20, length=48, split=split)  # noqa: E731
     found: dict = {"few": few}
     exec(code, found)
     assert found["losses"].mean_kl > 0

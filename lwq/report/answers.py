@@ -23,10 +23,11 @@ def answers(arenas: Sequence[Arena]) -> dict[str, Any] | None:
     Returns:
         name, model, windows, judge (text), remark: of the leading arena; best (a method, as `line`
         says it); shown (methods with the same units as the claimed scores); drawn (labels of both);
-        losing (labels of those
-        that are worse than uniform bits); verdict ("mixed", "uniform" or "open"); clear (whether
-        the first shown is told apart from the next); sizes (lines of `_sizes`); others (lines:
-        name, best method, verdict) of other models with today's quantizers; allocators (tried).
+        losing (labels of those that are worse than uniform bits); verdict ("mixed", "uniform" or
+        "open"); clear (whether the first shown is told apart from the next); sizes (lines of
+        `_sizes`); others (lines: name, verdict, and the best method of those with embeddings and
+        head among the units where `best` has them) of other models with today's quantizers;
+        allocators (tried).
     """
     if not arenas:
         return None
@@ -48,9 +49,9 @@ def answers(arenas: Sequence[Arena]) -> dict[str, Any] | None:
         "clear": len(shown) > 1 and shown[0].worth.high < shown[1].worth.low,
         "sizes": list(_sizes(lead)),
         "others": [
-            {"name": arena.name, "verdict": verdict(arena.methods[0].worth)}
-            | line(arena.methods[0])
+            {"name": arena.name, "verdict": verdict(best.worth)} | line(best)
             for arena in _named(others, first["model"])
+            for best in [_alike(arena, lead.methods[0].whole)]
         ],
         "allocators": sorted({name.partition("(")[0] for name in lead.plans["allocator"].dropna()}),
     }
@@ -93,6 +94,13 @@ def _named(arenas: Iterable[Arena], lead: str) -> Iterator[Arena]:
         if not overview.is_rung(model) and model not in seen:
             seen.add(model)
             yield arena
+
+
+def _alike(arena: Arena, whole: bool) -> Method:
+    """The best method with embeddings and head among the units, or without; of any where there is
+    none.
+    """
+    return next((one for one in arena.methods if one.whole == whole), arena.methods[0])
 
 
 def _sizes(arena: Arena) -> Iterator[dict[str, Any]]:

@@ -11,6 +11,7 @@ from lwq.report.bootstrap import Interval
 from lwq.studies import grid
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
+SPLIT = "in part"  # of several settings: it holds in some and does not in others
 SAID = {HOLDS: "hold", FAILS: "do not", UNDECIDED: "undecided"}  # of several settings
 
 Found: TypeAlias = Iterator[tuple[str, str, str, str, tuple[str, ...]]]
@@ -67,8 +68,8 @@ def said(study: str, rules: Mapping[str, Rule], table: pd.DataFrame, windows: pd
 
 
 def by_model(found: Iterable[Verdict]) -> pd.DataFrame:
-    """One line a claim and model: what all settings agree on, else "undecided"; how many say what,
-    and an example of each.
+    """One line a claim and model: what all settings agree on, "in part" where it holds in some and
+    does not in others, else "undecided"; how many say what, and an example of each.
 
     The example is the first setting of each verdict, in the order of the table.
     """
@@ -82,10 +83,10 @@ def by_model(found: Iterable[Verdict]) -> pd.DataFrame:
             for word in (HOLDS, FAILS, UNDECIDED)
             if (part["verdict"] == word).any()
         }
-        agreed = next(iter(groups)) if len(groups) == 1 else UNDECIDED
-        counts = ", ".join(
-            f"{(part['verdict'] == word).sum()} {said}" for word, said in SAID.items()
-        )
+        agreed = SPLIT if {HOLDS, FAILS} <= groups.keys() else UNDECIDED
+        if len(groups) == 1:
+            (agreed,) = groups
+        counts = ", ".join(f"{len(group)} {SAID[word]}" for word, group in groups.items())
         examples = "; ".join(
             f"{group.iloc[0]['setting']}: {group.iloc[0]['number']} ({word})"
             for word, group in groups.items()

@@ -14,7 +14,8 @@ from pathlib import Path
 from lwq.common.errors import InputError, RunError
 
 NAME = "python3"  # as notebooks call it
-ARGUMENTS = ["-m", "ipykernel_launcher", "-f", "{connection_file}"]
+# it listens on this machine alone, and need not warn of others at each start
+ARGUMENTS = ["-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=ERROR"]
 
 
 @contextmanager

@@ -159,7 +159,7 @@ def across(table: pd.DataFrame, numbers: Mapping[str, Any]) -> dict[str, list[st
 
 
 def tasks(table: pd.DataFrame, windows: pd.DataFrame) -> dict[str, Any]:
-    """Accuracy on tasks: their names, and one line a plan that answered all of them."""
+    """Accuracy on tasks: their names, and one line a plan that answered all of them; {} without."""
     rows = table[table["metric"] == "accuracy"]
     rows = rows.assign(task=rows["judge"].str.split().str[0])
     names = sorted(rows["task"].unique())
@@ -192,7 +192,7 @@ def tasks(table: pd.DataFrame, windows: pd.DataFrame) -> dict[str, Any]:
                     "tenth": f"{answers[ALL_HIGH].mean() / 10:.3f}",
                 }
             )
-    return {"names": names, "lines": found}
+    return {} if not found else {"names": names, "lines": found}
 
 
 def plan_label(ordering: str, moved: int, units: int) -> str:
