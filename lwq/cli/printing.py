@@ -102,7 +102,11 @@ def show_compressed(made: "Compressed") -> None:
     ]
     show("with 95 % intervals", ["", "MB", "perplexity", "KL", "KL beyond the plan's"], rows)
     print(f"judged on {made.judge}. {made.advice}")
-    print(f"written to {made.folder}; README.md there says how it was made. To load it:\n")
+    print(
+        f"written to {made.folder}: {readable(made.file_bytes)} in files of weights, their headers "
+        "(and, in a GGUF, the vocabulary) beside the tensors; README.md there says how it was "
+        "made. To load it:\n"
+    )
     print(textwrap.indent(made.loading, "    "))
     print(f"\nThe same with yours: lwq compress FOLDER --size … --target {made.target} --out DIR")
 

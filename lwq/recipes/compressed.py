@@ -104,6 +104,12 @@ class Compressed:
         return loading(self.target, str(self.folder))
 
     @property
+    def file_bytes(self) -> int:
+        """Bytes of its files of weights, whose headers no budget counts."""
+        files = [one for one in self.folder.iterdir() if one.suffix in {".safetensors", ".gguf"}]
+        return sum(one.stat().st_size for one in files)
+
+    @property
     def table(self) -> pd.DataFrame:
         """One row a line, intervals as text."""
         return pd.DataFrame([line.cells() for line in self.lines])
