@@ -55,7 +55,7 @@ lint: .venv/.stamp-dev ## ruff, mypy, notebooks without outputs
 	@$(BIN)/mypy
 	@$(BIN)/nbstripout --keep-id --verify $(filter-out notebooks/00_tour.ipynb,$(wildcard notebooks/*.ipynb))
 
-studies: env ## run the studies at laptop size (overnight, resumable; an estimate comes first)
+studies: env ## run the studies at laptop size (days on two cores, resumable; an estimate comes first)
 	@for file in $$(grep -l '^  laptop:' studies/*.yaml); do \
 	  name=$$(basename $$file .yaml); [ $$name = common ] || $(BIN)/lwq study $$name --size laptop || exit $$?; done
 
