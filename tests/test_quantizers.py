@@ -629,6 +629,18 @@ def test_baq_with_equal_columns_is_gptq_with_a_fixed_grid(weight):
     assert torch.equal(found.dequantize(), RTN()(weight, 4).dequantize())
 
 
+@pytest.mark.parametrize("rows", [1, 33, 34, 36, 65])
+@pytest.mark.parametrize("bits", [2, 3, 5])
+def test_baq_packs_any_number_of_rows_without_a_gap(rows, bits):
+    """A run of columns of one width may end inside a byte."""
+    weight = torch.randn(rows, 128, generator=torch.Generator().manual_seed(rows))
+    found = BAQ()(weight, bits, gram_of(128)[0])
+    assert len(set(found.widths.tolist())) > 2
+    assert found.nbytes == BAQ().nbytes((rows, 128), bits)
+    again = storage.read("packed", found.tensors(), found.header())
+    assert torch.equal(again.codes, found.codes)
+
+
 def test_baq_lowers_the_output_error_where_columns_differ(weight):
     draw = torch.Generator().manual_seed(1)
     x = (

@@ -72,9 +72,6 @@ class BAQ(Quantizer):
         return MSE(self.group_size, self.scale_dtype)
 
     def nbytes(self, shape: tuple[int, int], bits: int) -> int:
-        """Exact where the rows are a multiple of 8; else each width in use may round up by a
-        byte.
-        """
         return grid.grid_bytes(shape, bits, self.group_size, False, self.scale_dtype) + shape[1]
 
 

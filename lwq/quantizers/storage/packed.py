@@ -171,9 +171,7 @@ class Packed:
             codes, widths = codes[:, stays], None if widths is None else widths[stays]
         if widths is None:
             return pack(codes, self.bits)
-        return torch.cat(
-            [pack(codes[:, widths == width], width) for width in sorted(set(widths.tolist()))]
-        )
+        return _joined([(codes[:, widths == width], width) for width in _distinct(widths)])
 
     @classmethod
     def read(cls, tensors: dict[str, Tensor], header: dict[str, int]) -> "Packed":
@@ -201,11 +199,10 @@ class Packed:
         elif widths is None:
             codes[:, stays] = unpack(stream, bits, (rows, len(stays)))
         else:
-            for width in sorted(set(widths[stays].tolist())):
-                own = stays[widths[stays] == width]
-                size = packed_bytes(rows * len(own), width)
-                codes[:, own] = unpack(stream[:size], width, (rows, len(own)))
-                stream = stream[size:]
+            owners = [(stays[widths[stays] == width], width) for width in _distinct(widths[stays])]
+            runs = _apart(stream, [rows * len(own) * width for own, width in owners])
+            for (own, width), run in zip(owners, runs, strict=True):
+                codes[:, own] = unpack(run, width, (rows, len(own)))
         scales = _read_part("scales", tensors, header)
         zeros = _read_part("zeros", tensors, header)
         assert scales is not None
@@ -244,6 +241,27 @@ def _read_part(
             if key.startswith(f"{name}.")
         },
     )
+
+
+def _distinct(widths: Tensor) -> list[int]:
+    return sorted(set(widths.tolist()))
+
+
+def _joined(runs: list[tuple[Tensor, int]]) -> Tensor:
+    """(codes, width) of several runs as one stream, each after the other without a gap."""
+    streams = [pack(codes, width) for codes, width in runs]
+    counts = [codes.numel() * width for codes, width in runs]
+    if not any(count % 8 for count in counts):
+        return torch.cat(streams)
+    bits = [unpack(own, 1, (count,)) for own, count in zip(streams, counts, strict=True)]
+    return pack(torch.cat(bits), 1)
+
+
+def _apart(stream: Tensor, counts: list[int]) -> list[Tensor]:
+    """The streams that `_joined` put together; counts: bits of each."""
+    if not any(count % 8 for count in counts):
+        return list(stream.split([count // 8 for count in counts]))
+    return [pack(run, 1) for run in unpack(stream, 1, (sum(counts),)).split(counts)]
 
 
 def _complement(index: Tensor, count: int) -> Tensor:
