@@ -7,13 +7,14 @@ pytest tests/test_exporters.py
 import copy
 import json
 import re
+import shutil
 from dataclasses import dataclass
 
 import gguf
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import lwq
 from lwq import models
@@ -357,6 +358,129 @@ def test_lwq_holds_every_storage(quantizer, tmp_path):
     export(model, plan, tmp_path / "out", "lwq")
     opened, _ = lwq.load(str(tmp_path / "out"))
     assert np.array_equal(lwq.evaluate(opened, x).nll, lwq.evaluate(model, x).nll)
+
+
+FIRST = "model.layers.0.self_attn.q_proj"  # at 4 bits
+NORM = "model.layers.0.input_layernorm.weight"
+
+
+def cut(key, *dims):
+    """Tensors with the last number of `key` left out in each of `dims`."""
+    return lambda held: {k: t[dims] if k == key else t for k, t in held.items()}
+
+
+def without(key):
+    return lambda held: {k: t for k, t in held.items() if k != key}
+
+
+def said_of(name, **more):
+    """packed.json with an entry that says something else; None: nothing at all."""
+
+    def change(said):
+        said["matrices"][name].update(more)
+        for key in [key for key, value in more.items() if value is None]:
+            del said["matrices"][name][key]
+
+    return change
+
+
+SHORT, ONE = slice(None, -1), slice(None)
+TENSORS = {  # what happened to the weights -> (how, what is said)
+    "codes short": (cut(f"{FIRST}/codes", slice(None, -8)), rf"{FIRST} as .*codes is .*\(2040,\)"),
+    "codes lost": (without(f"{FIRST}/codes"), rf"{FIRST} as .*\['scales', 'zeros'\], and"),
+    "scales lost": (without(f"{FIRST}/scales"), rf"{FIRST} as .*\['codes', 'zeros'\], and"),
+    "zeros lost": (without(f"{FIRST}/zeros"), rf"{FIRST} as .*\['codes', 'scales'\], and"),
+    "scales of other groups": (cut(f"{FIRST}/scales", ONE, SHORT), "zeros is .*; .*is needed"),
+    "scales of other rows": (cut(f"{FIRST}/scales", SHORT, ONE), r"scales is .*\(63, 2\); floats"),
+    "scales as whole numbers": (
+        lambda held: held | {f"{FIRST}/scales": held[f"{FIRST}/scales"].short()},
+        "scales is torch.int16",
+    ),
+    "a norm short": (cut(NORM, SHORT), rf"{NORM} is \(63,\) and the model needs \(64,\)"),
+    "a norm lost": (without(NORM), rf"lacks 1 tensors of the model \({NORM}"),
+    "one more": (lambda held: held | {"more": torch.ones(3)}, r"no place for 1 of its \(more\)"),
+    "a wrapper": (
+        lambda held: {f"module.{key}": tensor for key, tensor in held.items()},
+        "does not say how .'module.model.layers.0",
+    ),
+}
+SETTINGS = {  # file, what happened to it -> (how, what is said)
+    ("packed.json", "bits"): (said_of(FIRST, bits=8), f"{FIRST} as packed.json says: zeros is"),
+    ("packed.json", "no bits"): (said_of(FIRST, bits=None), "bits is None; a whole number"),
+    ("packed.json", "too many bits"): (
+        said_of(FIRST, bits=9),
+        "bits is 9; .*from 1 to 8 is",
+    ),
+    ("packed.json", "rows"): (said_of(FIRST, rows=32), "scales is .*; floats of the shape"),
+    ("packed.json", "a storage of tomorrow"): (
+        said_of(FIRST, storage="future"),
+        f"{FIRST} as packed.json says: unknown storage 'future'",
+    ),
+    ("packed.json", "no storage"): (said_of(FIRST, storage=None), "unknown storage 'None'"),
+    ("packed.json", "an entry lost"): (
+        lambda said: said["matrices"].pop(FIRST),
+        f"packed.json does not say how .'{FIRST}'. are packed; export the model again",
+    ),
+    ("packed.json", "no matrices"): (lambda said: said.pop("matrices"), "lacks the fields"),
+    ("packed.json", "a block that is none"): (
+        lambda said: said["dropped"].update({"model.layers.9": True}),
+        "drops .'model.layers.9'., no blocks",
+    ),
+    ("config.json", "fewer layers"): (
+        lambda said: said.update(num_hidden_layers=2),
+        "no place for 9 of its .model.layers.2",
+    ),
+    ("config.json", "more layers"): (
+        lambda said: said.update(num_hidden_layers=4),
+        "lacks 9 tensors of the model .model.layers.3",
+    ),
+    ("config.json", "another width"): (
+        lambda said: said.update(intermediate_size=96),
+        r"down_proj is \(64, 128\) and the model needs \(64, 96\)",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def packed_folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("packed") / "good"
+    export(in_16_bits("llama"), plan_for(in_16_bits("llama")), made, "lwq")
+    return made
+
+
+def damaged(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "bad")
+
+
+@pytest.mark.parametrize("how", TENSORS)
+def test_packed_weights_that_lost_something_are_refused_by_name(how, packed_folder, tmp_path):
+    bad, (change, said) = damaged(packed_folder, tmp_path), TENSORS[how]
+    held = {key: tensor.contiguous() for key, tensor in change(written(bad)).items()}
+    save_file(held, bad / "model.safetensors", {"format": "pt"})
+    with pytest.raises(lwq.InputError, match=said) as error:
+        lwq.load(bad)
+    assert str(bad) in str(error.value)
+
+
+@pytest.mark.parametrize(("file", "how"), SETTINGS)
+def test_packed_settings_that_say_something_else_are_refused(file, how, packed_folder, tmp_path):
+    bad, (change, said) = damaged(packed_folder, tmp_path), SETTINGS[file, how]
+    settings = json.loads((bad / file).read_text(encoding="utf-8"))
+    change(settings)
+    (bad / file).write_text(json.dumps(settings), encoding="utf-8")
+    with pytest.raises(lwq.InputError, match=said) as error:
+        lwq.load(bad)
+    assert str(bad) in str(error.value)
+
+
+def test_packed_folders_that_do_not_list_parts_open(packed_folder, tmp_path):
+    """As they were written before."""
+    old = damaged(packed_folder, tmp_path)
+    said = json.loads((old / "packed.json").read_text(encoding="utf-8"))
+    for entry in said["matrices"].values():
+        del entry["parts"]
+    (old / "packed.json").write_text(json.dumps(said), encoding="utf-8")
+    assert lwq.load(old)
 
 
 REFUSED = [  # format, quantizer, options, what is said

@@ -67,6 +67,28 @@ def test_stored_tensors_weigh_what_was_promised(name, bits, weight):
     assert torch.equal(again.dequantize(), found.dequantize()) and again.nbytes == found.nbytes
 
 
+@pytest.mark.parametrize(("name", "bits"), CASES)
+def test_parts_of_another_size_are_refused(name, bits, weight):
+    """Each part of each storage, one number short or missing."""
+    made = QUANTIZERS[name]()(weight, bits, gram_of(128)[0])
+    kind, tensors, header = storage.name_of(made), made.tensors(), made.header()
+    assert storage.shape_of(kind, tensors, header) == (32, 128)
+    for key, tensor in tensors.items():
+        if not tensor.numel():  # nothing to lose: owq without outliers
+            continue
+        short = tensor.reshape(-1)[:-1] if tensor.ndim < 2 else tensor[:, :-1]
+        with pytest.raises(InputError):
+            storage.shape_of(kind, tensors | {key: short}, header)
+    for key in header:
+        with pytest.raises(InputError, match=f"{key.rpartition('.')[2]} is None; a whole number"):
+            storage.shape_of(kind, tensors, {k: v for k, v in header.items() if k != key})
+
+
+def test_a_stream_of_another_length_is_not_unpacked():
+    with pytest.raises(InputError, match="5 bytes of codes; 16 of 3 bits need 6"):
+        packed.unpack(packed.pack(torch.zeros(16, dtype=torch.uint8), 3)[:-1], 3, (16,))
+
+
 @pytest.mark.parametrize("name", QUANTIZERS)
 def test_more_bits_never_mean_more_error(name, weight):
     quantizer, stats = QUANTIZERS[name](), gram_of(128)[0]

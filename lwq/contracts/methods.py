@@ -86,6 +86,12 @@ class Storage(Protocol):
         """The numbers that `read` needs beside the tensors."""
 
     @classmethod
+    def shape_of(cls, tensors: "dict[str, Tensor]", header: dict[str, int]) -> Shape:
+        """The shape of what `read` makes of them; InputError where a part is missing, or is not of
+        the size that the others ask for.
+        """
+
+    @classmethod
     def read(cls, tensors: "dict[str, Tensor]", header: dict[str, int]) -> "Storage": ...
 
     def require_sound(self, name: str) -> None:

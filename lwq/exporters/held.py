@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import torch
@@ -20,10 +20,14 @@ class Part(Protocol):
 
     Attributes:
         nbytes: in memory.
+        shape: (out, in); InputError where the file does not hold all of it.
     """
 
     @property
     def nbytes(self) -> int: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
     def whole(self, dtype: torch.dtype) -> Tensor:
         """The weights (out, in)."""
@@ -43,6 +47,10 @@ class Plain:
     @property
     def nbytes(self) -> int:
         return self.tensor.nbytes
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.tensor.shape)
 
     def whole(self, dtype: torch.dtype) -> Tensor:
         return self.tensor.to(dtype)
@@ -100,6 +108,10 @@ class Stored:
     @property
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        return storage.shape_of(self.kind, dict(self.tensors), dict(self.header))
 
     def whole(self, dtype: torch.dtype) -> Tensor:
         return self.room.whole(self, dtype)

@@ -1,6 +1,7 @@
 """Open what lwq wrote in its own format: the weights stay packed, in memory."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from lwq import models
 from lwq.common.errors import InputError
 from lwq.common.names import pick
-from lwq.contracts.files import read as read_json
+from lwq.contracts.files import read_as
 from lwq.exporters.held import Held, Holding, Part, Plain, Room, Stored
 from lwq.exporters.own import MARK
 from lwq.exporters.shared import shards
@@ -19,6 +20,21 @@ from lwq.inputs import resolve
 from lwq.models import checkpoint, streaming
 from lwq.models.load import loading, settle_
 from lwq.models.placing import require_place
+
+AGAIN = "export the model again, or download the folder again"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What MARK holds.
+
+    Attributes:
+        dropped: block -> whether it returns a tuple.
+        matrices: packed matrix -> its storage, its parts and its header.
+    """
+
+    dropped: Mapping[str, Any]
+    matrices: Mapping[str, Mapping[str, Any]]
 
 
 def load(
@@ -61,17 +77,19 @@ def _opened(
     from transformers import AutoConfig, AutoTokenizer
 
     checkpoint.require_files(name, folder)
-    said = read_json(folder / MARK, "packed")
+    said = read_as(Mark, folder / MARK, "packed")
     with loading(name):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         del config.quantization_config
         model = streaming.skeleton(folder, config, dtype, trust_remote_code)
-    parts = _parts(said["matrices"], dict(shards.read(folder)), room)
+    parts = _parts(folder, said.matrices, dict(shards.read(folder)), room)
     streaming.untie_(model, _apart(model, parts))
-    _fill_(model, said["dropped"], parts, torch.device(device or "cpu"), name)
+    if unknown := sorted(said.dropped.keys() - models.blocks(model).keys()):
+        raise InputError(f"{folder / MARK} drops {unknown[:3]}, no blocks of the model; {AGAIN}")
+    _fill_(model, said.dropped, parts, torch.device(device or "cpu"), name)
     settle_(model, tokenizer, name)
-    for block, returns_tuple in said["dropped"].items():
+    for block, returns_tuple in said.dropped.items():
         models.pass_through_(models.blocks(model)[block], returns_tuple)
     return model.eval().requires_grad_(False), tokenizer
 
@@ -79,31 +97,52 @@ def _opened(
 def _fill_(
     model: Any, dropped: Iterable[str], parts: dict[str, Part], device: torch.device, name: str
 ) -> None:
-    """Give every parameter what the file holds of it; InputError where that is not all, or has no
-    room in the dtype.
+    """Give every parameter and buffer what the file holds of it; InputError where that is not all,
+    or more, or has no room in the dtype.
     """
-    holdings = dict(_matrices(model, parts))
-    first = streaming.first_names(model)
+    gone = tuple(f"{block}." for block in dropped)
+    handles, first = _handles(model), streaming.first_names(model)
+    sources = {
+        first.get(key, key): _sources(key, tensor, handles.get(key, []), parts)
+        for key, tensor in model.state_dict().items()
+        if first.get(key, key) == key and not key.startswith(gone)
+    }
+    _require_fit(name, sources, parts)
     plan = model._get_dtype_plan(model.dtype)  # what architectures keep in float32
     made: dict[str, nn.Parameter] = {}
-    gone = tuple(f"{block}." for block in dropped)
-    missing = []
     for key, own in first.items():
         holder, _, leaf = key.rpartition(".")
-        if own.startswith(gone):
+        if own not in sources:
             continue
         if own not in made:
             wide = next((plan[part] for part in plan if part in own), model.dtype)
-            if own not in holdings and own not in parts:
-                missing.append(own)
-                continue
-            value = _value(own, holdings.get(own), parts, wide, device)
+            shape = tuple(model.get_parameter(own).shape)
+            holding = _holding(handles.get(own, []), sources[own], parts, shape)
+            value = _value(own, holding, parts, wide, device)
             made[own] = nn.Parameter(value, requires_grad=False)
         model.get_submodule(holder)._parameters[leaf] = made[own]
-    checkpoint.require_fit(name, missing, ())
     for key, buffer in model.named_buffers():
         value = parts[key].whole(buffer.dtype) if key in parts else buffer.data
         buffer.data = value.to(device)
+
+
+def _require_fit(
+    name: str, sources: Mapping[str, Mapping[str, tuple[int, ...]]], parts: Mapping[str, Part]
+) -> None:
+    """Raise InputError unless the file holds all that `sources` names, in its shape, and nothing
+    else.
+    """
+    needed = {part: shape for own in sources.values() for part, shape in own.items()}
+    checkpoint.require_fit(
+        name,
+        needed.keys() - parts.keys(),
+        parts.keys() - needed.keys(),
+        [
+            (part, parts[part].shape, shape)
+            for part, shape in needed.items()
+            if part in parts and parts[part].shape != shape
+        ],
+    )
 
 
 def _value(
@@ -128,37 +167,72 @@ def _apart(model: Any, parts: Collection[str]) -> list[tuple[str, str]]:
     return [pair for pair in streaming.tied(model) if held.issuperset(pair)]
 
 
-def _parts(table: dict[str, Any], tensors: dict[str, Tensor], room: Room) -> dict[str, Part]:
-    """Matrix, or other tensor -> what the file holds of it."""
-    own: dict[str, dict[str, Tensor]] = {name: {} for name in table}
+def _parts(
+    folder: Path, table: Mapping[str, Mapping[str, Any]], tensors: dict[str, Tensor], room: Room
+) -> dict[str, Part]:
+    """Matrix, or other tensor -> what the file holds of it; InputError where it is not what MARK
+    says.
+    """
+    packed: dict[str, dict[str, Tensor]] = {}
     found: dict[str, Part] = {}
     for key, tensor in tensors.items():
         matrix, _, part = key.partition("/")
         if part:
-            own[matrix][part] = tensor
+            packed.setdefault(matrix, {})[part] = tensor
         else:
             found[key] = Plain(tensor)
+    if unsaid := sorted(packed.keys() - table.keys()):
+        raise InputError(f"{folder / MARK} does not say how {unsaid[:3]} are packed; {AGAIN}")
     for name, entry in table.items():
-        header = {key: value for key, value in entry.items() if key != "storage"}
-        found[name] = Stored(entry["storage"], own[name], header, room)
+        try:
+            found[name] = _stored(entry, packed.get(name, {}), room)
+        except InputError as error:
+            raise InputError(
+                f"the weights in {folder} do not hold {name} as {MARK} says: {error}; {AGAIN}"
+            ) from None
     return found
 
 
-def _matrices(model: Any, parts: dict[str, Part]) -> Iterator[tuple[str, Holding]]:
-    """(name of the parameter, what it is) of each weight with two dimensions or more."""
-    handles: dict[str, list[models.Matrix]] = {}
+def _stored(entry: Mapping[str, Any], tensors: dict[str, Tensor], room: Room) -> Stored:
+    """A packed matrix; InputError where it cannot be read with its header."""
+    header = {key: value for key, value in entry.items() if key not in ("storage", "parts")}
+    found = Stored(str(entry.get("storage")), tensors, header, room)
+    said = sorted(entry.get("parts", tensors))  # older folders do not say
+    if sorted(tensors) != said:
+        raise InputError(f"its parts are {sorted(tensors)}, and {said} are needed")
+    found.shape  # noqa: B018 (asked for to be looked at)
+    return found
+
+
+def _handles(model: Any) -> dict[str, list[models.Matrix]]:
+    """Parameter -> the matrices in it, of each weight with two dimensions or more."""
+    found: dict[str, list[models.Matrix]] = {}
     for matrix in {**models.matrices(model), **_outside(model)}.values():
-        handles.setdefault(shards.parameter(model, matrix), []).append(matrix)
-    for key, own in handles.items():
-        if all(matrix.name in parts for matrix in own):
-            held = tuple(parts[matrix.name] for matrix in own)
-            stacked, transposed = own[0].expert is not None, own[0].transposed
-        elif key in parts:
-            held, stacked, transposed = (parts[key],), False, False
-        else:
-            continue
-        shape = tuple(getattr(own[0].module, own[0].parameter).shape)
-        yield key, Holding(held, stacked, transposed, shape)
+        found.setdefault(shards.parameter(model, matrix), []).append(matrix)
+    return found
+
+
+def _sources(
+    key: str, tensor: Tensor, own: list[models.Matrix], parts: Collection[str]
+) -> dict[str, tuple[int, ...]]:
+    """What a file holds a parameter as, each with the shape that the model needs: its matrices one
+    by one, or the tensor whole.
+    """
+    if any(matrix.name in parts for matrix in own):
+        return {matrix.name: matrix.shape for matrix in own}
+    return {key: tuple(tensor.shape)}
+
+
+def _holding(
+    own: list[models.Matrix], names: Collection[str], parts: dict[str, Part], shape: tuple[int, ...]
+) -> Holding | None:
+    """A weight with two dimensions or more, of the parts `names`; None for any other parameter."""
+    if not own:
+        return None
+    held = tuple(parts[name] for name in names)
+    one_by_one = own[0].name in names
+    stacked = one_by_one and own[0].expert is not None
+    return Holding(held, stacked, one_by_one and own[0].transposed, shape)
 
 
 def _outside(model: Any) -> dict[str, models.Matrix]:

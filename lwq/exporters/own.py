@@ -76,9 +76,11 @@ class Own(Exporter):
             require_held(((k, t) for k, t in models.stored(model) if k not in taken), dtype)
         with Shards(folder) as out:
             for name, made in packed:
-                for part, tensor in made.tensors().items():
+                tensors = made.tensors()
+                for part, tensor in tensors.items():
                     out.add(f"{name}/{part}", tensor)
-                table[name] = {"storage": storage.name_of(made), **made.header()}
+                kind = {"storage": storage.name_of(made), "parts": sorted(tensors)}
+                table[name] = kind | made.header()
             gone = [block for block in models.blocks(model) if dropped(block, plan.bits)]
             for key, tensor in models.stored(model):
                 if any(inside(key, block) for block in gone):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lwq.common.errors import InputError
 from lwq.contracts import Shape
+from lwq.quantizers.storage import parts
 
 RUN = 1 << 11  # blocks that are unpacked at once, in the cache of a processor
 
@@ -67,6 +68,16 @@ class Blocks:
                 f"{name}: rows of {self.data.shape[1]} {self.data.dtype}; {self.kind.name} needs "
                 f"torch.uint8, {size} a block"
             )
+
+    @classmethod
+    def shape_of(cls, tensors: Mapping[str, Tensor], about: Mapping[str, int]) -> Shape:
+        kind = parts.number(about, "kind")
+        if kind not in list(GGMLQuantizationType):
+            raise InputError(f"kind is {kind}, which is no type of ggml that gguf knows")
+        parts.part(tensors, "data", torch.uint8, (None, None))
+        made = cls.read(tensors, about)
+        made.require_sound("data")
+        return made.shape
 
     @classmethod
     def read(cls, tensors: Mapping[str, Tensor], about: Mapping[str, int]) -> "Blocks":

@@ -5,13 +5,16 @@ size.
 import math
 from dataclasses import dataclass
 from functools import cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from lwq.common.errors import InputError
 from lwq.common.tensors import is_finite
+from lwq.quantizers.storage import parts
 
+T = TypeVar("T")
 FLOATS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -174,6 +177,24 @@ class Packed:
         return _joined([(codes[:, widths == width], width) for width in _distinct(widths)])
 
     @classmethod
+    def shape_of(cls, tensors: dict[str, Tensor], header: dict[str, int]) -> tuple[int, int]:
+        rows, columns = parts.number(header, "rows"), parts.number(header, "columns")
+        bits = parts.number(header, "bits", 8)
+        groups = _groups(tensors, header, (rows, columns))
+        _require_offsets(tensors, header, (rows, groups), bits)
+        stays = torch.arange(columns, device="cpu")
+        if "exact.index" in tensors or "exact.values" in tensors:
+            stays = _require_exact(tensors, (rows, columns))
+        total = bits * len(stays)
+        if "widths" in tensors:
+            widths = parts.part(tensors, "widths", torch.uint8, (columns,))
+            if not 1 <= int(widths.min()) <= int(widths.max()) <= 8:
+                raise InputError(f"widths run to {int(widths.max())}; each is from 1 to 8")
+            total = int(widths[stays].sum())
+        parts.part(tensors, "codes", torch.uint8, (packed_bytes(rows * total, 1),))
+        return rows, columns
+
+    @classmethod
     def read(cls, tensors: dict[str, Tensor], header: dict[str, int]) -> "Packed":
         """What `tensors()` and `header()` describe."""
         rows, columns, bits, device = (
@@ -211,6 +232,64 @@ class Packed:
         return cls(codes, scales, bits, zeros, tensors.get("shifts"), widths, exact)
 
 
+def _groups(tensors: dict[str, Tensor], header: dict[str, int], shape: tuple[int, int]) -> int:
+    """Groups in a row, by the scales of a file; InputError where they are none of this matrix."""
+    rows, columns = shape
+    if _is_nested("scales", tensors, header):
+        groups, own = _inner_shape("scales", tensors, header)
+    else:
+        own, groups = parts.part(tensors, "scales", None, (rows, None)).shape
+    if own != rows or not groups or columns % groups:
+        raise InputError(
+            f"scales are of {own} rows in {groups} groups; {rows} rows are needed, and groups that "
+            f"divide {columns} columns"
+        )
+    return groups
+
+
+def _require_offsets(
+    tensors: dict[str, Tensor], header: dict[str, int], grid: tuple[int, int], bits: int
+) -> None:
+    """Raise InputError for zeros or shifts of a file that are not those of `grid`, (rows,
+    groups).
+    """
+    if _is_nested("zeros", tensors, header):
+        if (found := _inner_shape("zeros", tensors, header)[::-1]) != grid:
+            raise InputError(f"zeros are of the shape {found}; {grid} is needed")
+    elif "zeros" in tensors and tensors["zeros"].is_floating_point():
+        parts.part(tensors, "zeros", None, grid)
+    elif "zeros" in tensors:
+        parts.part(tensors, "zeros", torch.uint8, (packed_bytes(math.prod(grid), bits),))
+    if "shifts" in tensors:
+        parts.part(tensors, "shifts", None, grid)
+
+
+def _require_exact(tensors: dict[str, Tensor], shape: tuple[int, int]) -> Tensor:
+    """The columns of which a file holds codes; InputError where its exact weights are none of this
+    matrix.
+    """
+    index = parts.part(tensors, "exact.index", torch.int32, (None,))
+    whole = "exact.values" in tensors and tensors["exact.values"].ndim == 2
+    parts.part(tensors, "exact.values", None, (shape[0], len(index)) if whole else (len(index),))
+    places = shape[1] if whole else math.prod(shape)
+    if len(index) and not 0 <= int(index.min()) <= int(index.max()) < places:
+        raise InputError(f"exact.index runs to {int(index.max())}; there are {places:,} places")
+    return _complement(index if whole else index[:0], shape[1])
+
+
+def _is_nested(name: str, tensors: dict[str, Tensor], header: dict[str, int]) -> bool:
+    """Whether scales or zeros are quantized themselves, by any trace of it."""
+    return any(key.startswith(f"{name}.") for key in (*tensors, *header))
+
+
+def _inner_shape(name: str, tensors: dict[str, Tensor], header: dict[str, int]) -> tuple[int, int]:
+    """The shape of scales or zeros that are quantized themselves, (groups, rows)."""
+    try:
+        return Packed.shape_of(_inner(name, tensors), _inner(name, header))
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+
+
 def _opened(part: "Tensor | Packed | None") -> Tensor | None:
     return part.dequantize().T if isinstance(part, Packed) else part
 
@@ -228,19 +307,13 @@ def _read_part(
 ) -> "Tensor | Packed | None":
     if f"{name}.bits" not in header:
         return tensors.get(name)
-    inner = {
-        key.removeprefix(f"{name}."): tensor
-        for key, tensor in tensors.items()
-        if key.startswith(f"{name}.")
-    }
-    return Packed.read(
-        inner,
-        {
-            key.removeprefix(f"{name}."): v
-            for key, v in header.items()
-            if key.startswith(f"{name}.")
-        },
-    )
+    return Packed.read(_inner(name, tensors), _inner(name, header))
+
+
+def _inner(name: str, table: dict[str, T]) -> dict[str, T]:
+    """What stands under `name.` in a table, without it."""
+    start = f"{name}."
+    return {key.removeprefix(start): v for key, v in table.items() if key.startswith(start)}
 
 
 def _distinct(widths: Tensor) -> list[int]:
@@ -329,10 +402,15 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
 
 def unpack(stream: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
-    """The inverse of `pack`: uint8 codes of `shape`."""
+    """The inverse of `pack`: uint8 codes of `shape`; InputError for a stream of another length."""
+    count = math.prod(shape)
+    if len(stream) != (needed := packed_bytes(count, bits)):
+        raise InputError(
+            f"{len(stream):,} bytes of codes; {count:,} of {bits} bits need {needed:,}: the file "
+            "is damaged, or its header is another's"
+        )
     if bits == 8:
         return stream.clone().reshape(shape)
-    count = math.prod(shape)
     padded = stream.new_zeros(math.ceil(count / 8), 8)
     padded[:, :bits] = torch.nn.functional.pad(
         stream, (0, len(padded) * bits - len(stream))

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from lwq.common.errors import InputError
 from lwq.contracts import Shape
-from lwq.quantizers.storage.packed import pack, unpack
+from lwq.quantizers.storage import parts
+from lwq.quantizers.storage.packed import pack, packed_bytes, unpack
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,14 @@ class Sparse:
         """Raise InputError, in the name of the quantizer, unless each mark has its value."""
         if (marked := int(self.mask.sum())) != len(self.values):
             raise InputError(f"{name}: {len(self.values)} values for {marked} marks; give one each")
+
+    @classmethod
+    def shape_of(cls, tensors: Mapping[str, Tensor], about: Mapping[str, int]) -> Shape:
+        rows, columns = parts.number(about, "rows"), parts.number(about, "columns")
+        parts.part(tensors, "mask", torch.uint8, (packed_bytes(rows * columns, 1),))
+        parts.part(tensors, "values", None, (None,))
+        cls.read(tensors, about).require_sound("values")
+        return rows, columns
 
     @classmethod
     def read(cls, tensors: Mapping[str, Tensor], about: Mapping[str, int]) -> "Sparse":
