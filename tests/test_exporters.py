@@ -521,6 +521,33 @@ def configured(kind, **settings):
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **small)).eval()
 
 
+ROUTED = {
+    "head_dim": 8, "num_key_value_heads": 4, "n_routed_experts": 4, "n_shared_experts": 1,
+    "num_experts_per_tok": 2, "moe_intermediate_size": 64, "first_k_dense_replace": 1, "n_group": 1,
+    "topk_group": 1, "q_lora_rank": 32, "kv_lora_rank": 16, "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 16, "v_head_dim": 16,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("format", ["lwq", "lwq(dtype='bfloat16')", "lwq(dtype='float32')"])
+def test_lwq_keeps_in_float32_what_the_architecture_does(format, dtype, tmp_path):
+    """What a router adds to its choice lies so close together that 16 bits choose otherwise."""
+    wide = configured("deepseek_v3", **ROUTED)
+    model = models.cast(models.cast(wide, "bfloat16"), dtype)
+    biases = {key: b for key, b in model.named_buffers() if key.endswith("correction_bias")}
+    for bias in biases.values():
+        bias.copy_(10 + 0.02 * torch.randn(bias.shape))
+    plan = plan_for(model, options=(16,), granularity="block")
+    said = named(format).nbytes(plan, strategy(plan)) + named(format).beyond(plan.layout, model)
+    found = export(model, plan, tmp_path / "out", format)
+    assert biases and all(found[key].dtype == torch.float32 for key in biases)
+    assert sum(t.nbytes for t in found.values()) == said
+    opened, x = lwq.load(tmp_path / "out", dtype)[0], architectures.tokens()
+    assert all(torch.equal(opened.get_buffer(key), bias) for key, bias in biases.items())
+    assert np.array_equal(lwq.evaluate(opened, x).nll, lwq.evaluate(model, x).nll)
+
+
 LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 5e5,

@@ -101,28 +101,29 @@ def _fill_(
     or more, or has no room in the dtype.
     """
     gone = tuple(f"{block}." for block in dropped)
-    handles, first = _handles(model), streaming.first_names(model)
+    reached = {**models.matrices(model), **_outside(model)}
+    handles = shards.by_parameter(model, reached.values())
+    first = streaming.first_names(model)
     sources = {
         first.get(key, key): _sources(key, tensor, handles.get(key, []), parts)
         for key, tensor in model.state_dict().items()
         if first.get(key, key) == key and not key.startswith(gone)
     }
     _require_fit(name, sources, parts)
-    plan = model._get_dtype_plan(model.dtype)  # what architectures keep in float32
+    dtypes = models.own_dtypes(model, model.dtype)
     made: dict[str, nn.Parameter] = {}
     for key, own in first.items():
         holder, _, leaf = key.rpartition(".")
         if own not in sources:
             continue
         if own not in made:
-            wide = next((plan[part] for part in plan if part in own), model.dtype)
             shape = tuple(model.get_parameter(own).shape)
             holding = _holding(handles.get(own, []), sources[own], parts, shape)
-            value = _value(own, holding, parts, wide, device)
+            value = _value(own, holding, parts, dtypes[own], device)
             made[own] = nn.Parameter(value, requires_grad=False)
         model.get_submodule(holder)._parameters[leaf] = made[own]
     for key, buffer in model.named_buffers():
-        value = parts[key].whole(buffer.dtype) if key in parts else buffer.data
+        value = parts[key].whole(dtypes.get(key, buffer.dtype)) if key in parts else buffer.data
         buffer.data = value.to(device)
 
 
@@ -201,14 +202,6 @@ def _stored(entry: Mapping[str, Any], tensors: dict[str, Tensor], room: Room) ->
     if sorted(tensors) != said:
         raise InputError(f"its parts are {sorted(tensors)}, and {said} are needed")
     found.shape  # noqa: B018 (asked for to be looked at)
-    return found
-
-
-def _handles(model: Any) -> dict[str, list[models.Matrix]]:
-    """Parameter -> the matrices in it, of each weight with two dimensions or more."""
-    found: dict[str, list[models.Matrix]] = {}
-    for matrix in {**models.matrices(model), **_outside(model)}.values():
-        found.setdefault(shards.parameter(model, matrix), []).append(matrix)
     return found
 
 

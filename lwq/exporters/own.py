@@ -11,11 +11,12 @@ import torch
 from lwq import models
 from lwq.common import paths
 from lwq.common.names import pick
-from lwq.contracts import KEPT, Plan, dropped, inside
+from lwq.contracts import KEPT, Layout, Plan, dropped, inside
 from lwq.contracts.methods import Exporter, Quantizer, Storage
 from lwq.engine.apply import all_matrices, matrix_bits
 from lwq.exporters.shared.shards import (
     Shards,
+    by_parameter,
     cast,
     narrow,
     parameter,
@@ -40,7 +41,7 @@ class Own(Exporter):
         dtype: of what is not packed. "auto": for each tensor the 16 bits that hold it exactly
             (those of a 16-bit checkpoint), else float16, rounded (bfloat16 where a number is too
             large). "float32": the numbers of any
-            model, at twice the bytes.
+            model, at twice the bytes. What the architecture keeps in float32 stays so.
     """
 
     dtype: str = "auto"
@@ -62,10 +63,25 @@ class Own(Exporter):
         # what is packed weighs nothing here: two bytes a weight of all else, once more
         return wide + plan.size(InFormat(quantizer, lambda *_: 0)).total_bytes
 
+    def beyond(self, layout: Layout, model: Any = None) -> int:
+        """What the architecture keeps in float32, and buffers, which no layout counts."""
+        if model is None:
+            return 0
+        wide, found = _wide(model), 0
+        buffers = dict(model.named_buffers())
+        for key, tensor in model.state_dict().items():
+            width = 4 if key in wide or self.dtype == "float32" else 2
+            if key in buffers:
+                width = width if tensor.is_floating_point() else tensor.itemsize
+                found += width * tensor.numel()
+            elif key in wide:
+                found += 2 * tensor.numel()
+        return found
+
     def __call__(
         self, model: Any, packed: Iterator[tuple[str, Storage]], plan: Plan, folder: Path
     ) -> Path:
-        matrices = all_matrices(model)
+        matrices, wide = all_matrices(model), _wide(model)
         table: dict[str, Any] = {}
         taken = {
             parameter(model, matrices[name])
@@ -73,7 +89,9 @@ class Own(Exporter):
             if option != KEPT
         }
         if dtype := DTYPES[self.dtype]:
-            require_held(((k, t) for k, t in models.stored(model) if k not in taken), dtype)
+            kept = ((k, t) for k, t in models.stored(model) if k not in taken and k not in wide)
+            require_held(kept, dtype)
+        slices = by_parameter(model, matrices.values())
         with Shards(folder) as out:
             for name, made in packed:
                 tensors = made.tensors()
@@ -86,11 +104,11 @@ class Own(Exporter):
                 if any(inside(key, block) for block in gone):
                     continue
                 if key not in taken:
-                    out.add(key, self._narrow(key, tensor))
+                    out.add(key, tensor if key in wide else self._narrow(key, tensor))
                     continue
-                for name, matrix in matrices.items():  # experts of one tensor, of which some stay
-                    if name not in table and parameter(model, matrix) == key:
-                        out.add(name, self._narrow(name, matrix.view()))
+                for matrix in slices[key]:  # experts of one tensor, of which some stay
+                    if matrix.name not in table:
+                        out.add(matrix.name, self._narrow(matrix.name, matrix.view()))
         write_settings(model, folder, model.dtype, {"quantization_config": {"quant_method": "lwq"}})
         tuples = models.traced(model).returns_tuple if gone else {}
         skips = {block: tuples[block] for block in gone}  # block -> whether it returns a tuple
@@ -103,3 +121,10 @@ class Own(Exporter):
         if not tensor.is_floating_point():
             return tensor
         return cast(key, tensor, DTYPES[self.dtype] or narrow(tensor))
+
+
+def _wide(model: Any) -> set[str]:
+    """What stays in float32 whatever 16 bits a model is loaded in."""
+    narrow = torch.float16 if model.dtype == torch.float32 else model.dtype
+    dtypes = models.own_dtypes(model, narrow)
+    return {key for key, dtype in dtypes.items() if dtype == torch.float32}

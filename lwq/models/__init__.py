@@ -2,7 +2,7 @@
 that knows architectures.
 """
 
-from lwq.models.load import DTYPES, cast, load, outline, stand_in
+from lwq.models.load import DTYPES, cast, load, outline, own_dtypes, stand_in
 from lwq.models.outside import is_after, is_before, outside, places
 from lwq.models.products import fast, multiplying
 from lwq.models.running import drop_, pass_through_, replaced_blocks
@@ -74,6 +74,7 @@ __all__ = [
     "nbytes",
     "outline",
     "outside",
+    "own_dtypes",
     "pass_through_",
     "places",
     "reach",

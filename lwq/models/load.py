@@ -124,10 +124,21 @@ def _dtypes(model: Any, dtype: torch.dtype) -> Iterator[tuple[Tensor, torch.dtyp
     """(tensor, its dtype) of the numbers that a checkpoint holds, in a model whose dtype is
     `dtype`.
     """
-    wide = model._get_dtype_plan(dtype)  # what architectures keep in float32
-    for key, tensor in model.state_dict(keep_vars=True).items():
-        if tensor.is_floating_point():
-            yield tensor, next((wide[part] for part in wide if part in key), dtype)
+    state = model.state_dict(keep_vars=True)
+    for key, kept in own_dtypes(model, dtype).items():
+        yield state[key], kept
+
+
+def own_dtypes(model: Any, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """Name of the numbers that a checkpoint holds -> their dtype in a model whose dtype is `dtype`:
+    architectures keep some in float32, such as what routers add to their choice.
+    """
+    wide = model._get_dtype_plan(dtype)
+    return {
+        key: next((wide[part] for part in wide if part in key), dtype)
+        for key, tensor in model.state_dict().items()
+        if tensor.is_floating_point()
+    }
 
 
 def _pretrained(

@@ -164,6 +164,16 @@ def write_settings(
         file.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
 
 
+def by_parameter(
+    model: nn.Module, matrices: Iterable[models.Matrix]
+) -> dict[str, list[models.Matrix]]:
+    """Tensor of a checkpoint -> those of `matrices` that it is, or holds as slices."""
+    found: dict[str, list[models.Matrix]] = {}
+    for matrix in matrices:
+        found.setdefault(parameter(model, matrix), []).append(matrix)
+    return found
+
+
 def parameter(model: nn.Module, matrix: models.Matrix) -> str:
     """The name, in a checkpoint, of the tensor that `matrix` is, or is a slice of."""
     owner = matrix.name
