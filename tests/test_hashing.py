@@ -4,6 +4,9 @@ name.
 pytest tests/test_hashing.py
 """
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,3 +82,14 @@ def test_code_that_cannot_be_read_is_said():
     exec("@dataclass\nclass Mine: pass", scope)
     with pytest.raises((OSError, TypeError)):
         code_digest(scope["Mine"])
+
+
+def test_code_is_read_in_any_locale():
+    code = (
+        "from lwq.common.hashing import code_digest; from lwq.quantizers import QUANTIZERS; "
+        "print(code_digest(QUANTIZERS['gptq']))"
+    )
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, env=os.environ | plain, capture_output=True, text=True)
+    assert found.stdout.strip() == code_digest(QUANTIZERS["gptq"]), found.stderr

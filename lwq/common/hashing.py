@@ -56,7 +56,7 @@ def imports(file: Path) -> list[tuple[str, str]]:
     module`.
     """
     found = []
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found += [(alias.name, "") for alias in node.names if alias.name.split(".")[0] == "lwq"]
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "lwq":

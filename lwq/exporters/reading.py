@@ -151,9 +151,8 @@ def _settings_in(folder: Path) -> Path:
     nothing.
     """
     config, own = folder / "config.json", folder / "quantize_config.json"
-    if own.is_file() and "quantization" not in (config.read_text() if config.is_file() else ""):
-        return own
-    return config
+    said = config.read_text(encoding="utf-8") if config.is_file() else ""
+    return own if own.is_file() and "quantization" not in said else config
 
 
 def _unnamed(settings: Mapping[str, Any]) -> str:
@@ -306,7 +305,8 @@ def _rate(folder: Path) -> int:
     config = folder / "config.json"
     found: Any = None
     if config.is_file():
-        found = json.loads(config.read_text()).get("quantization_config", {}).get("bits")
+        said = json.loads(config.read_text(encoding="utf-8"))
+        found = said.get("quantization_config", {}).get("bits")
     elif named := re.search(r"(\d+(?:\.\d+)?) ?bpw", folder.name):
         found = named[1]
     if found is None:

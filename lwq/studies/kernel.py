@@ -33,7 +33,9 @@ def own_kernel() -> Iterator[str]:
         home = Path(folder) / "kernels" / NAME
         home.mkdir(parents=True)
         about = {"argv": [sys.executable, *ARGUMENTS], "display_name": "Python 3"}
-        (home / "kernel.json").write_text(json.dumps({**about, "language": "python"}))
+        (home / "kernel.json").write_text(
+            json.dumps({**about, "language": "python"}), encoding="utf-8"
+        )
         try:
             yield os.pathsep.join([folder, *filter(None, [os.environ.get("JUPYTER_PATH")])])
         except DeadKernelError:

@@ -86,7 +86,9 @@ class Shards:
         if count > 1:
             index = {"metadata": {"total_size": self.nbytes}, "weight_map": table}
             with paths.writing(self.folder):
-                (self.folder / INDEX).write_text(json.dumps(index, indent=1) + "\n")
+                (self.folder / INDEX).write_text(
+                    json.dumps(index, indent=1) + "\n", encoding="utf-8"
+                )
 
     def _require_same(self) -> None:
         found = {}
