@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import lwq
+from lwq import models
 from lwq.contracts import Plan
 from lwq.engine.evaluate import evaluate, reference
 
@@ -165,6 +166,57 @@ def test_bad_windows_are_refused(toy, judge):
     model.model.norm.weight.fill_(float("nan"))
     with pytest.raises(lwq.InputError, match="answers with NaN or Inf on window 0"):
         evaluate(model, judge)
+
+
+UNUSED = 40  # ids of the toy's vocabulary from the end that no window holds
+
+
+def masked(model, windows):
+    """`model` with a bias of −inf on ids that `windows` do not hold, as checkpoints have whose
+    vocabulary was padded.
+    """
+    free = sorted(set(range(models.vocabulary(model))) - set(windows.flatten().tolist()))[-UNUSED:]
+    bias = torch.zeros(models.vocabulary(model))
+    bias[free] = -torch.inf
+    model.lm_head.bias = torch.nn.Parameter(bias)
+    return model
+
+
+@pytest.mark.parametrize("memory", [None, 0])
+def test_an_id_without_probability_on_both_sides_adds_nothing_to_kl(toy, judge, memory):
+    windows = judge[:3]
+    model = masked(toy[0], windows)
+    truth = reference(model, windows, memory)
+    assert evaluate(model, windows, truth).mean_kl == 0
+    before = torch.log_softmax(model(windows).logits[:, :-1].double(), -1)
+    layout = models.layout(model)
+    lwq.quantize_(model, Plan(dict.fromkeys(layout.units, 3), layout, "rtn()"))
+    after = torch.log_softmax(model(windows).logits[:, :-1].double(), -1)
+    used = model.lm_head.bias.isfinite()
+    expected = (before.exp() * (before - after))[..., used].sum(-1).mean()
+    losses = evaluate(model, windows, truth, tails=True)
+    assert losses.mean_kl == pytest.approx(float(expected.detach()), rel=1e-4)
+    assert all(np.isfinite(list(losses.tails.values())))
+
+
+def test_kl_that_a_plan_makes_infinite_is_refused(toy, judge):
+    """A head that leaves out unlikely ids, and a plan that makes other ids unlikely."""
+    windows = judge[:3]
+    model = masked(toy[0], windows)
+    unused = model.lm_head.bias.isinf()
+    model.lm_head.bias = None
+
+    def leave_out(module, args, logits):
+        return logits.masked_fill(unused & (logits < logits.mean(-1, keepdim=True)), -torch.inf)
+
+    model.lm_head.register_forward_hook(leave_out)
+    truth = reference(model, windows)
+    assert evaluate(model, windows, truth).mean_kl == 0
+    layout = models.layout(model)
+    lwq.quantize_(model, Plan(dict.fromkeys(layout.units, 2), layout, "rtn()"))
+    assert np.isfinite(evaluate(model, windows).nll).all()
+    with pytest.raises(lwq.InputError, match=r"KL of 'toy' to the reference is inf on window 0"):
+        evaluate(model, windows, truth)
 
 
 def test_answers_to_other_positions_than_the_tokens_are_refused(toy, judge, monkeypatch):

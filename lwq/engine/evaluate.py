@@ -159,7 +159,7 @@ def evaluate(
 
     Raises:
         InputError: for windows longer than the context, ids outside the vocabulary, a reference on
-            other windows, or a model that answers with NaN or Inf.
+            other windows, a model that answers with NaN or Inf, or KL that is infinite.
     """
     require_windows_fit(model, windows, reference)
     answers = track(logits(model, windows), label, len(windows), leave=False)
@@ -230,6 +230,13 @@ def _losses(
             f"{models.name(model)!r} answers with NaN or Inf on window "
             f"{int(np.argmin(np.isfinite(nll)))}"
         )
+    if not np.isfinite(kl).all():
+        number = int(np.argmin(np.isfinite(kl)))
+        raise InputError(
+            f"KL of {models.name(model)!r} to the reference is {kl[number]} on window {number}: it "
+            f"gives probability 0 where the reference does not, or the reference answers with NaN; "
+            f"measure without a reference (perplexity alone), or take another plan"
+        )
     return Losses(
         np.array(nll),
         np.array(kl) if answers else None,
@@ -264,8 +271,18 @@ def _against(
         q = torch.log_softmax(logits.float(), dim=-1)
         nll.append(-q.gather(-1, token[:, None])[:, 0])
         top1.append(_likeliest(p) == _likeliest(q))
-        kl.append(torch.sub(p, q, out=q).mul_(p.exp()).sum(-1))
+        kl.append(_divergence(p, q))
     return torch.cat(nll), torch.cat(kl), torch.cat(top1)
+
+
+def _divergence(p: Tensor, q: Tensor) -> Tensor:
+    """Σ p (log p − log q) of each row (rows,), of log-probabilities (rows, n); writes over `q`."""
+    chance = p.exp()
+    each = torch.sub(p, q, out=q).mul_(chance)
+    found = each.sum(-1)
+    if found.isfinite().all():
+        return found
+    return each.masked_fill_(chance == 0, 0.0).sum(-1)  # 0 · (log 0 − log q) is 0, not NaN
 
 
 def _likeliest(log_probs: Tensor) -> Tensor:
