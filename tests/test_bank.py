@@ -343,3 +343,55 @@ def test_refusals(toy, windows):
     quantize_(model, plan_for(model, (4,)))
     with pytest.raises(lwq.InputError, match="made for other weights"):
         Bank(model, RTN()).apply_(plan_for(lwq.load("toy")[0], (4,)))
+
+
+def test_a_bank_is_out_of_date_once_its_model_was_quantized(toy, windows, tmp_path):
+    """It would put back weights of the model as it was, and call the rest untouched."""
+    model, tokenizer = toy
+    bank, other = Bank(model, RTN()), Bank(model, RTN())
+    sweep = lwq.Sweep(model, windows, bank)
+    plan, again = plan_for(model, (16, 16, 16, 3)), plan_for(model, (2, 2, 16, 16))
+    bank.apply_(plan)
+    quantize_(model, again)  # puts the bank's plan back first
+    fresh, _ = lwq.load("toy")
+    quantize_(fresh, again)
+    assert models.fingerprint(model) == models.fingerprint(fresh)
+    uses = (
+        lambda: bank.apply_(plan),
+        lambda: bank.prepare([plan]),
+        bank.restore_,
+        bank.release,
+        lambda: list(bank.packed_of(plan)),
+        lambda: other.apply_(plan),
+        lambda: next(sweep.measure([plan])),
+    )
+    for use in uses:
+        with pytest.raises(lwq.InputError, match="make a new Bank"):
+            use()
+    assert models.fingerprint(model) == models.fingerprint(fresh)
+    bank = Bank(model, RTN())
+    lwq.export(model, plan_for(model, (16, 16, 4, 4)), tmp_path / "out", tokenizer)
+    with pytest.raises(lwq.InputError, match="make a new Bank"):
+        bank.apply_(plan)
+
+
+def test_a_bank_is_out_of_date_once_what_it_quantizes_was_quantized(toy):
+    exact, _ = toy
+    bank = Bank(models.cast(exact, "bfloat16"), RTN(), exact=exact)
+    plan = plan_for(exact, (4,))
+    bank.apply_(plan)
+    quantize_(exact, plan)
+    with pytest.raises(lwq.InputError, match="make a new Bank"):
+        bank.apply_(plan)
+    bank.restore_()
+
+
+def test_a_refused_plan_leaves_the_bank_as_good_as_new(toy):
+    model, _ = toy
+    bank, plan = Bank(model, RTN()), plan_for(model, (4,))
+    with pytest.raises(lwq.InputError, match="no width"):
+        quantize_(model, Plan(dict.fromkeys(plan.bits, 1), plan.layout, "rtn()"))
+    bank.apply_(plan)
+    fresh, _ = lwq.load("toy")
+    quantize_(fresh, plan)
+    assert models.fingerprint(model) == models.fingerprint(fresh)

@@ -118,13 +118,13 @@ def test_dropping_a_block_is_the_identity_in_place_and_can_be_undone(name):
     model, x = architectures.make(name), architectures.tokens(2)
     truth = model(x, use_cache=False).logits
     key = list(models.blocks(model))[1]
-    models.drop_(model, key)
+    models.drop_(model, [key])
     gone = model(x, use_cache=False).logits
     with models.replaced_blocks(model, lambda *_: _[1]):
         pass  # stand-ins must leave a dropped block dropped
     assert torch.equal(model(x, use_cache=False).logits, gone)
     assert not torch.allclose(gone, truth)
-    models.drop_(model, key, False)
+    models.drop_(model, ())
     assert torch.equal(model(x, use_cache=False).logits, truth)
 
 

@@ -53,7 +53,8 @@ def quantize_(model: nn.Module, plan: Plan, windows: Tensor | None = None) -> di
     """Apply `plan` in place.
 
     Args:
-        model: the one that the plan was made for, untouched.
+        model: the one that the plan was made for, untouched; a `Bank` of it puts the original
+            weights back first, and cannot be used afterwards.
         plan: bits for each unit; its quantizer is built from the text it holds. Where that names
             code outside lwq (`my_quantizers.py:Mine`), the process must have named it before: a
             plan file runs no code.
@@ -93,18 +94,22 @@ class Applied:
 
     def __init__(self, model: nn.Module, plan: Plan, windows: Tensor | None):
         self.model, self.plan, self.windows = model, plan, windows
+        release_(model)
         self.quantizer = require_applicable(model, plan)
         self.squares: dict[str, tuple[float, float]] = {}
 
     def __iter__(self) -> Iterator[tuple[str, Storage]]:
+        release_(self.model)
         bits, matrices = self.plan.bits, all_matrices(self.model)
         options = matrix_bits(self.plan)
         wanted = {name: {option} - {DROPPED, KEPT} for name, option in options.items()}
         behind = self.quantizer.inputs == "quantized"
         with _dropped_first(self.model, bits) if behind else nullcontext():
             for name, made in _to_write(self.model, self.quantizer, wanted, self.windows):
+                models.rewritten_(self.model)
                 self.squares[name] = replace_(matrices[name], made)
                 yield name, made
+        models.rewritten_(self.model)
         drop_blocks_(self.model, bits)
 
     def errors(self) -> dict[str, float]:
@@ -143,6 +148,13 @@ def matrix_bits(plan: Plan) -> dict[str, Option]:
     return {name: plan.bits[unit] for unit, names in plan.layout.units.items() for name in names}
 
 
+def release_(model: nn.Module) -> None:
+    """Let the bank of `model` put back what it changed, and go."""
+    bank = getattr(model, "_bank", None)
+    if bank is not None:
+        bank.release()
+
+
 def replace_(matrix: models.Matrix, made: Storage) -> tuple[float, float]:
     """Write the dequantized weights into the model; returns (Σ (w − ŵ)², Σ w²)."""
     weight = matrix.view()
@@ -153,8 +165,8 @@ def replace_(matrix: models.Matrix, made: Storage) -> tuple[float, float]:
 
 def drop_blocks_(model: nn.Module, bits: Mapping[str, Option]) -> None:
     """Make exactly the blocks whose units all have 0 bits pass their input through."""
-    for block in models.blocks(model):
-        models.drop_(model, block, dropped(block, bits))
+    blocks = models.traced(model).returns_tuple if DROPPED in bits.values() else ()
+    models.drop_(model, [block for block in blocks if dropped(block, bits)])
 
 
 @contextmanager

@@ -74,6 +74,7 @@ class Bank:
         self.model, self.quantizer, self.windows = model, quantizer, windows
         self.exact = model if exact is None else exact
         self.now: dict[str, Option] = {}
+        self._rewrites = models.rewrites(self.model), models.rewrites(self.exact)
         restore_(self.exact)
         self._take()
         self.layout = models.layout(self.exact)
@@ -104,13 +105,15 @@ class Bank:
         had reached.
 
         Raises InputError, before the work starts, for a plan of another model or quantizer, a part
-        of a block with 0 bits, or a width or shape that the quantizer cannot do.
+        of a block with 0 bits, a width or shape that the quantizer cannot do, or a model that
+        `quantize_` has changed since the bank was made.
         """
+        self._require_unchanged(self.exact, self._rewrites[1])
         plans = list(plans)
         wanted: dict[str, set[Option]] = {name: set() for name in self.matrices}
         for plan in plans:
             plan.layout.require(self._like(plan.layout), "plan")
-            require_whole_drops(models.blocks(self.model), plan.bits)
+            require_whole_drops(models.traced(self.model).returns_tuple, plan.bits)
             for name, width in matrix_bits(plan).items():
                 wanted[name].add(width)
         for text in {plan.quantizer for plan in plans if set(plan.bits.values()) - {DROPPED, KEPT}}:
@@ -156,7 +159,7 @@ class Bank:
         self._restore()
 
     def release(self) -> None:
-        """Put the original weights back and let go of the model; this bank is done."""
+        """Put the original weights back and let go of the model, until this bank is used again."""
         self.restore_()
         self._let_go()
         self.model._bank = None  # type: ignore[assignment]  # torch types attributes of a module as tensors or modules
@@ -187,13 +190,13 @@ class Bank:
         for name, width in self.now.items():
             if width != KEPT:
                 self._set(name, KEPT)
-        for block in models.blocks(self.model):
-            models.drop_(self.model, block, False)
+        drop_blocks_(self.model, {})
 
     def _take(self) -> None:
         """Let another bank of the same model put back what it changed, and go: each believes that
         it alone writes.
         """
+        self._require_unchanged(self.model, self._rewrites[0])
         other = getattr(self.model, "_bank", None)
         if other is self:
             return
@@ -203,6 +206,16 @@ class Bank:
         if kept := models.streamed(self.model):
             kept.after_load.append(self._write_part)
         self.model._bank = self  # type: ignore[assignment]  # torch types attributes of a module as tensors or modules
+
+    def _require_unchanged(self, model: nn.Module, rewrites: int) -> None:
+        """Raise InputError where weights of `model` were replaced for good since this bank was
+        made: what it holds was made of those before.
+        """
+        if models.rewrites(model) != rewrites:
+            raise InputError(
+                f"{models.name(model)!r} was quantized in place (quantize_, export) after this "
+                f"Bank was made of it; make a new Bank, and a new Sweep"
+            )
 
     def _let_go(self) -> None:
         """What reads weights from disk does not hold this bank any more."""

@@ -1,6 +1,6 @@
 """Run a model with blocks replaced or dropped; what stood there before is there again after."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -39,14 +39,15 @@ def replaced_blocks(model: nn.Module, act: Recorder) -> Iterator[None]:
             state.take(block)
 
 
-def drop_(model: nn.Module, block_name: str, dropped: bool = True) -> None:
-    """Make a block pass its input through, in place (its position in the list, and its attention
-    type, stay); or undo it.
+def drop_(model: nn.Module, dropped: Collection[str]) -> None:
+    """Make exactly the blocks named pass their input through, in place (their positions in the
+    list, and their attention types, stay).
     """
-    block = blocks(model)[block_name]
-    state.take(block)
-    if dropped:
-        pass_through_(block, traced(model).returns_tuple[block_name])
+    returns_tuple = traced(model).returns_tuple
+    for key, block in blocks(model).items():
+        state.take(block)
+        if key in dropped:
+            pass_through_(block, returns_tuple[key])
 
 
 def pass_through_(block: nn.Module, returns_tuple: bool) -> None:

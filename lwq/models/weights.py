@@ -35,6 +35,18 @@ def streamed(model: nn.Module) -> streaming.Offload | None:
     return getattr(model, "_offload", None)
 
 
+def rewritten_(model: nn.Module) -> None:
+    """Note that a weight of `model` was replaced for good: what knows the weights before is out of
+    date.
+    """
+    model._rewrites = rewrites(model) + 1  # type: ignore[assignment]  # torch types attributes of a module as tensors or modules
+
+
+def rewrites(model: nn.Module) -> int:
+    """How often lwq replaced a weight of `model` for good, so far."""
+    return int(getattr(model, "_rewrites", 0))
+
+
 def device(model: nn.Module) -> torch.device:
     """Where token ids go."""
     kept = streamed(model)
