@@ -80,22 +80,22 @@ class Halve(ModelHook):
         return output * 0.5
 
 
-def hooked(model):
-    for block in models.blocks(model).values():
-        add_hook_to_module(block, Halve())
+def hooked(modules):
+    for module in modules:
+        add_hook_to_module(module, Halve())
 
 
-def patched(model):
-    for block in models.blocks(model).values():
-        own = block.forward
-        block.forward = lambda *args, own=own, **kwargs: own(*args, **kwargs) * 0.5
+def patched(modules):
+    for module in modules:
+        own = module.forward
+        module.forward = lambda *args, own=own, **kwargs: own(*args, **kwargs) * 0.5
 
 
 @pytest.mark.parametrize("change", [hooked, patched])
 def test_a_forward_that_was_replaced_stays(change, toy, judge, windows):
     model = toy[0]
-    change(model)
     table = models.blocks(model)
+    change(table.values())
     before = {key: block.__dict__["forward"] for key, block in table.items()}
     nll = lwq.evaluate(model, judge).nll
     layout = models.layout(model)
@@ -110,6 +110,35 @@ def test_a_forward_that_was_replaced_stays(change, toy, judge, windows):
     bank.restore_()
     assert {key: block.__dict__["forward"] for key, block in table.items()} == before
     assert (lwq.evaluate(model, judge).nll == nll).all()
+
+
+@pytest.mark.parametrize("change", [hooked, patched])
+def test_what_a_caller_put_around_experts_is_used_and_stays(change):
+    """As accelerate does, where a block is too large for one device."""
+    windows, judge = architectures.tokens(4), architectures.tokens(2)
+    model, halved = architectures.make("mixtral"), architectures.make("mixtral")
+    with torch.no_grad():
+        for block in models.blocks(halved).values():
+            block.mlp.experts.down_proj.mul_(0.5)
+    experts = [block.mlp.experts for block in models.blocks(model).values()]
+    change(experts)
+    before = [module.__dict__["forward"] for module in experts]
+    nll = lwq.evaluate(model, judge).nll
+    assert nll == pytest.approx(lwq.evaluate(halved, judge).nll, rel=1e-5)
+    scorer = "fisher_kl(options=(3,), granularity='matrix')"
+    found = lwq.score(model, scorer, windows)
+    assert [module.__dict__["forward"] for module in experts] == before
+    assert (lwq.evaluate(model, judge).nll == nll).all()
+    for name, harms in lwq.score(halved, scorer, windows).items():
+        assert found[name] == pytest.approx(harms, rel=1e-2), name
+
+
+def test_experts_that_a_caller_computes_otherwise_are_refused():
+    model = architectures.make("mixtral")
+    for block in models.blocks(model).values():
+        block.mlp.experts.forward = lambda hidden, *_: hidden
+    with pytest.raises(lwq.InputError, match="does not call that of its class"):
+        lwq.score(model, "fisher_kl", architectures.tokens(2))
 
 
 def refused(model, match):

@@ -5,7 +5,7 @@ that knows architectures.
 from lwq.models.load import DTYPES, cast, load, outline, own_dtypes, stand_in
 from lwq.models.outside import is_after, is_before, outside, places
 from lwq.models.products import fast, multiplying
-from lwq.models.running import drop_, pass_through_, replaced_blocks
+from lwq.models.running import drop_, experts_by, pass_through_, replaced_blocks
 from lwq.models.settings import (
     configuration,
     context_length,
@@ -58,6 +58,7 @@ __all__ = [
     "drop_",
     "expert_inner",
     "expert_parts",
+    "experts_by",
     "fast",
     "final_norm",
     "fingerprint",

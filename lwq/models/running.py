@@ -1,11 +1,12 @@
 """Run a model with blocks replaced or dropped; what stood there before is there again after."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
+from lwq.common.errors import InputError
 from lwq.models import state
 from lwq.models.structure import blocks
 from lwq.models.trace import traced
@@ -37,6 +38,42 @@ def replaced_blocks(model: nn.Module, act: Recorder) -> Iterator[None]:
     finally:
         for block in table.values():
             state.take(block)
+
+
+@contextmanager
+def experts_by(acts: Mapping[Any, Callable[..., Tensor]]) -> Iterator[None]:
+    """Inside, each module of experts computes `acts[module](hidden, chosen, weights)` where its
+    class would compute; what a caller put around that (accelerate's hooks) runs as it does always.
+
+    Raises InputError for a module that is called and does not come to what its class computes.
+    """
+    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+    functions: Any = ALL_EXPERTS_FUNCTIONS  # where each class looks up what it computes
+    reached: set[nn.Module] = set()
+
+    def act(module: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+        reached.add(module)
+        return acts[module](*args, **kwargs)
+
+    def require_reached(module: nn.Module, *_: Any) -> None:
+        if module not in reached:
+            raise InputError(
+                f"{type(module).__name__} has a forward of its own that does not call that of its "
+                f"class, so that nothing sees what reaches its experts; take it off, or take "
+                f"scorers without gradients"
+            )
+
+    before = functions._local_mapping
+    names = {module.config._experts_implementation for module in acts}
+    functions._local_mapping = {**before, **dict.fromkeys(names, act)}
+    hooks = [module.register_forward_hook(require_reached) for module in acts]
+    try:
+        yield
+    finally:
+        functions._local_mapping = before
+        for hook in hooks:
+            hook.remove()
 
 
 def drop_(model: nn.Module, dropped: Collection[str]) -> None:

@@ -143,17 +143,13 @@ class Seen:
     @contextmanager
     def of_experts(self, own: Mapping[str, models.Matrix]) -> Iterator[None]:
         """Inside, modules of experts run one expert after the other, so that each can be heard."""
-        replaced: list[nn.Module] = []
+        acts: dict[nn.Module, Callable[..., Tensor]] = {}
         for key, matrix in own.items():
-            if matrix.expert is not None and matrix.module not in replaced:
-                replaced.append(matrix.module)
+            if matrix.expert is not None and matrix.module not in acts:
                 prefix = key.removesuffix(f".{matrix.parameter}.{matrix.expert}")
-                matrix.module.forward = self._experts(matrix.module, prefix, own)
-        try:
+                acts[matrix.module] = self._experts(matrix.module, prefix, own)
+        with models.experts_by(acts):
             yield
-        finally:
-            for module in replaced:
-                del module.forward
 
     def _experts(
         self, module: Any, prefix: str, own: Mapping[str, models.Matrix]
