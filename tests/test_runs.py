@@ -11,6 +11,7 @@ import time
 import pytest
 from typer.testing import CliRunner
 
+from lwq.cli import status
 from lwq.cli.commands import app
 from lwq.common import runs
 from lwq.common.errors import InputError
@@ -108,3 +109,22 @@ def test_status_shows_commands_and_studies(monkeypatch):
     (line,) = [line for line in output.splitlines() if " template " in line]
     assert line.split("│")[1].strip() == "smoke" and " of 8" in line
     assert all(len(line) <= 80 for line in output.splitlines() if line[:1] in set("┏┃┡│└"))
+
+
+def test_status_counts_studies_only_when_asked(monkeypatch):
+    counted = []
+    monkeypatch.setattr("lwq.cli.status._sizes", lambda size: counted.append(size) or [])
+    plain = CliRunner().invoke(app, ["status"], catch_exceptions=False).output
+    assert "commands" in plain and "lwq status --studies" in plain and not counted
+    asked = CliRunner().invoke(app, ["status", "--studies"], catch_exceptions=False).output
+    assert counted == [None] and "studies: no rows yet" in asked
+
+
+def test_the_commands_are_shown_before_studies_are_counted(monkeypatch, capsys):
+    monkeypatch.setattr("lwq.cli.status._sizes", lambda size: pytest.fail(capsys.readouterr().out))
+    with pytest.raises(pytest.fail.Exception, match="commands: none noted yet"):
+        status.status(studies=True)
+
+
+def test_one_plan_is_no_plans():
+    assert status._counted(1, "plan") == "1 plan" and status._counted(1200, "plan") == "1,200 plans"

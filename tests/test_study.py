@@ -24,8 +24,8 @@ from lwq.inputs import texts
 from lwq.report import figures, intervals, overview, page
 from lwq.report.sections import SECTIONS
 from lwq.results import measurements
-from lwq.studies import candidates, experiment, forecast, grid, setup
-from lwq.studies.rehearsal import rehearse, run_cells
+from lwq.studies import candidates, experiment, forecast, grid, setup, sizes
+from lwq.studies.rehearsal import key_of, rehearse, run_cells, stand_in
 
 TEXTS = experiment.texts("toy", "toy", 4, 48, 6, 48)
 ORDERINGS = "lim, zd, reversed(lim), zd(two_sided=True, pool='matrix'), random"
@@ -419,6 +419,28 @@ def test_an_estimate_counts_what_a_study_measures(study, tmp_path):
     after = forecast.of_point(point, forecast.measured(tmp_path / "r"))
     assert after.measured == after.plans == before.plans and after.finished
     assert after.tokens == after.operations == 0
+
+
+def test_what_was_measured_on_a_real_model_is_not_left():
+    """Which uniform files lie near a size hangs on the share of embeddings and head."""
+    known = forecast.measured(paths.RESULTS)
+    for point in grid.points("which_score", "laptop")[:7]:
+        assert forecast.of_point(point, known).finished, point.parameters
+
+
+def test_a_stand_in_has_the_weights_of_the_model():
+    for name in ("smollm2-135m", "gemma3-270m", "qwen2.5-coder-0.5b"):
+        made, known = stand_in(name, outside=True), sizes.of(name)
+        assert made.total == pytest.approx(known.parameters, rel=0.01)
+        head = made.weights("lm_head")
+        assert head == pytest.approx(known.parameters - known.in_blocks, rel=0.01)
+
+
+def test_rows_alone_are_those_of_the_measurements(done, tmp_path):
+    whole = {key: record["row"] for key, record in lwq.Results(done[0]).found.items()}
+    rows = {row["id"]: row for row in measurements.rows(done[0])}
+    assert forecast.measured(done[0]) == {key_of(row) for row in whole.values()}
+    assert rows.keys() == whole.keys() and not list(measurements.rows(tmp_path / "none"))
 
 
 def test_an_estimate_grows_with_what_is_asked(tmp_path, monkeypatch):

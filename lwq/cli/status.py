@@ -1,6 +1,5 @@
 """What runs, what is done, and what is left."""
 
-from pathlib import Path
 from textwrap import shorten
 from typing import Annotated
 
@@ -19,10 +18,29 @@ SAID = 80  # letters of what went wrong; all of it stood on standard error
 def status(
     size: Annotated[
         str | None,
-        typer.Option(help="of studies: smoke, quick, laptop or paper; else those with rows"),
+        typer.Option(help="count the studies of smoke, quick, laptop or paper"),
     ] = None,
+    studies: Annotated[
+        bool,
+        typer.Option("--studies", help="count those of all sizes that have rows: a minute or two"),
+    ] = False,
 ) -> None:
-    """What runs now and how the last commands ended; plans of each study, measured and left."""
+    """What runs now and how the last commands ended; --studies: plans measured and left."""
+    _show_commands()
+    if size is None and not studies:
+        print(
+            "studies: `lwq status --studies` counts their plans, `--size quick` those of one size"
+        )
+        return
+    rows = [row for name in _sizes(size) for row in _studies(name)]
+    if rows:
+        show("studies", ["size", "study", "measured", "left", "now"], rows)
+    else:
+        print("studies: no rows yet; `lwq list studies` names them")
+
+
+def _show_commands() -> None:
+    """At once: what is counted after them takes long."""
     from lwq.common import runs
 
     found = runs.known()[:SHOWN]
@@ -34,15 +52,11 @@ def status(
         show("commands, times in UTC", ["", "command", "started", "folder"], lines)
         print(
             "what was stopped: run the same command again; studies and compress go on from where "
-            "they were"
+            "they were",
+            flush=True,
         )
     else:
-        print("commands: none noted yet")
-    rows = [row for name in _sizes(size) for row in _studies(name)]
-    if rows:
-        show("studies", ["size", "study", "measured", "left", "now"], rows)
-    else:
-        print("studies: no rows yet; `lwq list studies` names them")
+        print("commands: none noted yet", flush=True)
 
 
 def _sizes(size: str | None) -> list[str]:
@@ -67,16 +81,20 @@ def _studies(size: str) -> list[list[str]]:
     from lwq.studies import forecast, grid
 
     results, _ = grid.folders(size)
-    known = forecast.measured(results) if Path(results).is_dir() else frozenset()
-    lines = []
+    known, lines = forecast.measured(results), []
     studies = [name for name, entry in grid.catalogue().items() if size in entry["sizes"]]
     for study in track(studies, f"count the plans of size {size}", leave=False):
         points = grid.points(study, size)
         found = [forecast.of_point(point, known) for point in points]
         plans, done = sum(one.plans for one in found), sum(one.measured for one in found)
         asked = sum(one.questions for one in found)
-        left = [f"{plans - done} plans"] * (plans > done) + [f"{asked:,} questions"] * (asked > 0)
+        left = [_counted(plans - done, "plan")] * (plans > done)
+        left += [_counted(asked, "question")] * (asked > 0)
         busy = sum(runs.held(point.output.with_suffix(".lock")) for point in points)
         now = f"{busy} of {len(points)} points run" if busy else ""
         lines.append([size, study, f"{done} of {plans}", ", ".join(left) or "nothing", now])
     return lines
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"

@@ -3,7 +3,8 @@ afterwards. Resume is a look-up.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -247,6 +248,19 @@ def load(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return table, windows
 
 
+def rows(folder: str | Path) -> Iterator[dict[str, Any]]:
+    """The row of each measurement of a results folder, without the arrays behind it, which take
+    long to read. A folder that is missing has none.
+
+    Raises InputError for what is damaged.
+    """
+    folder = paths.resolve(folder)
+    if (folder / TABLE).is_file():
+        yield from _read_table(folder).drop_duplicates("id").to_dict("records")
+    for path in sorted((folder / "runs").glob("[!.]*.json")):
+        yield _read(path)["row"]
+
+
 def lacking(windows: pd.DataFrame) -> set[str]:
     """The ids of losses on windows of which nobody knows the document."""
     return set(windows.loc[windows["nll"].notna() & windows["document"].isna(), "id"])
@@ -264,23 +278,35 @@ def _require_documents(folder: Path, windows: pd.DataFrame) -> None:
 
 def read_tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Both tables as they are; raises InputError for what is no table, or one of other columns."""
-    try:
-        table = cells.read(folder / TABLE, TEXT)
+    table = _read_table(folder)
+    with _undamaged(folder):
         windows = pd.read_parquet(folder / WINDOWS)
-        windows = windows.reindex(columns=[*dict.fromkeys([*windows, *ARRAYS])])
+    return table, windows.reindex(columns=[*dict.fromkeys([*windows, *ARRAYS])])
+
+
+def _read_table(folder: Path) -> pd.DataFrame:
+    with _undamaged(folder):
+        table = cells.read(folder / TABLE, TEXT)
         if not all(map(pd.api.types.is_numeric_dtype, (table["value"], table["n"]))):
             raise ValueError("a value is not a number")
         table = _typed(table) if "seed" in table else table
-    except (ValueError, OSError, KeyError) as error:  # pandas' and pyarrow's errors are ValueErrors
-        raise InputError(
-            f"{TABLE} or {WINDOWS} in {folder} is damaged ({error}); {REPAIR}"
-        ) from None
     if odd := COLUMNS ^ set(table.columns):
         raise InputError(
             f"{folder / TABLE} has the columns of another version of lwq ({sorted(odd)}); delete "
             f"it and run the study again"
         )
-    return table, windows
+    return table
+
+
+@contextmanager
+def _undamaged(folder: Path) -> Iterator[None]:
+    """Inside, what is no table raises InputError."""
+    try:
+        yield
+    except (ValueError, OSError, KeyError) as error:  # pandas' and pyarrow's errors are ValueErrors
+        raise InputError(
+            f"{TABLE} or {WINDOWS} in {folder} is damaged ({error}); {REPAIR}"
+        ) from None
 
 
 def _typed(table: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from typing import Any
 from lwq.common.names import build
 from lwq.contracts.methods import Quantizer
 from lwq.quantizers import QUANTIZERS
-from lwq.results.measurements import Results
+from lwq.results.measurements import rows
 from lwq.studies import grid, memory, sizes
 from lwq.studies.grid import Point
 from lwq.studies.memory import GIB as GIB
@@ -75,8 +75,8 @@ def of_point(point: Point, known: frozenset[Any] = frozenset()) -> Forecast:
 
 
 def measured(folder: str | Path) -> frozenset[Any]:
-    """Keys of the rows in a results folder, as `of_point` takes them."""
-    return frozenset(key_of(record["row"]) for record in Results(folder).found.values())
+    """Keys of the rows in a results folder, as `of_point` takes them; none where it is missing."""
+    return frozenset(map(key_of, rows(folder)))
 
 
 def _work(experiment: Rehearsal, known: frozenset[Any]) -> Forecast:

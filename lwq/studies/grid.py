@@ -134,6 +134,12 @@ def full(point: Point) -> dict[str, Any]:
 
 def _declared(notebook: Path) -> dict[str, Any]:
     """Parameter -> the value that it has in the notebook."""
+    return _declared_then(notebook, notebook.stat().st_mtime_ns)
+
+
+@cache
+def _declared_then(notebook: Path, written: int) -> dict[str, Any]:
+    """The same of the file as it was `written`: all points of a study share it."""
     import papermill
 
     return {

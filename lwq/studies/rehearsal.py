@@ -33,7 +33,7 @@ from lwq.studies.candidates import Candidate
 from lwq.studies.experiment import KIND, Experiment
 
 SHOWING = {"look", "check"}  # tags of cells that measure nothing
-ROUND = 128  # stand-in matrices have a multiple of so many columns, which any group size divides
+ROUND = 128  # stand-in matrices have a multiple of so many rows and columns, for any group size
 _noted: ContextVar[list["Rehearsal"]] = ContextVar("noted")
 
 
@@ -160,15 +160,20 @@ def key_of(row: Row | Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def stand_in(model: str, outside: bool = False) -> Layout:
-    """A layout of as many blocks as the model has and about as many weights, a matrix each;
-    `outside`: and a head of a block's weights.
+    """A layout of as many blocks as the model has, of about their weights in a matrix each;
+    `outside`: and a head with those of embeddings and head.
     """
     known = sizes.of(model)
-    columns = ROUND * max(1, round(math.sqrt(known.parameters / known.blocks / 12) / ROUND))
+    inner = known.in_blocks / known.blocks
+    columns = ROUND * max(1, round(math.sqrt(inner / 12) / ROUND))
+    own, head = (
+        (ROUND * max(1, round(weights / columns / ROUND)), columns)
+        for weights in (inner, known.parameters - known.in_blocks)
+    )
     names = [f"model.layers.{place}" for place in range(known.blocks)]
-    units = {name: {f"{name}.weight": (12 * columns, columns)} for name in names}
+    units = {name: {f"{name}.weight": own} for name in names}
     if outside:
-        units["lm_head"] = {"lm_head": (12 * columns, columns)}
+        units["lm_head"] = {"lm_head": head}
     return Layout(model, "", "block", units, dict.fromkeys(["", *names], 0))
 
 

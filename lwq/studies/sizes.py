@@ -49,8 +49,8 @@ def of(model: str) -> Sizes:
 def _of(model: str, base: str) -> Sizes:
     written = _written().get(model)
     if written is not None:
-        embedding = written["vocabulary"] * written["width"]
-        return Sizes(**written, in_blocks=written["parameters"] - embedding)
+        tied = written["parameters"] - written["vocabulary"] * written["width"]
+        return Sizes(**{"in_blocks": tied, **written})
     from lwq import models
 
     found = models.outline(model, Path(base))
