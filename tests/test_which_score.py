@@ -12,6 +12,7 @@ from lwq import models
 from lwq.contracts import Costs, Row, Scores
 from lwq.contracts.results import BLOCKS, WHOLE
 from lwq.engine import evaluate
+from lwq.quantizers import QUANTIZERS
 from lwq.quantizers.rtn import RTN
 from lwq.report import claims, interactions
 from lwq.report.figures import budgets as drawn
@@ -178,6 +179,22 @@ def test_scores_of_a_whole_file_serve_for_its_blocks_too(layout):
     assert found["a"].layout.outside == frozenset() and not found["b"].layout.outside
     unit = next(iter(layout.units))
     assert found["a"][unit] == harm[unit]
+
+
+def test_pairs_with_what_is_left_out_go_with_it(layout):
+    whole = models.layout(lwq.load("toy")[0], "matrix", outside=True)
+    harm = {unit: {4: 0.0, 2: 1.0} for unit in whole.units}
+    first, second, *_ = layout.units
+    beyond, *_ = whole.outside
+    pairs = {first: {second: 0.5, beyond: 1.0}, beyond: {second: 2.0}}
+    found = budgets.inside_blocks({"a": Costs(harm, whole, "made", pairs=pairs)}, layout)
+    assert found["a"].pairs == {first: {second: 0.5}}
+
+
+def test_uniform_files_may_keep_what_is_outside_ggml():
+    whole = models.layout(lwq.load("toy")[0], "block", outside=True)
+    made = list(budgets.mixed_uniform(whole, QUANTIZERS["ggml"](), (8,), (16,), [9.5]))
+    assert [(one.high, one.low) for one in made] == [(16, 8)]
 
 
 def test_harm_at_an_option_is_what_is_ranked(layout):

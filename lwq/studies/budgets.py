@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from lwq.allocators import adjacent, within
 from lwq.common.errors import InputError
 from lwq.common.names import build, spec
-from lwq.contracts import Budget, Costs, Layout, Option, Plan, Scores, Size
+from lwq.contracts import Budget, Costs, Layout, Option, Plan, Scores, Size, nominal_bits
 from lwq.contracts.methods import Quantizer
 from lwq.contracts.results import BLOCKS, WHOLE
 from lwq.engine.apply import require_fit
@@ -149,7 +149,12 @@ def _restricted(scores: Scores | Costs, layout: Layout) -> Scores | Costs:
         return scores
     if isinstance(scores, Costs):
         harm = {unit: value for unit, value in scores.harm.items() if kept[unit]}
-        return replace(scores, harm=harm, layout=layout, stderr={})
+        pairs = {
+            one: {other: value for other, value in beside.items() if kept[other]}
+            for one, beside in scores.pairs.items()
+            if kept[one]
+        }
+        return replace(scores, harm=harm, layout=layout, stderr={}, pairs=pairs)
     importance = {unit: value for unit, value in scores.importance.items() if kept[unit]}
     return replace(scores, importance=importance, layout=layout, stderr={})
 
@@ -178,5 +183,5 @@ def mixed_uniform(
 
 def _ends(options: Sequence[Option], quantizer: Quantizer) -> tuple[int, int]:
     """The most and the fewest nominal bits, whole."""
-    bits = [quantizer.nominal(option) for option in options]
+    bits = [nominal_bits(option, quantizer) for option in options]
     return int(max(bits)), int(min(bits))
