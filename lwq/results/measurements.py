@@ -256,7 +256,8 @@ def rows(folder: str | Path) -> Iterator[dict[str, Any]]:
     """
     folder = paths.resolve(folder)
     if (folder / TABLE).is_file():
-        yield from _read_table(folder).drop_duplicates("id").to_dict("records")
+        for line in _read_table(folder).drop_duplicates("id").to_dict("records"):
+            yield {str(column): value for column, value in line.items()}
     for path in sorted((folder / "runs").glob("[!.]*.json")):
         yield _read(path)["row"]
 
