@@ -1,6 +1,7 @@
 """The report's page in a real Chromium: what moves, what is fetched, what runs, what is cut."""
 
 import base64
+import hashlib
 import json
 import re
 import shutil
@@ -194,6 +195,26 @@ def test_hostile_names_are_text(opened, folder):
     assert opened.execute_script("return document.scripts.length") == 2
     rows = "".join(path.read_text() for path in (folder / "figures").glob("*.csv"))
     assert not re.search(r"(^|,)=", rows, re.MULTILINE)
+
+
+def test_no_script_runs_but_the_pages_own(opened, folder):
+    """An inline script and a handler in an attribute, as if escaping had failed."""
+    source = (folder / "report.html").read_text(encoding="utf-8")
+    own = source.rpartition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}';" in source
+    handlers = "return [...document.querySelectorAll('*')].filter((one) => " + (
+        "one.getAttributeNames().some((name) => name.startsWith('on'))).length"
+    )
+    assert opened.execute_script(handlers) == 0
+    act = "document.title='ran'"
+    evil = f'<script>{act}</script><img src="data:," onerror="{act}">'
+    (folder / "evil.html").write_text(source.replace("<main>", f"<main>{evil}"), encoding="utf-8")
+    opened.get((folder / "evil.html").as_uri())
+    assert opened.title != "ran" and find(opened, "#play output")
+    assert "Best measured plan" in slide_to(opened, 47)
+    blocked = [entry["message"] for entry in opened.get_log("browser")]
+    assert len(blocked) == 2 and all("Content Security Policy" in one for one in blocked)
 
 
 @pytest.mark.parametrize("width", [390, 1200])

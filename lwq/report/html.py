@@ -58,8 +58,7 @@ def page(text: str, folder: Path, figures: str, data: Mapping[str, Any]) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'\">"
+        f'<meta http-equiv="Content-Security-Policy" content="{_policy(script)}">'
         f"<title>{title}</title><style>\n{style}</style></head>\n<body>\n"
         f"{_contents(reader.toc_tokens)}<main>\n{body}\n</main>\n"
         f'<script type="application/json" id="data">{play.embedded(data)}</script>\n'
