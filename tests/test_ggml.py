@@ -181,6 +181,31 @@ def test_ggml_scales_that_float16_cannot_hold():
         GGML(imatrix=False)(weight_of(40) * 1e8, "q4_k")
 
 
+@pytest.mark.parametrize("option", [*TYPES, "f16"])
+def test_ggml_holds_tiny_weights_or_refuses_them(option):
+    """Where a norm before it carries the scale of a matrix, float16 scales may fade."""
+    columns, option = (40, "q8_0") if option == "f16" else (512, option)
+    quantizer, weight = GGML(imatrix=False), 20 * weight_of(columns)
+
+    def error(scale):
+        found = quantizer(weight * scale, option).dequantize()
+        return float((found / scale - weight).norm() / weight.norm())
+
+    plain, refused = error(1.0), 0
+    for scale in (1e-3, 1e-4, 1e-5, 3e-6, 1e-6, 3e-7, 1e-7, 1e-8, 1e-30):
+        try:
+            assert error(scale) < plain + 0.06
+            assert not refused
+        except InputError as problem:
+            refused += 1
+            assert "of weights up to" in str(problem) and "keep the matrix at 16" in str(problem)
+    assert refused >= 2
+
+
+def test_ggml_of_zeros_is_zeros():
+    assert not GGML(imatrix=False)(torch.zeros(4, 512), "q4_k").dequantize().any()
+
+
 def test_a_missing_library_says_how_to_install_it(monkeypatch, weight):
     libggml._library.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

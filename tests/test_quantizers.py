@@ -773,3 +773,13 @@ def test_the_error_does_not_depend_on_the_scale_of_the_weights(name, scale):
         return float((packed.dequantize() / scale - weight).norm() / weight.norm())
 
     assert error(scale) == pytest.approx(error(1.0), rel=0.02 if scale > 1e-6 else 0.15)
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_masks_refuse_weights_that_float16_does_not_hold(name, weight):
+    quantizer, stats = QUANTIZERS[name](), gram_of(128)[0]
+    plain = quantizer(weight, 9.0, stats).dequantize()
+    found = quantizer(weight * 1e-5, 9.0, stats).dequantize() * 1e5
+    torch.testing.assert_close(found, plain, rtol=1e-2, atol=1e-2)
+    with pytest.raises(InputError, match="a mask loses .* of weights up to .*keep the matrix at"):
+        quantizer(weight * 1e-8, 9.0, stats)

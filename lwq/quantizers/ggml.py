@@ -18,7 +18,7 @@ from lwq.quantizers.gptq import (
     require_damping,
     with_grids,
 )
-from lwq.quantizers.shared import ggml_codes, libggml
+from lwq.quantizers.shared import ggml_codes, grid, libggml
 from lwq.quantizers.storage.ggml import Blocks, row_bytes
 from lwq.quantizers.storage.packed import finite, stored
 from lwq.statistics.sums import MatrixStats
@@ -113,11 +113,18 @@ class GGML(Quantizer):
     def __call__(self, weight: Tensor, option: Option, stats: MatrixStats | None = None) -> Blocks:
         kind = self.kind(weight.shape[1], option)
         weight = finite(weight).float()
+        stats = stats or MatrixStats()
+        made = self._packed(weight, kind, stats)
+        if (lift := grid.lift(weight)) != 1:
+            larger = self._packed(weight * lift, kind, stats).dequantize()
+            least = grid.missed(weight * lift, larger)
+            grid.refuse_faded(weight, made.dequantize(), kind.name, least)
+        return self._compensated(weight, made, stats) if self.gptq else made
+
+    def _packed(self, weight: Tensor, kind: Kind, stats: MatrixStats) -> Blocks:
         if kind == Kind.F16:
             return Blocks(stored(weight, torch.float16).contiguous().view(torch.uint8), kind)
-        stats = stats or MatrixStats()
-        made = libggml.pack(weight, kind, self._importance(stats))
-        return self._compensated(weight, made, stats) if self.gptq else made
+        return libggml.pack(weight, kind, self._importance(stats))
 
     def _name(self, option: Option) -> str:
         name = option if isinstance(option, str) else WHOLE.get(int(option), str(option))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lwq.contracts import Option
 from lwq.contracts.methods import Quantizer
+from lwq.quantizers.shared.grid import lift, refuse_faded
 from lwq.quantizers.storage.packed import finite, packed_bytes, stored
 from lwq.quantizers.storage.sparse import Sparse
 from lwq.statistics.sums import MatrixStats
@@ -96,4 +97,8 @@ def _largest(scores: Tensor, count: int) -> Tensor:
 
 
 def _kept(weight: Tensor, mask: Tensor) -> Sparse:
-    return Sparse(mask, stored(weight[mask], torch.float16))
+    values = weight[mask]
+    found = stored(values, torch.float16)
+    if len(values) and lift(values) != 1:
+        refuse_faded(values, found, "a mask")
+    return Sparse(mask, found)

@@ -9,12 +9,14 @@ from torch import Tensor
 from lwq.common.errors import InputError
 from lwq.contracts import Option
 from lwq.contracts.methods import Quantizer
-from lwq.quantizers.storage.packed import FLOATS, packed_bytes
+from lwq.quantizers.storage.packed import FLOATS, WAY, packed_bytes
 
 # a group this far below its matrix's largest weight may vanish in the scale's dtype
 NEGLIGIBLE = 1e-4
 # the largest weight of an ordinary matrix is larger
 TINY = 2.0**-6
+# share of the weights' norm that 16-bit numbers may lose of a tiny matrix, beside its rounding
+FADED = 0.05
 GROUPS = (32, 64, 128)  # sizes that options name
 ROUNDING = 0.999  # of a bound, so that float32 cannot turn it over
 PANEL = 1 << 20  # weights whose grids are searched at once: what is in between stays in the cache
@@ -142,6 +144,29 @@ def lift(weight: Tensor) -> float:
     """
     largest = float(weight.abs().max())
     return 2.0 ** math.ceil(math.log2(TINY / largest)) if 0 < largest < TINY else 1.0
+
+
+def missed(weight: Tensor, found: Tensor) -> float:
+    """‖w − ŵ‖ / ‖w‖, of any scale."""
+    factor = lift(weight)
+    wide = weight.float() * factor
+    return float((wide - found.float() * factor).norm() / wide.norm())
+
+
+def refuse_faded(weight: Tensor, found: Tensor, name: str, least: float = 0.0) -> None:
+    """Raise InputError where `found`, what is stored of a matrix of tiny weights, misses a larger
+    share of them than FADED beyond `least`.
+
+    Args:
+        name: of what stores it, for the error.
+        least: what is missed of the same weights, lifted to an ordinary scale.
+    """
+    if (share := missed(weight, found)) > least + FADED:
+        raise InputError(
+            f"{name} loses {share:.1%} of weights up to {float(weight.abs().max()):.3g}, and "
+            f"{least:.1%} of larger ones: float16, in which it stores them or their scales, fades "
+            f"below 6e-8; {WAY}"
+        )
 
 
 def nearest(values: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
