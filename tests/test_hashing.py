@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import lwq
-from lwq.common.hashing import code_digest, codes
+from lwq.common.hashing import code_digest, codes, imports
 from lwq.engine import apply, bank, costs, evaluate, store, sweep
 from lwq.models import structure
 from lwq.quantizers import QUANTIZERS
@@ -93,3 +93,12 @@ def test_code_is_read_in_any_locale():
     command = [sys.executable, "-c", code]
     found = subprocess.run(command, env=os.environ | plain, capture_output=True, text=True)
     assert found.stdout.strip() == code_digest(QUANTIZERS["gptq"]), found.stderr
+
+
+def test_a_file_that_changes_while_the_process_runs_is_read_again(tmp_path):
+    """As a user's own does beside a notebook; an import that was added counts, too."""
+    file = tmp_path / "mine.py"
+    file.write_text("from lwq.engine import apply\n")
+    assert imports(file) == (("lwq.engine", "apply"),)
+    file.write_text("from lwq.engine import store\n")
+    assert imports(file) == (("lwq.engine", "store"),)

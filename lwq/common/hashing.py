@@ -51,17 +51,22 @@ def _imported(file: Path) -> Iterator[Path]:
         yield from _defining(module, name)
 
 
-def imports(file: Path) -> list[tuple[str, str]]:
+def imports(file: Path) -> tuple[tuple[str, str], ...]:
     """(module, name) of each import of lwq in a file, wherever it stands; name is "" for `import
     module`.
     """
+    return _imports_in(file.read_bytes())
+
+
+@cache  # of what a file holds, since a user's own may change while a notebook runs
+def _imports_in(source: bytes) -> tuple[tuple[str, str], ...]:
     found = []
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found += [(alias.name, "") for alias in node.names if alias.name.split(".")[0] == "lwq"]
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "lwq":
             found += [(str(node.module), alias.name) for alias in node.names]
-    return found
+    return tuple(found)
 
 
 def _defining(module: str, name: str) -> Iterator[Path]:
