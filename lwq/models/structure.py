@@ -6,7 +6,7 @@ blocks, and the slices of 3-D expert parameters. Routers, norms, biases and conv
 they are.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +96,15 @@ def blocks(model: nn.Module) -> dict[str, nn.Module]:
     )
     found = {f"{path}.{index}": block for index, block in enumerate(lists[path])}
     _require_distinct(model, found)
+    return found
+
+
+def by_block(names: Iterable[str], keys: Iterable[str]) -> dict[str, list[str]]:
+    """Block, of the blocks of one model -> which of `keys` it is, or holds."""
+    found: dict[str, list[str]] = {block: [] for block in names}
+    depth = next(iter(found)).count(".") + 1  # they stand in one list
+    for key in keys:
+        found.get(".".join(key.split(".")[:depth]), []).append(key)
     return found
 
 

@@ -3,7 +3,7 @@ often, what they return, which matrices eat the same tensor, what follows the la
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -14,10 +14,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from lwq.common.errors import InputError
-from lwq.contracts import inside
 from lwq.models.settings import name
 from lwq.models.state import UNREADABLE, call, hidden_of
-from lwq.models.structure import MIN_COVERAGE, Matrix, block_lists, blocks, matrices
+from lwq.models.structure import MIN_COVERAGE, Matrix, block_lists, blocks, by_block, matrices
 from lwq.models.weights import device, streamed
 
 
@@ -64,14 +63,26 @@ class _Uses(TorchFunctionMode):
     def __init__(self, matrices: dict[str, Matrix]):
         super().__init__()
         self.modules = {key: m.module for key, m in matrices.items() if m.expert is None}
+        self.keys: dict[int, set[str]] = {}  # id of a weight -> the matrices that may be it
         self.found: set[str] = set()
+        self.look_up(self.modules)
+
+    def look_up(self, keys: Iterable[str]) -> None:
+        """Know the weights of `keys` as they are now; a streamed model's come with their block."""
+        for key in keys:
+            if key in self.modules:
+                self.keys.setdefault(id(self.modules[key].weight), set()).add(key)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if isinstance(out, Tensor):  # else it asked for a shape or a dtype
             for given in (*args, *(kwargs or {}).values()):
                 if isinstance(given, nn.Parameter):
-                    self.found.update(k for k, m in self.modules.items() if m.weight is given)
+                    self.found.update(
+                        key
+                        for key in self.keys.get(id(given), ())
+                        if self.modules[key].weight is given  # ids are given again
+                    )
         return out
 
 
@@ -81,6 +92,7 @@ class _Watch:
     def __init__(self, model: Any):
         self.model = model
         self.blocks, self.matrices = blocks(model), matrices(model)
+        self.uses = _Uses(self.matrices)
         self.lists = block_lists(model)
         self.names = {block: key for key, block in self.blocks.items()}
         self.returns_tuple: dict[str, bool] = {}
@@ -94,9 +106,9 @@ class _Watch:
         self._kept: list[Any] = []  # inputs, so that no two share an id
 
     def look(self) -> Trace:
-        hooks, uses = list(self._hooks()), _Uses(self.matrices)
+        hooks = list(self._hooks())
         try:
-            with torch.no_grad(), uses:
+            with torch.no_grad(), self.uses:
                 call(self.model, self.tokens, use_cache=False)
         except InputError:
             raise
@@ -120,21 +132,25 @@ class _Watch:
             self.returns_tuple,
             groups,
             frozenset(idle),
-            frozenset(idle & uses.found),
+            frozenset(idle & self.uses.found),
             (self.norms or [""])[-1],
             tuple(self.embeddings),
         )
 
     def _hooks(self) -> Iterator[RemovableHandle]:
-        for block in self.names:
+        own = by_block(self.blocks, self.matrices)
+        for block, key in self.names.items():
+            yield block.register_forward_pre_hook(lambda *_, keys=own[key]: self.uses.look_up(keys))
             yield block.register_forward_hook(self._note_block)
         for item in {item: None for found in self.lists.values() for item in found}:
             yield item.register_forward_hook(lambda module, *_: self.ran.append(module))
         for module in {matrix.module: None for matrix in self.matrices.values()}:
             yield module.register_forward_pre_hook(self._note_input)
         head = self.model.get_output_embeddings()
-        for path, module in self.model.named_modules():
-            if module is not head and not any(inside(path, block) for block in self.blocks):
+        table = dict(self.model.named_modules())
+        within = set().union(*by_block(self.blocks, table).values())
+        for path, module in table.items():
+            if module is not head and path not in within:
                 yield module.register_forward_hook(self._noting_norm(path))
             if isinstance(module, nn.Embedding):
                 yield module.register_forward_hook(self._noting_embedding(path))

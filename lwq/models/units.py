@@ -3,10 +3,10 @@
 from torch import nn
 
 from lwq.common.names import pick
-from lwq.contracts import GRANULARITIES, Layout, inside
+from lwq.contracts import GRANULARITIES, Layout
 from lwq.models.outside import outside as outside_matrices
 from lwq.models.settings import name
-from lwq.models.structure import blocks, matrices
+from lwq.models.structure import blocks, by_block, matrices
 from lwq.models.trace import traced
 from lwq.models.weights import fingerprint
 
@@ -29,10 +29,7 @@ def _inner_units(model: nn.Module, granularity: str) -> dict[str, list[str]]:
         return {key: [key] for key in matrices(model)}
     if granularity == "group":
         return dict(traced(model).groups)
-    found: dict[str, list[str]] = {block: [] for block in blocks(model)}
-    for key in matrices(model):
-        found[next(block for block in found if inside(key, block))].append(key)
-    return found
+    return by_block(blocks(model), matrices(model))
 
 
 def layout(
@@ -45,15 +42,18 @@ def layout(
     """
     traced(model)
     table = matrices(model)
-    rest = {
+    weights = {
         block_name: sum(p.numel() for p in block.parameters())
-        - sum(m.shape[0] * m.shape[1] for key, m in table.items() if inside(key, block_name))
         for block_name, block in blocks(model).items()
     }
-    in_blocks = sum(p.numel() for block in blocks(model).values() for p in block.parameters())
+    sizes = {key: m.shape[0] * m.shape[1] for key, m in table.items()}
+    rest = {
+        block_name: weights[block_name] - sum(map(sizes.__getitem__, keys))
+        for block_name, keys in by_block(weights, table).items()
+    }
     beyond = outside_matrices(model) if outside else {}
     reached = sum(m.shape[0] * m.shape[1] for m in beyond.values())
-    rest[""] = sum(p.numel() for p in model.parameters()) - in_blocks - reached
+    rest[""] = sum(p.numel() for p in model.parameters()) - sum(weights.values()) - reached
     table |= beyond
     shapes = {
         unit: {key: table[key].shape for key in keys}
