@@ -148,7 +148,7 @@ OWN: dict[str, dict[str, Any]] = {
     "reformer": {"is_decoder": True, "axial_pos_shape": [16, 32], "axial_pos_embds_dim": [32, 32]},
     "roc_bert": {"shape_embed_dim": 16, "pronunciation_embed_dim": 16, "shape_vocab_size": 300},
     "xmod": {"default_language": "en_XX"},
-    "zaya": {"num_experts_per_tok": 1},
+    "zaya": {"num_experts_per_tok": 1, "router_hidden_size": 8, "moe_intermediate_size": 128},
 }
 
 

@@ -5,6 +5,7 @@ architecture.
 import json
 
 import architectures
+import every_architecture
 import pytest
 import torch
 from torch import nn
@@ -81,6 +82,57 @@ def test_linear_router_and_gate_stay():
     assert [key for key, _ in structure._matrices_of("b", block)] == [
         f"b.experts.gate_up_proj.{e}" for e in range(4)
     ]
+
+
+def parts(count):
+    """Experts of an MLP, as modules."""
+    return [nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 8)) for _ in range(count)]
+
+
+def held(**children):
+    """A module that holds others."""
+    holder = nn.Module()
+    for name, child in children.items():
+        holder.add_module(name, child)
+    return holder
+
+
+DEEP = nn.Sequential(nn.Sequential(nn.Linear(8, 4)))
+MLP = nn.Sequential(nn.Linear(8, 6), nn.SiLU(), nn.Linear(6, 4))
+NAMED = nn.ModuleDict({f"expert_{number}": part for number, part in enumerate(parts(4))})
+ROUTED = {
+    "two levels deep": held(experts=nn.ModuleList(parts(4)), router=DEEP),
+    "an MLP": held(experts=nn.ModuleList(parts(4)), router=MLP),
+    "beside what holds the experts": held(
+        moe=held(experts=nn.ModuleList(parts(4))), gate=nn.Linear(8, 4)
+    ),
+    "experts that do nothing": held(experts=nn.ModuleList(parts(4)), gate=nn.Linear(8, 5)),
+    "experts in a dict": held(some=NAMED, gate=nn.Linear(8, 4)),
+}
+
+
+@pytest.mark.parametrize("mlp", ROUTED.values(), ids=ROUTED)
+def test_a_router_of_any_layout_stays(mlp):
+    found = [key for key, _ in structure._matrices_of("b", held(mlp=mlp))]
+    assert len(found) == 8 and not any("gate" in key or "router" in key for key in found)
+
+
+def test_what_is_only_called_a_gate_is_a_matrix():
+    """Of an MLP beside the experts, of an expert, of attention."""
+    experts = nn.ModuleList(held(gate=nn.Linear(8, 4), up=nn.Linear(8, 4)) for _ in range(4))
+    mlp = held(experts=experts, shared=held(gate=nn.Linear(8, 4)), gate=nn.Linear(8, 9))
+    dense = held(gate_proj=nn.Linear(8, 4), gate=nn.Linear(8, 4))
+    block = held(mlp=mlp, dense=dense, attention=held(gate=nn.Linear(8, 4)))
+    found = [key for key, _ in structure._matrices_of("b", block)]
+    own = ["mlp.gate", "dense.gate_proj", "dense.gate", "attention.gate"]
+    assert {f"b.{key}" for key in own} < set(found)
+    assert sum(".experts." in key for key in found) == 8
+
+
+def test_the_router_of_zaya_stays_whole():
+    """An MLP with one output more than there are experts, for a token that none is to see."""
+    model = every_architecture.make("zaya")
+    assert models.routed(model) and not any(".gate." in key for key in models.matrices(model))
 
 
 def test_unknown_expert_layout_is_refused():

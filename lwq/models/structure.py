@@ -6,9 +6,10 @@ blocks, and the slices of 3-D expert parameters. Routers, norms, biases and conv
 they are.
 """
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
@@ -18,6 +19,10 @@ from lwq.contracts import inside
 from lwq.models.settings import name
 
 MIN_COVERAGE = 0.95
+# the outermost module on a path that has the name of a router
+ROUTER = re.compile(r"(?:.*?\.)??(?:gate|router)(?=\.|$)")
+
+Weight: TypeAlias = tuple[str, nn.Module, str, Tensor]  # path, owner, parameter name, tensor
 
 
 @dataclass(frozen=True)
@@ -145,7 +150,7 @@ def _require_distinct(model: nn.Module, found: dict[str, nn.Module]) -> None:
                 )
 
 
-def _weights(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
+def _weights(module: nn.Module) -> Iterator[Weight]:
     """(path, owner, parameter name, tensor) of everything in `module` that multiplies activations
     as a matrix.
     """
@@ -185,7 +190,7 @@ def matrices(model: nn.Module) -> dict[str, Matrix]:
 
 def _matrices_of(block_name: str, block: nn.Module) -> Iterator[tuple[str, Matrix]]:
     weights = list(_weights(block))
-    experts = _experts(block)
+    routers = _routers(weights, _experts(block))
     for path, owner, parameter, tensor in weights:
         full = f"{block_name}.{path}" if path else block_name
         _require_numbers(f"{full}.{parameter}", tensor)
@@ -201,17 +206,16 @@ def _matrices_of(block_name: str, block: nn.Module) -> Iterator[tuple[str, Matri
                     key,
                     Matrix(key, owner, parameter, expert, transposed=bool(owner.is_transposed)),
                 )
-        elif not _is_router(path, tensor, experts):
+        elif path not in routers:
             yield full, Matrix(full, owner, transposed=not isinstance(owner, nn.Linear))
 
 
 def routed(model: nn.Module) -> bool:
     """Whether a router chooses experts in some block."""
     return any(
-        tensor.ndim == 3 or _is_router(path, tensor, experts)
+        any(tensor.ndim == 3 for _, _, _, tensor in weights) or _routers(weights, _experts(block))
         for block in blocks(model).values()
-        for experts in [_experts(block)]
-        for path, _, _, tensor in _weights(block)
+        for weights in [list(_weights(block))]
     )
 
 
@@ -241,22 +245,47 @@ def _require_numbers(full: str, weight: Tensor) -> None:
 
 
 def _experts(block: nn.Module) -> dict[str, int]:
-    """Path of what holds a set of experts, 3-D parameters or a list of modules, -> how many."""
+    """Path of what holds a set of experts, 3-D parameters, a list or a dict of modules, -> how
+    many.
+    """
     found = {path: tensor.shape[0] for path, _, _, tensor in _weights(block) if tensor.ndim == 3}
     for path, module in block.named_modules():
-        if isinstance(module, nn.ModuleList) and any(True for _ in _weights(module)):
+        if isinstance(module, nn.ModuleList | nn.ModuleDict) and any(
+            True for _ in _weights(module)
+        ):
             found[path] = len(module)
     return found
 
 
-def _is_router(path: str, weight: Tensor, experts: dict[str, int]) -> bool:
-    """A matrix beside a set of experts, or inside a module beside it, with one output an expert (or
-    one in all: a gate).
+def _routers(weights: Collection[Weight], experts: Mapping[str, int]) -> set[str]:
+    """Paths of the matrices that choose experts: what stands beside a set of experts, or inside a
+    module beside it, with one output an expert (or one in all: a gate), and all of a router that is
+    called so.
     """
-    for own, count in experts.items():
-        holder = own.rpartition(".")[0]
-        above = path.rpartition(".")[0]
-        beside = above == holder or (bool(holder) and above.rpartition(".")[0] == holder)
-        if beside and not inside(path, own) and weight.shape[0] in (1, count):
-            return True
-    return False
+    found = {p for p, _, _, t in weights if any(_chooses(p, t, *some) for some in experts.items())}
+    named: dict[str, list[tuple[str, Tensor]]] = {}
+    for path, _, _, tensor in weights:
+        if called := ROUTER.match(path):
+            named.setdefault(called[0], []).append((path, tensor))
+    for router, inner in named.items():
+        outputs = inner[-1][1].shape[0]
+        if any(_called_router(router, outputs, *some) for some in experts.items()):
+            found.update(path for path, _ in inner)
+    return found
+
+
+def _chooses(path: str, weight: Tensor, own: str, count: int) -> bool:
+    """Whether a matrix is beside `count` experts at `own`, and has as many outputs, or one."""
+    holder = own.rpartition(".")[0]
+    above = path.rpartition(".")[0]
+    beside = above == holder or (bool(holder) and above.rpartition(".")[0] == holder)
+    return beside and not inside(path, own) and weight.shape[0] in (1, count)
+
+
+def _called_router(router: str, outputs: int, own: str, count: int) -> bool:
+    """Whether a module with the name of a router is beside `count` experts at `own`, or beside what
+    holds them; it may have outputs for experts that do nothing.
+    """
+    above = router.rpartition(".")[0]
+    beside = (not above or inside(own, above)) and not inside(router, own)
+    return beside and count <= outputs <= 2 * count
