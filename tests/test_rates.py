@@ -9,7 +9,7 @@ from lwq import models
 from lwq.allocators.rates import Rates
 from lwq.contracts import Scores
 from lwq.quantizers.masks import LEVELS, Magnitude, density_of, width_of
-from lwq.scorers.outliers import DLP, LAMP, OWL, lamp_scores
+from lwq.scorers.outliers import DLP, LAMP, OWL, _threshold, lamp_scores
 
 
 def saliences(model, windows):
@@ -60,6 +60,20 @@ def test_lamp_scores_follow_the_formula():
     slow = sorted((w / sum(v for v in squares if v >= w) for w in squares), reverse=True)
     assert lamp_scores(weight).tolist() == pytest.approx(slow, rel=1e-6)
     assert lamp_scores(weight)[0] == 1
+
+
+def test_lamp_ranks_equal_weights():
+    """Of two equal weights one counts before the other, as in the paper, which sorts them."""
+    assert lamp_scores(torch.tensor([[2.0, -2.0, 1.0]])).tolist() == pytest.approx(
+        [1, 1 / 2, 1 / 9]
+    )
+
+
+def test_the_threshold_is_the_kth_value():
+    values = torch.rand(101, generator=torch.Generator().manual_seed(0))
+    for share in (0.0, 0.3, 1.0):
+        truth = values.kthvalue(max(1, round(share * 101))).values
+        assert _threshold([values[:40], values[40:]], share) == float(truth)
 
 
 def test_lamp_keeps_the_asked_share_and_minds_no_scale(toy):

@@ -12,10 +12,12 @@ from test_fisher import changes, slow_moves
 import lwq
 from lwq import models
 from lwq.scorers import SCORERS
+from lwq.scorers.activations import compactness
 from lwq.scorers.fisher import FisherKL
 from lwq.scorers.gradients import DeltaLoss, Fisher, Hutchinson, OutputFisher, Relevance, Taylor
-from lwq.scorers.measured import fitted
+from lwq.scorers.measured import fitted, smallest
 from lwq.scorers.shared.listening import Source
+from lwq.scorers.weights import effective_rank
 from lwq.statistics.backward import backward, empirical, sampled
 
 USELESS, STRONG = "model.layers.1", "model.layers.2"
@@ -324,6 +326,14 @@ def test_lieq_counts_directions_of_outputs(toy, windows):
         assert found[unit] == pytest.approx(mean - shift, abs=2e-3)
 
 
+@pytest.mark.parametrize("rows", [3, 8, 24])
+def test_directions_of_outputs_hang_on_no_shape(rows):
+    """Of many rows the energies come from a smaller matrix; they are the same."""
+    weight, x = torch.randn(rows, 8).double(), torch.randn(50, 8).double()
+    energies = torch.linalg.svdvals(x @ weight.T).square()
+    assert compactness(weight, x.T @ x) == pytest.approx(effective_rank(energies), rel=1e-9)
+
+
 @pytest.mark.parametrize("criterion", ["mean_variance", "max_variance", "magnitude", "hessian"])
 def test_nncf_s_criteria(criterion, toy, windows):
     model, seen = toy[0], inputs(toy[0], windows)
@@ -571,6 +581,12 @@ def test_pruned_weights_are_the_smallest(toy, windows):
         weight = models.matrices(model)[name].view()
         weight[weight.abs() <= float(np.quantile(weight.abs(), 0.5, method="lower"))] = 0
     assert found[unit] == pytest.approx(kl(model, x, truth), rel=1e-3)
+
+
+def test_of_equal_weights_no_more_are_pruned_than_asked():
+    weight = torch.tensor([[1.0, -1.0, 1.0], [1.0, 2.0, 0.5]])
+    assert smallest(weight, 0.5).tolist() == [[1.0, -1.0, 0.0], [0.0, 0.0, 0.5]]
+    assert int(smallest(torch.ones(4, 5), 0.3).count_nonzero()) == 6
 
 
 def test_linearity_is_alpha_times_relative_error(toy, windows):

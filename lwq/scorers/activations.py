@@ -138,9 +138,16 @@ class LieQ:
 
 def compactness(weight: Tensor, gram: Tensor) -> float:
     """Effective rank of the outputs W X (out, tokens), from H = X Xᵀ: their energies are the
-    eigenvalues of W H Wᵀ.
+    eigenvalues of W H Wᵀ, those above 0 also of the smaller R Wᵀ W R where in < out, with R² = H.
     """
-    return effective_rank(torch.linalg.eigvalsh(weight @ gram @ weight.T).clamp(min=0))
+    rows, columns = weight.shape
+    if columns < rows:
+        values, vectors = torch.linalg.eigh(gram)
+        seen = weight @ (vectors * values.clamp(min=0).sqrt())
+        product = seen.T @ seen
+    else:
+        product = weight @ gram @ weight.T
+    return effective_rank(torch.linalg.eigvalsh(product).clamp(min=0))
 
 
 CRITERIA = ("mean_variance", "max_variance", "magnitude", "hessian")

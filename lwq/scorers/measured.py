@@ -161,6 +161,15 @@ class LeaveOneHigh(_Measured):
         return lifted(gains)
 
 
+def smallest(weight: Tensor, share: float) -> Tensor:
+    """A matrix of its smallest weights, `share` of all and one at least, the others 0; of equal
+    ones those first in a row.
+    """
+    flat = weight.flatten()
+    places = flat.abs().argsort(stable=True)[: max(1, round(share * len(flat)))]
+    return torch.zeros_like(flat).index_put_((places,), flat[places]).view_as(weight)
+
+
 @dataclass(frozen=True)
 class PruneSensitivity(_Measured):
     """What a unit costs without its smallest weights.
@@ -185,10 +194,7 @@ class PruneSensitivity(_Measured):
         matrices = models.matrices(model)
 
         def pruned(name: str) -> Tensor:
-            weight = matrices[name].view().float()
-            sizes = weight.abs()
-            count = max(1, round(self.sparsity * weight.numel()))
-            return -weight * (sizes <= sizes.flatten().kthvalue(count).values)
+            return -smallest(matrices[name].view().float(), self.sparsity)
 
         return {unit: Estimate.of(kl) for unit, kl in self.tried(model, stats, pruned).items()}
 

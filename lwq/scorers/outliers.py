@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lwq import models
 from lwq.common.errors import InputError
-from lwq.scorers.weights import weighed
+from lwq.scorers.weights import mean, weighed
 from lwq.statistics.forward import Stats
 
 
@@ -52,7 +52,7 @@ class OWL:
 
     def __call__(self, model: nn.Module, stats: Stats) -> dict[str, float]:
         return {
-            block: 100 * float((values > self.threshold * values.mean()).double().mean())
+            block: 100 * _share(values > self.threshold * values.mean())
             for block, values in _saliences(model, stats)
         }
 
@@ -71,7 +71,7 @@ class DLP:
     granularity: ClassVar[str] = "block"
 
     def __call__(self, model: nn.Module, stats: Stats) -> dict[str, float]:
-        means = {block: float(values.double().mean()) for block, values in _saliences(model, stats)}
+        means = {block: mean(values) for block, values in _saliences(model, stats)}
         total = sum(means.values())
         return {block: 1 - mean / total for block, mean in means.items()}
 
@@ -80,12 +80,15 @@ class DLP:
 class LAMP:
     """The share of a block's weights that survives one threshold over the whole model.
 
-        score(u) = w_u² / Σ_{v : w_v² ≥ w_u²} w_v²    within each matrix
+        score(u) = w_u² / Σ_{v ≥ u} w_v²    within each matrix
+
+    Its weights are numbered by size, the smallest first, equal ones in any order, and the sum runs
+    over u and all behind it.
 
     Attributes:
         density: share of all weights that lies above the threshold.
 
-    Costs no pass; in memory, one float32 for each weight that a plan reaches. Source: Lee et al.
+    Costs no pass; in memory, two float32 for each weight that a plan reaches. Source: Lee et al.
     2021, arXiv:2010.07611, equation 4.
     """
 
@@ -105,11 +108,23 @@ class LAMP:
         for block, names in weighed(model).items():
             with models.resident(model, block):
                 found[block] = torch.cat([lamp_scores(matrices[name].view()) for name in names])
-        scores = torch.cat(list(found.values()))
-        threshold = scores.kthvalue(max(1, round((1 - self.density) * len(scores)))).values
-        return {
-            block: float((values > threshold).double().mean()) for block, values in found.items()
-        }
+        threshold = _threshold(list(found.values()), 1 - self.density)
+        return {block: _share(values > threshold) for block, values in found.items()}
+
+
+def _threshold(parts: list[Tensor], share: float) -> float:
+    """The largest of the smallest `share` of all values; partitioned in place, where torch would
+    take 12 bytes a value more.
+    """
+    values = torch.cat(parts).cpu().numpy()
+    place = max(1, round(share * len(values))) - 1
+    values.partition(place)
+    return float(values[place])
+
+
+def _share(mask: Tensor) -> float:
+    """Of what is true."""
+    return int(mask.count_nonzero()) / mask.numel()
 
 
 def lamp_scores(weight: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Scores from the weights alone: no calibration data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -64,13 +64,23 @@ class ZD:
 
     def _share(self, weights: Tensor) -> float:
         """ZD of a flat tensor; 0 where all weights are equal."""
-        wide = weights.double()
-        std, mean = torch.std_mean(wide)
-        above = 0
-        for part in wide.split(PART):
-            distance = part - mean
+        middle, above = mean(weights), 0
+        squares = (float((part - middle).square().sum()) for part in wide_parts(weights))
+        std = (sum(squares) / max(len(weights) - 1, 1)) ** 0.5
+        for part in wide_parts(weights):
+            distance = part - middle
             above += int(((distance.abs() if self.two_sided else distance) > std).sum())
-        return above / len(wide)
+        return above / len(weights)
+
+
+def wide_parts(values: Tensor) -> Iterator[Tensor]:
+    """A flat tensor in float64, `PART` values at once."""
+    return (part.double() for part in values.split(PART))
+
+
+def mean(values: Tensor) -> float:
+    """Mean of a flat tensor, summed in float64."""
+    return sum(float(part.sum()) for part in wide_parts(values)) / len(values)
 
 
 def weighed(model: nn.Module, granularity: str = "block") -> dict[str, list[str]]:

@@ -1,10 +1,11 @@
 """One streamed pass over calibration windows: what scorers and quantizers need of each block, and
 nothing more.
 
-The pass goes block by block. A block's statistics are handed over before the next block runs, so
+`stream` goes block by block. A block's statistics are handed over before the next block runs, so
 memory holds one activation buffer (windows · length · width numbers; two where inputs and outputs
 are compared) and the statistics of one block, and of a model from `load(..., stream=True)` the
-weights of one block. Sums are float32 or better whatever the model's dtype.
+weights of one block. `collect` keeps the statistics of all blocks, with "hidden_states" a buffer a
+block. Sums are float32 or better whatever the model's dtype.
 """
 
 import sys
@@ -128,6 +129,7 @@ def stream(
     hidden = calls.hidden
     weights = None if token_weights is None else token_weights.split(BATCH)
     compared = bool(needs & {"similarity", "hidden_states", "last_token"}) or source == "quantized"
+    boundary = None
     for name in track(names, label):
         stats, block = BlockStats(name), blocks[name]
         own = {key: matrix for key, matrix in matrices.items() if inside(key, name)}
@@ -143,7 +145,10 @@ def stream(
                     model, hidden, outputs, last=name == list(blocks)[-1]
                 )
             if "hidden_states" in needs:
-                stats.inputs, stats.outputs = torch.cat(hidden), torch.cat(outputs)
+                stats.inputs = torch.cat(hidden) if boundary is None else boundary
+                stats.outputs = torch.cat(outputs)
+                # the next block's inputs, unless weights change in between
+                boundary = stats.outputs if source == "full" else None
             if "last_token" in needs:
                 stats.last_input, stats.last_output = (
                     torch.cat([x[:, -1] for x in states]) for states in (hidden, outputs)
