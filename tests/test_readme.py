@@ -8,7 +8,9 @@ from pathlib import Path
 
 import lwq
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
 def test_the_scorer_of_the_readme_works(tmp_path, monkeypatch, toy, windows):
@@ -36,6 +38,15 @@ def test_the_python_of_the_readme_runs(toy):
     exec(code, found)
     assert found["losses"].mean_kl > 0
     assert found["plan"].size(lwq.QUANTIZERS["gptq"]()).total_bytes <= 120_000
+
+
+def test_the_allocator_of_contributing_works(tmp_path, monkeypatch, toy):
+    code = re.search(r"# my_allocators.py\n.*?(?=```)", CONTRIBUTING, re.DOTALL)[0]
+    (tmp_path / "my_allocators.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    scores = lwq.score(toy[0], "zd")
+    plan = lwq.allocate(scores, None, (4, 2), "rtn", "my_allocators.py:LastFirst", avg_bits=3)
+    assert list(plan.bits.values()) == [4, 4, 2, 2]
 
 
 def test_the_first_command_is_near_the_top_and_the_page_is_short():
