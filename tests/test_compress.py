@@ -84,10 +84,12 @@ def test_the_folder_opens_and_judges_as_the_table_says(tmp_path):
     assert losses.perplexity == pytest.approx(found.lines[-1].perplexity.value, rel=1e-6)
 
 
-def test_repeated_it_does_nothing_and_changed_it_refuses(tmp_path, monkeypatch):
+def test_repeated_it_does_nothing_and_changed_it_refuses(tmp_path, monkeypatch, capsys):
     found = made(tmp_path / "out")
     monkeypatch.setattr(Recipe, "costs", lambda *_: pytest.fail("scored again"))
+    assert "already there" not in capsys.readouterr().err
     again = made(tmp_path / "out")
+    assert "already there: nothing was measured or" in capsys.readouterr().err
     assert again == found and "plan" in again._repr_html_()
     with pytest.raises(lwq.InputError, match="holds another result"):
         made(tmp_path / "out", size="150kB")

@@ -96,6 +96,7 @@ def compress(
     if theirs is not None:
         asked["like"] = f"{Path(str(like)).name} {theirs.id}"
     if (found := _finished(folder, asked)) is not None:
+        print("already there: nothing was measured or written anew", file=sys.stderr)
         return found
     require_exportable(_all_high(budget, packer), folder, exporter)
     _say(loaded, budget, packer, recipe, judge, stream)
