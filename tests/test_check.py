@@ -104,6 +104,12 @@ def test_a_plan_of_blocks_leaves_embeddings_and_says_so(folder):
     assert weights == 257 * 64 and "size" in why
 
 
+def test_more_than_16_bits_is_more_than_there_is(folder):
+    remark = "16 bits a weight is all there is"
+    assert any(remark in line for line in check(str(folder), avg_bits=20).lines())
+    assert not any(remark in line for line in check(str(folder), avg_bits=16).lines())
+
+
 def test_times_in_words():
     assert [took(s) for s in (0.2, 47.1, 170, 9000)] == ["1 s", "48 s", "3 min", "2.5 h"]
 

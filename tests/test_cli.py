@@ -43,7 +43,11 @@ def test_score_plan_quantize_eval(tmp_path):
     assert "nothing written" in call(*arguments, "--dry-run") and not plan.exists()
     assert "true bits" in call(*arguments) and plan.exists()
     said = call("quantize", "toy", plan, "--out", out, *SMALL)
-    assert "relative error" in said and "--format lwq packs it" in said
+    assert (
+        "files as large as the model's" in said
+        and "relative error" in said
+        and "--format lwq packs it" in said
+    )
     output = call(
         "eval", out, "--text", "toy", "--windows", "4", "--length", "48", "--reference", "toy"
     )
@@ -113,7 +117,10 @@ def test_costs_are_the_default_and_a_plan_says_what_they_leave_out(tmp_path):
     costs, out = tmp_path / "c.json", tmp_path / "p.json"
     call("score", "toy", "--out", costs, *SMALL)
     assert isinstance(lwq.Costs.load(costs).quantizer, str)
-    said = " ".join(call("plan", costs, "--size", "150kB", "--out", out).split())
+    call("plan", costs, "--avg-bits", 3.5, "--out", out)
+    assert lwq.Plan.load(out).quantizer.startswith("rtn(")  # as lwq.allocate(costs) has it
+    other = ("--quantizer", "gptq(clip=True)", "--out", out)
+    said = " ".join(call("plan", costs, "--size", "150kB", *other).split())
     assert "found with rtn, and the plan is for gptq(clip=True)" in said
     assert "33.02 kB of it stay at 16 bits" in said
     said = call("plan", costs, "--avg-bits", 3.5, "--quantizer", "rtn", "--out", out)
@@ -198,7 +205,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
     )
     for words, message in [
         (("list",), "list what? Name one of scorers, "),
-        (("plan", str(tmp_path / "no.json")), "cannot read scores"),
+        (("plan", str(tmp_path / "no.json"), "--moved", "1"), "cannot read scores"),
         (("score", "toy", "--out", "/proc/none/s.json"), "cannot write into /proc/none"),
         (("study", "orderings", "-p", "steps"), "write name=value"),
         (("fetch", "smollm3"), "unknown model, text or task"),
@@ -207,6 +214,13 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
         assert (
             result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
         ), result.stderr
+    for words, said in [
+        (("compress", "toy", "--out", str(tmp_path / "o")), "--size, --avg-bits and --true-bits, "),
+        (("check", "toy", "--size", "1MB", "--avg-bits", "3"), "not --size and --avg-bits"),
+        (("plan", "s.json", "--moved", "1", "--size", "1MB"), "not --size and --moved"),
+    ]:
+        with pytest.raises(lwq.InputError, match=said):
+            CliRunner().invoke(app, words, catch_exceptions=False)
     with pytest.raises(lwq.InputError, match="numbers or names with commas"):
         CliRunner().invoke(app, ["plan", "x", "--bits", "4;2"], catch_exceptions=False)
 

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 import lwq
 from lwq import models
 from lwq.common.names import rebuild
+from lwq.common.sizes import readable
 from lwq.contracts import files
 from lwq.engine.apply import all_matrices
 from lwq.exporters import EXPORTERS, held, mlx, named, nearest, reading, table, targets
@@ -954,7 +955,8 @@ def test_a_refused_budget_counts_what_stands_beside():
     layout = models.layout(architectures.make("llama"), "matrix", outside=True)
     packer = rebuild(QUANTIZERS, "quantizer", QUANTIZER)
     low, _ = targets.budget("lwq", layout, packer, "max_bytes", 10**9).range()
-    with pytest.raises(lwq.InputError, match=f"allow at least {low + 1000} bytes,"):
+    least = readable(int(low) + 1000, up=True)
+    with pytest.raises(lwq.InputError, match=f"allow at least {least}"):
         targets.budget("lwq", layout, packer, "max_bytes", low - 1, beside=1000)
     assert targets.budget("lwq", layout, packer, "max_bytes", low, beside=1000).amount == low
 

@@ -43,6 +43,12 @@ def test_a_size_for_a_reader(size, text):
     assert readable(size) == text
 
 
+@pytest.mark.parametrize("size", [1, 999, 1000, 1001, 38_418_048, 38_410_000, 10**15 + 1])
+def test_a_size_that_must_fit_is_rounded_up(size):
+    shown = parse_bytes(readable(size, up=True).replace(",", "").replace("bytes", ""))
+    assert size <= shown <= 1.01 * size
+
+
 @pytest.mark.parametrize("size", [1, 12_345, 7 * 10**8, 10**14, 3 * 10**17])
 def test_what_is_read_is_what_was_written(size):
     assert parse_bytes(readable(size).replace(",", "").replace("bytes", "")) == pytest.approx(

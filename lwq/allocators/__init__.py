@@ -4,9 +4,9 @@ An allocator is a frozen dataclass, called as `allocator(scores, budget, objecti
 unit -> option. One that searches measures plans by the objective; all others leave it alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lwq.allocators.edges import Edges
 from lwq.allocators.equal_loss import EqualLoss
@@ -38,6 +38,9 @@ from lwq.contracts.methods import Allocator, Objective, Quantizer
 
 if TYPE_CHECKING:
     from torch import nn
+
+Amount = TypeVar("Amount")
+BYTES = "size (or max_bytes)"  # what callers of lwq.allocate write
 
 ALLOCATORS: dict[str, type] = {
     "uniform": Uniform,
@@ -192,13 +195,17 @@ def _priced(scores: Scores | Costs) -> tuple[Option, ...]:
     return tuple(option for option in first if all(option in harm for harm in others))
 
 
-def one_limit(limits: Mapping[str, float | None]) -> tuple[str, float]:
-    """The name and the amount of the one that is given."""
+def one_limit(
+    limits: Mapping[str, Amount | None], spelled: Callable[[str], str] | None = None
+) -> tuple[str, Amount]:
+    """The name and the amount of the one that is given; `spelled`: how the caller writes a name."""
     given = {key: value for key, value in limits.items() if value is not None}
+    spelled = spelled or (lambda name: BYTES if name == "max_bytes" else name)
     if len(given) != 1:
+        *others, last = map(spelled, limits)
         raise InputError(
-            "give exactly one of moved, avg_bits, true_bits and size (or max_bytes), not "
-            f"{' and '.join(given) or 'none'}"
+            f"give exactly one of {', '.join(others)} and {last}, not "
+            f"{' and '.join(map(spelled, given)) or 'none'}"
         )
     ((limit, amount),) = given.items()
     return limit, amount

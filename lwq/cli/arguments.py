@@ -87,13 +87,14 @@ def is_scores(source: str) -> bool:
     return path.suffix == ".json" or path.is_file()
 
 
-def size(text: str, max_bytes: int | None) -> int:
-    """Bytes of --size."""
-    from lwq.common.sizes import parse_bytes
+def require_one(like: str | None = None, **limits: Any) -> None:
+    """Raise InputError, in the words of the shell, unless exactly one limit was given; none will
+    do beside somebody else's plan.
+    """
+    from lwq.allocators import one_limit
 
-    if max_bytes is not None:
-        raise InputError("--size and --max-bytes are the same budget; give one")
-    return parse_bytes(text)
+    if like is None or any(value is not None for value in limits.values()):
+        one_limit(limits, lambda name: f"--{name.replace('_', '-')}")
 
 
 def pair(text: str) -> tuple[str, Any]:

@@ -13,6 +13,7 @@ from lwq.cli.options import (
     Dtype,
     For,
     Guard,
+    Like,
     Model,
     Nsamples,
     Remote,
@@ -36,13 +37,7 @@ def compress(
     target: For = "lwq",
     quantizer: Rounding = None,
     bits: Bits = None,
-    like: Annotated[
-        str | None,
-        typer.Option(
-            help="somebody else's plan (.gguf, config.json, exllamav3's .yaml): judged beside "
-            "ours; its bytes are the budget where none is given"
-        ),
-    ] = None,
+    like: Like = None,
     guard: Guard = True,
     dry_run: Annotated[
         bool, typer.Option(help="what `lwq check` says; write nothing", rich_help_panel="Output")
@@ -62,10 +57,10 @@ def compress(
     from lwq.recipes import compress as compressing
     from lwq.recipes.recommend import Recipe
 
+    limits = {"size": size, "avg_bits": avg_bits, "true_bits": true_bits}
+    arguments.require_one(like, **limits)
     asked: dict[str, Any] = {
-        "size": size,
-        "avg_bits": avg_bits,
-        "true_bits": true_bits,
+        **limits,
         "target": target,
         "quantizer": quantizer,
         "bits": arguments.options(bits),
@@ -92,6 +87,7 @@ def check(
     target: For = "lwq",
     quantizer: Rounding = None,
     bits: Bits = None,
+    like: Like = None,
     guard: Guard = True,
     nsamples: Nsamples = 16,
     seqlen: Seqlen = 512,
@@ -106,14 +102,15 @@ def check(
     from lwq.recipes import check as recipes
     from lwq.recipes.recommend import Recipe
 
+    limits: dict[str, Any] = {"size": size, "avg_bits": avg_bits, "true_bits": true_bits}
+    arguments.require_one(like, **limits)
     found = recipes.check(
         model,
-        size=size,
-        avg_bits=avg_bits,
-        true_bits=true_bits,
+        **limits,
         target=target,
         quantizer=quantizer,
         bits=arguments.options(bits),
+        like=like,
         recipe=Recipe(guard=guard, nsamples=nsamples, seqlen=seqlen),
         dtype=dtype,
         stream=stream,

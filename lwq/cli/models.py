@@ -1,6 +1,7 @@
 """What is done to one model: score, plan, quantize."""
 
 import math
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,8 +32,9 @@ from lwq.cli.printing import (
     show_size,
 )
 from lwq.common.errors import InputError
-from lwq.common.sizes import readable
+from lwq.common.sizes import parse_bytes, readable
 
+FULL_SIZE = "files as large as the model's: the plan is simulated; --format lwq packs it"
 MUCH = 0.1  # of a file that stays at 16 bits, said from here on
 
 
@@ -105,8 +107,9 @@ def plan(
     quantizer: Annotated[
         str | None,
         typer.Option(
-            help="a name, a call such as 'gptq(group_size=128)', or yours: my.py:Mine; else "
-            "gptq(clip=True), with --from what comes nearest to the file"
+            help="a name, a call such as 'gptq(group_size=128)', or yours: my.py:Mine; else of "
+            "costs the one that they were found with, with --from what comes nearest to the file, "
+            "otherwise gptq(clip=True)"
         ),
     ] = None,
     allocator: Annotated[
@@ -142,10 +145,16 @@ def plan(
     from lwq.common.names import build
 
     options, target = arguments.options(bits), None if dry_run else arguments.out_file(out)
-    limits = {"moved": moved, "avg_bits": avg_bits, "true_bits": true_bits, "max_bytes": max_bytes}
+    limits: dict[str, Any] = {
+        "moved": moved,
+        "avg_bits": avg_bits,
+        "true_bits": true_bits,
+        "max_bytes": max_bytes,
+    }
+    if from_file is None:
+        arguments.require_one(size=size, **limits)
     if size is not None:
-        limits["max_bytes"] = arguments.size(size, max_bytes)
-    packer = quantizer or quantizers.RECOMMENDED
+        limits["max_bytes"] = parse_bytes(size)
     recipe = {"guard": guard, "nsamples": nsamples, "seqlen": seqlen}
     read = {"dtype": dtype, "trust_remote_code": trust_remote_code, "stream": stream}
     if from_file is not None:
@@ -153,9 +162,9 @@ def plan(
         made = _taken_over(from_file, source, quantizer, limits, read)
     elif arguments.is_scores(source):
         arguments.unused(context, "no model is read beside scores", *recipe, *read)
-        made = _planned(Path(source), options, packer, allocator, limits)
+        made = _planned(Path(source), options, quantizer, allocator, limits)
     else:
-        made = _recommended(source, options, packer, allocator, limits, recipe, read)
+        made = _recommended(source, options, quantizer, allocator, limits, recipe, read)
     show_plan(made, build(quantizers.QUANTIZERS, "quantizer", made.quantizer))
     if target is None:
         print("dry run: nothing written")
@@ -180,17 +189,20 @@ def _taken_over(
 def _planned(
     scores: Path,
     options: tuple[Any, ...] | None,
-    quantizer: str,
+    quantizer: str | None,
     allocator: str | None,
     limits: dict[str, Any],
 ) -> Any:
     """A plan from a file of scores; no model and no torch."""
     from lwq import allocators
+    from lwq.common.names import rebuild
     from lwq.contracts import Costs, load_scores
+    from lwq.quantizers import QUANTIZERS, RECOMMENDED
 
     found = load_scores(scores)
-    made = allocators.allocate(found, None, options, quantizer, allocator, **limits)
     own = found.quantizer if isinstance(found, Costs) else None
+    packer = quantizer or rebuild(QUANTIZERS, "quantizer", own or RECOMMENDED)
+    made = allocators.allocate(found, None, options, packer, allocator, **limits)
     if own and _written(own) != made.quantizer:
         print(f"the costs were found with {own}, and the plan is for {quantizer}")
     beyond = 2 * found.layout.rest.get("", 0)  # bytes
@@ -218,18 +230,17 @@ def _written(quantizer: str) -> str:
 def _recommended(
     model: str,
     options: tuple[Any, ...] | None,
-    quantizer: str,
+    quantizer: str | None,
     allocator: str | None,
     limits: dict[str, Any],
     recipe: dict[str, Any],
     read: dict[str, Any],
 ) -> Any:
     """A plan from a model by the default recipe, with what the guard found said."""
-    from lwq import allocators, models
+    from lwq import models
     from lwq.recipes.allocate import allocate
     from lwq.recipes.recommend import Recipe
 
-    allocators.one_limit(limits)
     if allocator is not None:
         raise InputError("--allocator goes with scores; `lwq score MODEL` makes some first")
     loaded, _ = models.load(model, **read)
@@ -266,6 +277,8 @@ def quantize(
     made, packer = arguments.plan_in(plan, quantizer)
     _, target = require_exportable(made, out.expanduser().absolute(), format)
     checks.require_text(text)
+    if format == "dequantized":
+        print(FULL_SIZE, file=sys.stderr)
     loaded, tokenizer = models.load(
         model, dtype, trust_remote_code=trust_remote_code, stream=stream
     )
@@ -278,5 +291,3 @@ def quantize(
     )
     show_size(made, packer)
     print(f"written to {target}")
-    if format == "dequantized":
-        print("its files are as large as the model's: the plan is simulated; --format lwq packs it")

@@ -52,6 +52,13 @@ TrueBits = Annotated[
 For = Annotated[str, typer.Option(help="what runs it: lwq, llama.cpp, transformers, vllm, mlx")]
 Rounding = Annotated[str | None, typer.Option(help="else the target's own")]
 Bits = Annotated[str | None, typer.Option(help="options to choose from; else the target's")]
+Like = Annotated[
+    str | None,
+    typer.Option(
+        help="somebody else's plan (.gguf, config.json, exllamav3's .yaml): judged beside ours; "
+        "its bytes are the budget where none is given"
+    ),
+]
 Guard = Annotated[
     bool, typer.Option(help="of a model: measure the plan against uniform bits, keep the better")
 ]

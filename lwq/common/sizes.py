@@ -13,11 +13,15 @@ UNITS = {
 }
 
 
-def readable(size: int) -> str:
-    """`84.19 MB`: bytes in the largest unit that leaves 1 or more, 1 MB = 1000² bytes."""
+def readable(size: int, up: bool = False) -> str:
+    """`84.19 MB`: bytes in the largest unit that leaves 1 or more, 1 MB = 1000² bytes. `up`: never
+    less than there are, as a limit that they must fit into.
+    """
     power = min((len(str(size)) - 1) // 3, len(_STEPS))
     units = ("bytes", "kB", *(f"{letter.upper()}B" for letter in _STEPS[1:]))
-    return f"{size / 1000**power:,.2f} {units[power]}" if power else f"{size} bytes"
+    step = 1000**power // 100 or 1  # bytes of the last digit
+    shown = -(-size // step) * step if up else size
+    return f"{shown / 1000**power:,.2f} {units[power]}" if power else f"{size} bytes"
 
 
 def parse_bytes(text: str) -> int:

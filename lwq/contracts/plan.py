@@ -27,6 +27,7 @@ from lwq.contracts.layout import (
     nominal_bits,
 )
 
+BARE = 1000  # a limit of fewer bytes may want its unit
 WHOLE = (DROPPED, *range(1, 9), KEPT)  # widths of a quantizer without fractions
 
 
@@ -166,18 +167,25 @@ class Budget:
         if not (
             math.isfinite(self.amount) and low <= self.amount and (not exact or self.amount <= high)
         ):
-            name, unit = ("size", " bytes") if self.limit == "max_bytes" else (self.limit, "")
-            advice = (
-                f"move {low} to {high} units"
-                if exact
-                else f"allow at least {low + self.beside}{unit}, or offer fewer bits"
-            )
+            name = "size" if self.limit == "max_bytes" else self.limit
+            advice = f"move {low} to {high} units" if exact else self._more(low + self.beside)
             shown = (amount + self.beside for amount in (self.amount, low, high))
             asked, least, most = map(self._said, shown)
             reach = f"bits={self.widths} span {least} to {most}"
             raise InputError(f"{name}={asked} is out of reach: {reach}; {advice}")
         if exact and self.amount != int(self.amount):
             raise InputError(f"moved={self.amount:g} must be a whole number of units")
+
+    def _more(self, least: float) -> str:
+        """What to do where the limit is below `least`, beside included."""
+        in_bytes = self.limit == "max_bytes"
+        advice = f"allow at least {readable(int(least), up=True) if in_bytes else least}"
+        if min(map(self.nominal, self.quantizer.levels)) < min(map(self.nominal, self.widths)):
+            advice += ", or offer fewer bits"
+        asked = self.amount + self.beside
+        if in_bytes and 0 < asked < BARE and asked * 10**6 >= least:
+            advice += f"; did you mean {asked:.0f}MB?"
+        return advice
 
     def _said(self, amount: float) -> str:
         """An amount for a reader: bytes with their unit."""

@@ -87,6 +87,8 @@ class Checked:
             f"{self.target} ({self.quantizer}): {low} to {high} can be reached, "
             f"{_said(self.limit, self.amount + self.beyond)} is asked for"
         )
+        if self.limit != "max_bytes" and self.amount > KEPT:
+            yield "16 bits a weight is all there is: so large a limit asks for nothing"
         yield f"compress takes {self.outlook}"
         for name, why in self.targets.items():
             yield f"{name}: {why or 'can hold a plan of this size'}"

@@ -1,5 +1,6 @@
 """What is asked of `compress` or `check`: a runtime, a size, whose plan stands beside ours."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from lwq import models
-from lwq.common.errors import InputError
+from lwq.allocators import one_limit
 from lwq.common.names import build, pick, spec
 from lwq.common.sizes import parse_bytes
 from lwq.contracts import Budget, Layout, Option, Plan
@@ -52,7 +53,8 @@ class Wanted:
     ) -> "Wanted":
         """Raises InputError for names that there are not, and more or less than one limit."""
         alone = like is not None and size is None and avg_bits is None and true_bits is None
-        limit, amount = ("max_bytes", 0.0) if alone else one_limit(size, avg_bits, true_bits)
+        given = {"size": size, "avg_bits": avg_bits, "true_bits": true_bits}
+        limit, amount = ("max_bytes", 0.0) if alone else _limit(given)
         runtime: Target = pick(TARGETS, "target", target)
         packer: Quantizer = build(QUANTIZERS, "quantizer", quantizer or runtime.quantizer)
         return cls(target, packer, named(runtime.format), limit, amount, like)
@@ -81,19 +83,10 @@ class Wanted:
         return target_budget(self.target, layout, self.packer, self.limit, amount, bits, beside)
 
 
-def one_limit(
-    size: str | int | None, avg_bits: float | None, true_bits: float | None
-) -> tuple[str, float]:
-    """Name and amount of the one limit that was given."""
-    bytes_ = None if size is None else parse_bytes(str(size))
-    given = {"max_bytes": bytes_, "avg_bits": avg_bits, "true_bits": true_bits}
-    found = [(key, value) for key, value in given.items() if value is not None]
-    if len(found) != 1:
-        said = ["size" if key == "max_bytes" else key for key, _ in found]
-        raise InputError(
-            f"give exactly one of size, avg_bits and true_bits, not {' and '.join(said) or 'none'}"
-        )
-    return found[0]
+def _limit(given: Mapping[str, Any]) -> tuple[str, float]:
+    """Name and amount, as budgets have them, of the one limit that was given."""
+    name, amount = one_limit(given)
+    return ("max_bytes", parse_bytes(str(amount))) if name == "size" else (name, amount)
 
 
 def judging(model: str, config: Any = None) -> WindowSpec:
