@@ -18,6 +18,7 @@ from lwq.quantizers.rtn import RTN
 from lwq.quantizers.shared import grid
 from lwq.quantizers.spqr import SpQR
 from lwq.quantizers.storage import packed
+from lwq.quantizers.storage.bits import pack, unpack
 from lwq.statistics.sums import MatrixStats
 
 
@@ -86,7 +87,7 @@ def test_parts_of_another_size_are_refused(name, bits, weight):
 
 def test_a_stream_of_another_length_is_not_unpacked():
     with pytest.raises(InputError, match="5 bytes of codes; 16 of 3 bits need 6"):
-        packed.unpack(packed.pack(torch.zeros(16, dtype=torch.uint8), 3)[:-1], 3, (16,))
+        unpack(pack(torch.zeros(16, dtype=torch.uint8), 3)[:-1], 3, (16,))
 
 
 @pytest.mark.parametrize("name", QUANTIZERS)
@@ -743,9 +744,9 @@ def test_packed_codes_are_one_string_of_bits_lowest_first(bits, count):
         0, 2**bits, (count,), dtype=torch.uint8, generator=torch.Generator().manual_seed(count)
     )
     text = "".join(f"{code:0{bits}b}"[::-1] for code in codes.tolist())
-    stream = packed.pack(codes, bits)
+    stream = pack(codes, bits)
     assert "".join(f"{byte:08b}"[::-1] for byte in stream.tolist()) == text + "0" * (-len(text) % 8)
-    assert torch.equal(packed.unpack(stream, bits, (count,)), codes)
+    assert torch.equal(unpack(stream, bits, (count,)), codes)
 
 
 def test_what_readers_call_a_quantizer():

@@ -13,7 +13,8 @@ from lwq.common.names import pick
 from lwq.contracts import Option, Shape
 from lwq.contracts.methods import Grid
 from lwq.quantizers.shared import grid
-from lwq.quantizers.storage.packed import FLOATS, Packed, finite, packed_bytes, stored
+from lwq.quantizers.storage.bits import packed_bytes
+from lwq.quantizers.storage.packed import FLOATS, Packed, finite, stored
 from lwq.statistics.sums import MatrixStats
 
 CACHED = 1 << 17  # weights that a processor optimizes at once; a GPU takes all

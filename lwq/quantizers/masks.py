@@ -15,7 +15,8 @@ from torch import Tensor
 from lwq.contracts import Option
 from lwq.contracts.methods import Quantizer
 from lwq.quantizers.shared.grid import lift, refuse_faded
-from lwq.quantizers.storage.packed import finite, packed_bytes, stored
+from lwq.quantizers.storage.bits import packed_bytes
+from lwq.quantizers.storage.packed import finite, stored
 from lwq.quantizers.storage.sparse import Sparse
 from lwq.statistics.sums import MatrixStats
 

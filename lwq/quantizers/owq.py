@@ -12,7 +12,8 @@ from lwq.contracts import Option
 from lwq.quantizers.gptq import Grids, inverse_factor, with_grids
 from lwq.quantizers.mse import MSE
 from lwq.quantizers.shared import grid
-from lwq.quantizers.storage.packed import FLOATS, Exact, Packed, finite, packed_bytes, stored
+from lwq.quantizers.storage.bits import packed_bytes
+from lwq.quantizers.storage.packed import FLOATS, Exact, Packed, finite, stored
 from lwq.statistics.sums import MatrixStats
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from lwq.common.names import pick
 from lwq.contracts import Option
 from lwq.contracts.methods import Grid, Quantizer
-from lwq.quantizers.storage.packed import FLOATS, Packed, finite, packed_bytes, stored
+from lwq.quantizers.storage.bits import packed_bytes
+from lwq.quantizers.storage.packed import FLOATS, Packed, finite, stored
 from lwq.statistics.sums import MatrixStats
 
 

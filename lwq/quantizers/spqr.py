@@ -13,7 +13,8 @@ from lwq.contracts import Option
 from lwq.quantizers.gptq import columns_first, fitting_grid, inverse_factor
 from lwq.quantizers.mse import MSE
 from lwq.quantizers.shared import grid
-from lwq.quantizers.storage.packed import Exact, Packed, finite, packed_bytes, stored
+from lwq.quantizers.storage.bits import packed_bytes
+from lwq.quantizers.storage.packed import Exact, Packed, finite, stored
 from lwq.statistics.sums import MatrixStats
 
 OUTLIER_BITS = 48  # of a weight that is kept: its value and its place

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lwq.quantizers.storage.packed import pack
+from lwq.quantizers.storage.bits import pack
 
 WORD = 32
 # width of a code -> (width of a plane, its lowest bit in the code), as GPTQModel's gptq_p has them

@@ -23,8 +23,8 @@ import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from torch import Tensor
 
+from lwq.quantizers.storage.bits import pack
 from lwq.quantizers.storage.ggml import Blocks
-from lwq.quantizers.storage.packed import pack
 
 Kind = GGMLQuantizationType
 # stands for a scale of 0: the codes of such a block say nothing

@@ -9,7 +9,8 @@ from torch import Tensor
 from lwq.common.errors import InputError
 from lwq.contracts import Option
 from lwq.contracts.methods import Quantizer
-from lwq.quantizers.storage.packed import FLOATS, WAY, packed_bytes
+from lwq.quantizers.storage.bits import packed_bytes
+from lwq.quantizers.storage.packed import FLOATS, WAY
 
 # a group this far below its matrix's largest weight may vanish in the scale's dtype
 NEGLIGIBLE = 1e-4

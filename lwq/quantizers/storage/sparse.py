@@ -9,7 +9,7 @@ from torch import Tensor
 from lwq.common.errors import InputError
 from lwq.contracts import Shape
 from lwq.quantizers.storage import parts
-from lwq.quantizers.storage.packed import pack, packed_bytes, unpack
+from lwq.quantizers.storage.bits import pack, packed_bytes, unpack
 
 
 @dataclass(frozen=True)
