@@ -3,6 +3,8 @@
 pytest tests/test_recipes.py
 """
 
+from dataclasses import dataclass
+
 import architectures
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from objectives import Made
 import lwq
 from lwq.allocators.look import Look
 from lwq.contracts import Plan
+from lwq.contracts.methods import Allocator
 from lwq.engine.objective import Later
 from lwq.exporters import targets
 from lwq.inputs.texts import WindowSpec
@@ -291,3 +294,47 @@ def test_a_plan_is_explained_by_its_neighbours(toy):
     assert top["better"].isna().all() and (top["more_harm"] == 3.0).all()
     with pytest.raises(lwq.InputError, match="no harm at 5"):
         lwq.explain(lwq.Plan(dict.fromkeys(layout.units, 5), layout, "rtn()"), harm)
+
+
+def test_a_guard_that_cannot_decide_is_refused_before_the_work(toy):
+    """On 16 windows it had 12, and took uniform bits whatever it saw."""
+    model, tokenizer = toy
+    assert not Sequential(total=13.0, squares=13.0, seen=13).decided
+    few = lwq.windows("toy", tokenizer, n=17, length=24, split="tune")
+    with pytest.raises(lwq.InputError, match="17 windows of the tune split.*before 14: give 18"):
+        lwq.allocate(model=model, avg_bits=4, quantizer="rtn", tune=few)
+    assert lwq.allocate(model=model, avg_bits=4, quantizer="rtn", tune=few, guard=False)
+
+
+@dataclass(frozen=True)
+class Gives(Allocator):
+    """An allocator of a user's own that gives one unit what it may not have."""
+
+    option: object = 2
+
+    def __call__(self, scores, budget, objective=None):
+        found = {unit: own[-1] for unit, own in budget.choices.items()}
+        return found if self.option is None else {**found, next(iter(found)): self.option}
+
+
+def test_a_plan_of_ones_own_allocator_holds_what_units_may_have(toy):
+    scores = lwq.score(toy[0], "zd")
+    asked = {"bits": (4, 3), "avg_bits": 4}
+    assert lwq.allocate(scores, allocator=Gives(None), **asked)
+    for option in (2, "3", None.__class__):
+        with pytest.raises(lwq.InputError, match=r"gives model\.layers\.0 .*may have \[4, 3\]"):
+            lwq.allocate(scores, allocator=Gives(option), **asked)
+    together = dict.fromkeys(list(scores)[:2], "one")
+    with pytest.raises(lwq.InputError, match="members of the group one"):
+        lwq.allocate(scores, allocator=Gives(4), groups=together, **asked)
+
+
+def test_nothing_left_to_choose_is_no_traceback(toy):
+    scores = lwq.score(toy[0], "zd")
+    for allocator in ("topk", "levels", "knapsack"):
+        plan = lwq.allocate(scores, bits=(4, 3), avg_bits=4, least=4, allocator=allocator)
+        assert set(plan.bits.values()) == {4}
+    with pytest.raises(lwq.InputError, match="name each width once, at least one"):
+        lwq.allocate(scores, bits=(), avg_bits=4)
+    with pytest.raises(lwq.InputError, match=r"write lwq\.allocate\(model="):
+        lwq.allocate(toy[0], avg_bits=4)

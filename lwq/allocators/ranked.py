@@ -129,7 +129,8 @@ class TopK(Allocator):
         self, scores: Scores | Costs, budget: Budget, objective: Objective | None = None
     ) -> dict[str, Option]:
         widths = common_widths(budget, "topk")
-        if len(widths) != 2:
+        # of two that are offered, constraints may leave one to every unit
+        if len(widths) > 2 or len(budget.widths) < 2:
             raise InputError(
                 f"topk takes two widths, not {widths}; use the allocator 'levels' for three or more"
             )

@@ -75,11 +75,12 @@ class Sequential:
 @cache
 def least_windows(alpha: float = ALPHA) -> int:
     """Below so many differences nothing is decided, however large and alike they are."""
-    for count in itertools.count(1):
-        alike = (Sequential(alpha, count * d, count * d**2, count) for d in 10 / SCALES)
-        if any(test.decided for test in alike):
-            return count
-    raise AssertionError
+    alike = 10 / SCALES  # differences, nats
+    return next(
+        count
+        for count in itertools.count(1)
+        if any(Sequential(alpha, count * d, count * d**2, count).decided for d in alike)
+    )
 
 
 @dataclass(frozen=True)
