@@ -13,6 +13,7 @@ import torch
 import lwq
 from lwq.quantizers.rtn import RTN
 from lwq.quantizers.shared import contract
+from lwq.statistics.sums import MatrixStats
 
 
 @dataclass(frozen=True)
@@ -105,3 +106,15 @@ def test_a_class_written_again_under_its_name_is_looked_at_again():
     assert repr(again) == repr(RTN())
     with pytest.raises(lwq.InputError, match="nbytes says"):
         contract.require_true(again, 4, weight, again(weight, 4))
+
+
+@pytest.mark.parametrize("part", ["scales", "zeros"])
+def test_numbers_that_are_not_finite_are_refused_each_time(part):
+    """Scales of NaN left a NaN model, and a harm that a running maximum hid."""
+    rtn = lwq.QUANTIZERS["rtn"]()
+    weight = torch.randn(8, 64)
+    made = rtn(weight, 4, MatrixStats())
+    contract.require_true(rtn, 4, weight, made)  # this shape was found true
+    broken = replace(made, **{part: torch.full_like(made.scales, torch.nan)})
+    with pytest.raises(lwq.InputError, match="RTN made NaN or Inf of a matrix at 4 bits"):
+        contract.require_true(rtn, 4, weight, broken)
